@@ -1,0 +1,8 @@
+//! One file for each command: its arguments and what it prints. The work is the library's.
+
+pub mod bench;
+pub mod convert;
+pub mod detect;
+pub mod fetch;
+pub mod forward;
+pub mod inspect;

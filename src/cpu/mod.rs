@@ -1,0 +1,1 @@
+//! The [`Backend`](crate::backend::Backend) on candle-core tensors: native and wasm; differentiable when training.

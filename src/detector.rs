@@ -1,0 +1,1 @@
+//! The detector: a picture in, detections out, on either backend.

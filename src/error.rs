@@ -1,0 +1,28 @@
+//! What can go wrong, in words for the person who supplied the input.
+
+/// An error of this library. Its text names the file or the tensor and what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that can't be used as a checkpoint.
+    #[error("{file}: {problem}")]
+    Checkpoint { file: String, problem: String },
+    #[error("tensor {name} is missing (expected shape {expected:?})")]
+    MissingTensor { name: String, expected: Vec<usize> },
+    #[error("tensor {name} has shape {found:?}, expected {expected:?}")]
+    Shape { name: String, expected: Vec<usize>, found: Vec<usize> },
+    /// An architecture that no network can have, or that is not supported.
+    #[error("config: {0}")]
+    Config(String),
+    /// A picture that can't be decoded or used.
+    #[error("{0}")]
+    Image(String),
+    /// No usable GPU, or one that was lost.
+    #[error("GPU: {0}")]
+    Gpu(String),
+    #[error("CPU backend: {0}")]
+    Cpu(#[from] candle_core::Error),
+    #[error("{file}: {source}")]
+    Io { file: String, source: std::io::Error },
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,1 @@
+//! What a detector costs and how good it is: parameters, multiply-accumulates, time.

@@ -1,0 +1,22 @@
+//! detrim trims DETR, the end-to-end object detection transformer, and runs it: natively on candle or wgpu, and in the browser
+//! on WebGPU or, without it, on the CPU.
+//!
+//! Data flows one way: `checkpoint` → `config` + `weights` → `model` (on a backend) → `detector` → the command line or the web.
+
+pub mod backend;
+pub mod checkpoint;
+pub mod config;
+pub mod cpu;
+pub mod detector;
+pub mod error;
+pub mod eval;
+pub mod gpu;
+pub mod image;
+pub mod model;
+#[cfg(target_arch = "wasm32")]
+mod web;
+pub mod weights;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use weights::{HostTensor, Weights};

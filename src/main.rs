@@ -1,0 +1,42 @@
+//! The `detrim` command.
+
+mod cli;
+
+use clap::{Parser, Subcommand};
+
+/// Trims DETR, the object detection transformer, and runs it.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(cli::inspect::Arguments),
+    Convert(cli::convert::Arguments),
+    Fetch(cli::fetch::Arguments),
+    Detect(cli::detect::Arguments),
+    Forward(cli::forward::Arguments),
+    Bench(cli::bench::Arguments),
+}
+
+fn main() -> std::process::ExitCode {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    let result = match Arguments::parse().command {
+        Command::Inspect(arguments) => cli::inspect::run(arguments),
+        Command::Convert(arguments) => cli::convert::run(arguments),
+        Command::Fetch(arguments) => cli::fetch::run(arguments),
+        Command::Detect(arguments) => cli::detect::run(arguments),
+        Command::Forward(arguments) => cli::forward::run(arguments),
+        Command::Bench(arguments) => cli::bench::run(arguments),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

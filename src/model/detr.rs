@@ -1,0 +1,155 @@
+//! DETR: "End-to-End Object Detection with Transformers" (Carion et al., 2020), `models/detr.py` of its repository.
+
+use super::decoder::{DecoderLayer, Encoded};
+use super::efficientnet::EfficientNetLite;
+use super::encoder::EncoderLayer;
+use super::heads::Heads;
+use super::load::Loader;
+use super::mask::PixelMask;
+use super::position::sine_position;
+use super::resnet::ResNet;
+use crate::backend::Backend;
+use crate::config::{Activation, Backbone as BackboneConfig, Config};
+use crate::error::{Error, Result};
+use crate::weights::{HostTensor, Weights};
+
+/// The whole network on one backend.
+pub struct Detr<B: Backend> {
+    backbone: Backbone<B>,
+    input_projection: B::Linear,
+    encoder: Vec<EncoderLayer<B>>,
+    decoder: Vec<DecoderLayer<B>>,
+    decoder_norm: B::Norm,
+    query_position: B::Tensor,
+    /// What the decoder starts from, `[1, queries, d_model]`.
+    query_content: B::Tensor,
+    heads: Heads<B>,
+    d_model: usize,
+}
+
+enum Backbone<B: Backend> {
+    Resnet(ResNet<B>),
+    EfficientNetLite(EfficientNetLite<B>),
+}
+
+/// What the network says of each query.
+pub struct Output<T> {
+    /// `[batch, queries, classes]`
+    pub logits: T,
+    /// `[batch, queries, 4]`: (centre x, centre y, width, height) in fractions of the picture.
+    pub boxes: T,
+}
+
+/// Is shown the named activations on their way: `backbone`, `projected`, `position`, `encoder_layer0`…, `decoder_layer0`…,
+/// `decoder_out`, `logits`, `pred_boxes`. Feature maps are channels-last.
+pub type Observer<'a, T> = &'a mut dyn FnMut(&str, &T);
+
+impl<B: Backend> Detr<B> {
+    /// Fails with the tensor's name where `weights` lack one or a shape doesn't follow from `config`.
+    pub fn load(backend: &B, config: &Config, weights: &Weights) -> Result<Self> {
+        config.check()?;
+        let loader = Loader::new(backend, weights);
+        let backbone = match &config.backbone {
+            BackboneConfig::Resnet(net) => Backbone::Resnet(ResNet::load(&loader.part("backbone"), net)?),
+            BackboneConfig::EfficientNetLite(net) => Backbone::EfficientNetLite(EfficientNetLite::load(&loader.part("backbone"), net)?),
+        };
+        let (queries, d_model) = (config.queries, config.d_model);
+        let query_content = if config.query_content {
+            loader.rows("query_content", queries, d_model)?
+        } else {
+            backend.constant(&HostTensor::f32(&[1, queries, d_model], vec![0.0; queries * d_model]))?
+        };
+        Ok(Self {
+            backbone,
+            input_projection: loader.linear("input_projection", config.backbone.channels(), d_model)?,
+            encoder: (0..config.encoder.len())
+                .map(|i| EncoderLayer::load(&loader.part(&format!("encoder.{i}")), config, i))
+                .collect::<Result<_>>()?,
+            decoder: (0..config.decoder.len())
+                .map(|i| DecoderLayer::load(&loader.part(&format!("decoder.{i}")), config, i))
+                .collect::<Result<_>>()?,
+            decoder_norm: loader.norm("decoder.norm", d_model)?,
+            query_position: loader.rows("query_position", queries, d_model)?,
+            query_content,
+            heads: Heads::load(&loader, config)?,
+            d_model,
+        })
+    }
+
+    /// `pixels` `[batch, height, width, 3]`, resized and normalised; `mask` where the batch is padded.
+    pub fn forward(&self, backend: &B, pixels: &B::Tensor, mask: Option<&PixelMask>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let features = self.features(backend, pixels)?;
+        observe("backbone", &features);
+        let mask = self.feature_mask(backend, &features, mask)?;
+        self.detect(backend, features, &mask, observe)
+    }
+
+    /// The backbone alone: `pixels` `[batch, height, width, 3]` → features `[batch, rows, columns, channels]`.
+    pub fn features(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        match &self.backbone {
+            Backbone::Resnet(net) => net.forward(backend, pixels),
+            Backbone::EfficientNetLite(net) => net.forward(backend, pixels),
+        }
+    }
+
+    /// The pixels' mask at the features' resolution.
+    fn feature_mask(&self, backend: &B, features: &B::Tensor, mask: Option<&PixelMask>) -> Result<PixelMask> {
+        let shape = backend.shape(features);
+        let (batch, height, width) = (shape[0], shape[1], shape[2]);
+        match mask {
+            None => Ok(PixelMask::full(height, width)),
+            Some(mask) if mask.batch == batch => Ok(mask.reduce(height, width)),
+            Some(mask) => Err(Error::Config(format!("a mask of {} pictures can't go with a batch of {batch}", mask.batch))),
+        }
+    }
+
+    /// Everything after the backbone. `mask` is at the features' resolution.
+    pub fn detect(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let shape = backend.shape(&features);
+        let (batch, tokens) = (shape[0], shape[1] * shape[2]);
+        let position = HostTensor::f32(&[mask.batch, tokens, self.d_model], sine_position(mask, self.d_model));
+        let position = backend.constant(&position)?;
+        observe("position", &position);
+        let bias = match mask.is_full() {
+            true => None,
+            false => Some(backend.constant(&HostTensor::f32(&[mask.batch, 1, tokens], mask.attention_bias()))?),
+        };
+
+        let projected = backend.linear(&features, &self.input_projection, Activation::None, None)?;
+        drop(features);
+        observe("projected", &projected);
+        let mut memory = backend.reshape(&projected, &[batch, tokens, self.d_model])?;
+        drop(projected);
+        for (i, layer) in self.encoder.iter().enumerate() {
+            memory = layer.forward(backend, memory, &position, bias.as_ref())?;
+            observe(&format!("encoder_layer{i}"), &memory);
+        }
+
+        let placed = backend.add(&memory, &position, Activation::None)?;
+        drop(position);
+        let encoded = Encoded { memory: &memory, placed: &placed, bias: bias.as_ref() };
+        let mut x = self.contents(backend, batch)?;
+        for (i, layer) in self.decoder.iter().enumerate() {
+            x = layer.forward(backend, x, &self.query_position, &encoded)?;
+            observe(&format!("decoder_layer{i}"), &x);
+        }
+        drop((memory, placed));
+        let decoded = backend.layer_norm(&x, &self.decoder_norm)?;
+        observe("decoder_out", &decoded);
+
+        let output = Output { logits: self.heads.classes(backend, &decoded)?, boxes: self.heads.boxes(backend, &decoded)? };
+        observe("logits", &output.logits);
+        observe("pred_boxes", &output.boxes);
+        Ok(output)
+    }
+
+    /// The decoder's first input, once for each picture of a batch.
+    fn contents(&self, backend: &B, batch: usize) -> Result<B::Tensor> {
+        if batch == 1 {
+            return Ok(self.query_content.clone());
+        }
+        let shape = backend.shape(&self.query_content);
+        let zeros = HostTensor::f32(&[batch, shape[1], shape[2]], vec![0.0; batch * shape[1] * shape[2]]);
+        backend.add(&backend.constant(&zeros)?, &self.query_content, Activation::None)
+    }
+}

@@ -1,0 +1,63 @@
+//! EfficientNet-Lite as timm's `tf_efficientnet_lite0` (`timm/models/efficientnet.py`), without its head;
+//! batch norm is folded into the convolutions.
+
+use super::load::Loader;
+use crate::backend::{Backend, Padding, Window};
+use crate::config::{Activation, EfficientNetLite as Config};
+use crate::error::Result;
+
+pub struct EfficientNetLite<B: Backend> {
+    stem: B::Conv,
+    blocks: Vec<Block<B>>,
+}
+
+struct Block<B: Backend> {
+    /// Absent in a depthwise-separable block.
+    expand: Option<B::Conv>,
+    depthwise: B::Depthwise,
+    project: B::Conv,
+    residual: bool,
+}
+
+impl<B: Backend> EfficientNetLite<B> {
+    /// `loader` is at `backbone.`.
+    pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
+        let stem = loader.conv("stem", 3, config.stem, Window::new(3, 2, Padding::Same))?;
+        let pointwise = Window::new(1, 1, Padding::Same);
+        let mut blocks = Vec::new();
+        let mut input = config.stem;
+        for (s, stage) in config.stages.iter().enumerate() {
+            for (b, block) in stage.iter().enumerate() {
+                let loader = loader.part(&format!("stage{s}.block{b}"));
+                let inner = block.expansion.unwrap_or(input);
+                let expand = block.expansion.map(|width| loader.conv("expand", input, width, pointwise)).transpose()?;
+                let depthwise = loader.depthwise("depthwise", inner, Window::new(block.kernel, block.stride, Padding::Same))?;
+                let project = loader.conv("project", inner, block.channels, pointwise)?;
+                blocks.push(Block { expand, depthwise, project, residual: block.residual });
+                input = block.channels;
+            }
+        }
+        Ok(Self { stem, blocks })
+    }
+
+    /// `pixels` `[batch, height, width, 3]` → features `[batch, ⌈height / 32⌉, ⌈width / 32⌉, channels]`.
+    pub fn forward(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        let mut x = backend.conv(pixels, &self.stem, Activation::Relu6, None)?;
+        for block in &self.blocks {
+            x = block.forward(backend, x)?;
+        }
+        Ok(x)
+    }
+}
+
+impl<B: Backend> Block<B> {
+    fn forward(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {
+        let expanded = match &self.expand {
+            Some(expand) => backend.conv(&x, expand, Activation::Relu6, None)?,
+            None => x.clone(),
+        };
+        let filtered = backend.depthwise(&expanded, &self.depthwise, Activation::Relu6)?;
+        drop(expanded);
+        backend.conv(&filtered, &self.project, Activation::None, self.residual.then_some(&x))
+    }
+}

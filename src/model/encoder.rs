@@ -1,0 +1,61 @@
+//! The transformer encoder's layer and the feed-forward network (`models/transformer.py`, post-norm).
+
+use super::attention::Attention;
+use super::load::Loader;
+use crate::backend::Backend;
+use crate::config::{Activation, Config};
+use crate::error::Result;
+
+pub struct EncoderLayer<B: Backend> {
+    self_attention: Attention<B>,
+    norm1: B::Norm,
+    ffn: FeedForward<B>,
+    norm2: B::Norm,
+}
+
+impl<B: Backend> EncoderLayer<B> {
+    /// `loader` is at `encoder.{index}.`.
+    pub fn load(loader: &Loader<B>, config: &Config, index: usize) -> Result<Self> {
+        let layer = &config.encoder[index];
+        Ok(Self {
+            self_attention: Attention::load(&loader.part("self_attention"), &layer.self_attention, config.d_model)?,
+            norm1: loader.norm("norm1", config.d_model)?,
+            ffn: FeedForward::load(loader, config, layer.ffn)?,
+            norm2: loader.norm("norm2", config.d_model)?,
+        })
+    }
+
+    /// `x` and `position` `[batch, tokens, d_model]` → as `x`.
+    pub fn forward(&self, backend: &B, x: B::Tensor, position: &B::Tensor, bias: Option<&B::Tensor>) -> Result<B::Tensor> {
+        let placed = backend.add(&x, position, Activation::None)?;
+        let memory = self.self_attention.memory(backend, &placed, &x)?;
+        let x = self.self_attention.forward(backend, &placed, &memory, bias, &x)?;
+        drop((placed, memory));
+        let x = backend.layer_norm(&x, &self.norm1)?;
+        let x = self.ffn.forward(backend, &x)?;
+        backend.layer_norm(&x, &self.norm2)
+    }
+}
+
+/// Two linear maps with an activation between, around which the input is added.
+pub struct FeedForward<B: Backend> {
+    ffn1: B::Linear,
+    ffn2: B::Linear,
+    activation: Activation,
+}
+
+impl<B: Backend> FeedForward<B> {
+    pub fn load(loader: &Loader<B>, config: &Config, width: usize) -> Result<Self> {
+        Ok(Self {
+            ffn1: loader.linear("ffn1", config.d_model, width)?,
+            ffn2: loader.linear("ffn2", width, config.d_model)?,
+            activation: config.activation,
+        })
+    }
+
+    /// `x` `[batch, tokens, d_model]` → as `x`.
+    pub fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
+        let hidden = backend.linear(x, &self.ffn1, self.activation, None)?;
+        backend.linear(&hidden, &self.ffn2, Activation::None, Some(x))
+    }
+}

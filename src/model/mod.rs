@@ -1,0 +1,18 @@
+//! The network, written once and generic over the [`Backend`](crate::backend::Backend) that computes it.
+//!
+//! `detr.rs` is the place to start reading: backbone → encoder → decoder → heads.
+
+mod attention;
+mod decoder;
+mod detr;
+mod efficientnet;
+mod encoder;
+mod heads;
+mod load;
+mod mask;
+mod position;
+mod resnet;
+
+pub use detr::{Detr, Observer, Output};
+pub use mask::PixelMask;
+pub use position::sine_position;

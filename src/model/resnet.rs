@@ -1,0 +1,71 @@
+//! ResNet as in torchvision (`models/resnet.py`), with frozen batch norm folded into the convolutions.
+
+use super::load::Loader;
+use crate::backend::{Backend, Padding, Window};
+use crate::config::{Activation, ResNet as Config};
+use crate::error::Result;
+
+const STEM: Window = Window::new(7, 2, Padding::Even(3));
+const POOL: Window = Window::new(3, 2, Padding::Even(1));
+const POINTWISE: Window = Window::new(1, 1, Padding::Even(0));
+
+pub struct ResNet<B: Backend> {
+    stem: B::Conv,
+    blocks: Vec<Block<B>>,
+}
+
+/// A residual block of two (basic) or three (bottleneck) convolutions.
+struct Block<B: Backend> {
+    convs: Vec<B::Conv>,
+    projection: Option<B::Conv>,
+}
+
+impl<B: Backend> ResNet<B> {
+    /// `loader` is at `backbone.`.
+    pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
+        let stem = loader.conv("stem", 3, config.stem, STEM)?;
+        let mut blocks = Vec::new();
+        let mut input = config.stem;
+        for (s, stage) in config.stages.iter().enumerate() {
+            for (b, block) in stage.blocks.iter().enumerate() {
+                let loader = loader.part(&format!("stage{}.block{b}", s + 1));
+                let spatial = |stride| Window::new(3, stride, Padding::Even(block.dilation)).dilated(block.dilation);
+                let windows =
+                    if block.inner.len() == 1 { vec![spatial(block.stride), spatial(1)] } else { vec![POINTWISE, spatial(block.stride), POINTWISE] };
+                let widths: Vec<usize> = [&[input], &block.inner[..], &[stage.channels]].concat();
+                let convs = windows.iter().enumerate().map(|(i, &window)| loader.conv(&format!("conv{}", i + 1), widths[i], widths[i + 1], window));
+                let shortcut = Window::new(1, block.stride, Padding::Even(0));
+                let projection = block.projection.then(|| loader.conv("projection", input, stage.channels, shortcut));
+                blocks.push(Block { convs: convs.collect::<Result<_>>()?, projection: projection.transpose()? });
+                input = stage.channels;
+            }
+        }
+        Ok(Self { stem, blocks })
+    }
+
+    /// `pixels` `[batch, height, width, 3]` → features `[batch, height / 32, width / 32, channels]` (/ 16 for DC5), rounded up.
+    pub fn forward(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        let stem = backend.conv(pixels, &self.stem, Activation::Relu, None)?;
+        let mut x = backend.max_pool(&stem, POOL)?;
+        drop(stem);
+        for block in &self.blocks {
+            x = block.forward(backend, x)?;
+        }
+        Ok(x)
+    }
+}
+
+impl<B: Backend> Block<B> {
+    fn forward(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {
+        let [inner @ .., last] = &self.convs[..] else { return Ok(x) };
+        let mut y = x.clone();
+        for conv in inner {
+            y = backend.conv(&y, conv, Activation::Relu, None)?;
+        }
+        let shortcut = match &self.projection {
+            Some(projection) => backend.conv(&x, projection, Activation::None, None)?,
+            None => x,
+        };
+        backend.conv(&y, last, Activation::Relu, Some(&shortcut))
+    }
+}

@@ -1,0 +1,98 @@
+//! The weights of a detector on the host, under our own names.
+//!
+//! | name | shape |
+//! |---|---|
+//! | `backbone.stem.weight` | `[out, height, width, in]`, as every convolution's |
+//! | `backbone.stage{1..}.block{0..}.conv{1..3}.weight`, `….projection.weight` | ResNet |
+//! | `backbone.stage{0..}.block{0..}.{expand,project}.weight` | EfficientNet-Lite |
+//! | `backbone.stage{0..}.block{0..}.depthwise.weight` | `[height, width, channels]` |
+//! | `input_projection.weight` | `[d_model, channels]` |
+//! | `encoder.{i}.self_attention.{query,key,value}.weight` | `[heads * head_width, d_model]` |
+//! | `encoder.{i}.self_attention.output.weight` | `[d_model, heads * head_width]` |
+//! | `encoder.{i}.norm1`, `.norm2` (`.weight`, `.bias`) | `[d_model]` |
+//! | `encoder.{i}.ffn1.weight`, `.ffn2.weight` | `[ffn, d_model]`, `[d_model, ffn]` |
+//! | `decoder.{i}.{self_attention,cross_attention}.…`, `.norm1..3`, `.ffn1`, `.ffn2` | likewise |
+//! | `decoder.norm` | `[d_model]`, shared by all decoder layers |
+//! | `query_position`, `query_content` | `[queries, d_model]` |
+//! | `box_reference` | `[queries, 4]` |
+//! | `class_head.weight` | `[classes, d_model]` |
+//! | `box_head.{0,1,2}.weight` | `[d_model, d_model]` twice, then `[4, d_model]` |
+//!
+//! Every convolution and every linear map also has a `.bias` `[out]`: frozen batch norm is folded in at conversion.
+
+use crate::error::{Error, Result};
+use half::f16;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// A dense array in memory, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostTensor {
+    pub shape: Vec<usize>,
+    pub data: Data,
+}
+
+/// The numbers of a [`HostTensor`], in the type that they are stored in.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+}
+
+impl HostTensor {
+    /// # Panics
+    /// If `data` doesn't fill `shape`.
+    pub fn f32(shape: &[usize], data: Vec<f32>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "data must fill the shape {shape:?}");
+        Self { shape: shape.to_vec(), data: Data::F32(data) }
+    }
+
+    pub fn len(&self) -> usize {
+        match &self.data {
+            Data::F32(data) => data.len(),
+            Data::F16(data) => data.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The numbers as f32, without a copy where they are stored so.
+    pub fn to_f32(&self) -> Cow<'_, [f32]> {
+        match &self.data {
+            Data::F32(data) => Cow::Borrowed(data),
+            Data::F16(data) => Cow::Owned(data.iter().map(|x| x.to_f32()).collect()),
+        }
+    }
+
+    /// The same tensor stored as f16 (round to nearest even).
+    pub fn to_f16(&self) -> Self {
+        let data = match &self.data {
+            Data::F32(data) => data.iter().map(|&x| f16::from_f32(x)).collect(),
+            Data::F16(data) => data.clone(),
+        };
+        Self { shape: self.shape.clone(), data: Data::F16(data) }
+    }
+}
+
+/// Named tensors; see the table at the head of `weights.rs`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    pub tensors: BTreeMap<String, HostTensor>,
+}
+
+impl Weights {
+    /// The tensor of a name, which must have this shape.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<&HostTensor> {
+        let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), expected: shape.to_vec() })?;
+        if tensor.shape != shape {
+            return Err(Error::Shape { name: name.into(), expected: shape.to_vec(), found: tensor.shape.clone() });
+        }
+        Ok(tensor)
+    }
+
+    pub fn insert(&mut self, name: impl Into<String>, tensor: HostTensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+}
