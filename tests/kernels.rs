@@ -1,0 +1,268 @@
+//! The same kernel cases for every backend, each held against [`Naive`]: prime sizes, single ones, strides, dilation,
+//! uneven padding, f16 weights, heads of odd widths, masks.
+
+use crate::naive::{self, Naive};
+use detrim::HostTensor;
+use detrim::backend::{Backend, Padding, Window};
+use detrim::config::Activation;
+
+const ACTIVATIONS: [Activation; 6] = [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu, Activation::Silu, Activation::Sigmoid];
+
+/// Runs every case on `backend`; `read` gives a tensor's numbers.
+pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f32>) {
+    let bench = Bench { backend, read: &read };
+    bench.linears();
+    bench.convolutions();
+    bench.depthwise_convolutions();
+    bench.pools();
+    bench.attentions();
+    bench.norms();
+    bench.sums();
+    bench.reuse();
+}
+
+/// Numbers between -1 and 1 that depend on nothing but `seed` (splitmix64).
+pub fn random(shape: &[usize], seed: u64) -> HostTensor {
+    let data = (0..shape.iter().product::<usize>() as u64).map(|i| {
+        let mut z = (seed << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    });
+    HostTensor::f32(shape, data.collect())
+}
+
+/// Fails where `found` is not `expected`, but for rounding.
+pub fn compare(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}: number of values");
+    let scale = 1.0 + expected.iter().fold(0.0f32, |top, x| top.max(x.abs()));
+    let (worst, error) = found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| (f - e).abs())
+        .enumerate()
+        .fold((0, 0.0), |top, (i, e)| if e > top.1 || e.is_nan() { (i, e) } else { top });
+    assert!(error <= 2e-5 * scale, "{what}: value {worst} is {}, expected {} (scale {scale})", found[worst], expected[worst]);
+}
+
+struct Bench<'a, B: Backend> {
+    backend: &'a B,
+    read: &'a dyn Fn(&B::Tensor) -> Vec<f32>,
+}
+
+impl<B: Backend> Bench<'_, B> {
+    /// A random tensor on both backends.
+    fn tensor(&self, shape: &[usize], seed: u64) -> (B::Tensor, naive::Tensor) {
+        self.upload(&random(shape, seed))
+    }
+
+    fn upload(&self, tensor: &HostTensor) -> (B::Tensor, naive::Tensor) {
+        (self.backend.constant(tensor).unwrap(), Naive.constant(tensor).unwrap())
+    }
+
+    fn check(&self, what: &str, found: &B::Tensor, expected: &naive::Tensor) {
+        assert_eq!(self.backend.shape(found), expected.shape, "{what}: shape");
+        compare(what, &(self.read)(found), &expected.data);
+    }
+
+    fn linears(&self) {
+        let sizes = [(1, 1, 1), (1, 7, 3), (5, 3, 4), (13, 31, 17), (64, 64, 64), (65, 33, 67), (100, 128, 92), (3, 127, 128), (128, 16, 1)];
+        for (i, (rows, input, output)) in sizes.into_iter().enumerate() {
+            for half in [false, true] {
+                let weight = random(&[output, input], 1);
+                let weight = if half { weight.to_f16() } else { weight };
+                let bias = random(&[output], 2);
+                let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
+                let (x, expected_x) = self.tensor(&[1, rows, input], 3);
+                let (residual, expected_residual) = self.tensor(&[1, rows, output], 4);
+                let residuals = (half == (i % 2 == 0)).then_some((&residual, &expected_residual));
+                let linear = self.backend.load_linear(&weight, &bias).unwrap();
+                let found = self.backend.linear(&x, &linear, activation, residuals.map(|r| r.0)).unwrap();
+                let expected = Naive.load_linear(&weight, &bias).unwrap();
+                let expected = Naive.linear(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
+                let what = format!("linear {rows}x{input}x{output} f16 {half} {activation:?} residual {}", residuals.is_some());
+                self.check(&what, &found, &expected);
+            }
+        }
+    }
+
+    fn convolutions(&self) {
+        let even = |kernel, stride, padding| Window::new(kernel, stride, Padding::Even(padding));
+        let same = |kernel, stride| Window::new(kernel, stride, Padding::Same);
+        let oblong = Window { kernel: [1, 3], stride: 2, dilation: 2, padding: Padding::Even(1) };
+        #[rustfmt::skip]
+        let cases = [
+            ([1, 1, 1, 1], 1, even(1, 1, 0)), ([1, 29, 23, 3], 16, even(7, 2, 3)), ([1, 32, 32, 3], 8, same(3, 2)), ([2, 17, 13, 5], 7, even(3, 1, 1)),
+            ([1, 16, 11, 8], 12, even(3, 2, 1)), ([1, 9, 12, 16], 32, even(3, 1, 2).dilated(2)), ([2, 7, 5, 12], 9, even(1, 2, 0)),
+            ([1, 10, 9, 4], 5, same(5, 2)), ([1, 6, 6, 24], 40, even(1, 1, 0)), ([1, 3, 2, 64], 70, even(3, 1, 1)), ([1, 8, 9, 6], 11, oblong),
+            ([1, 12, 12, 36], 66, even(3, 1, 1)),
+        ];
+        for (i, (shape, output, window)) in cases.into_iter().enumerate() {
+            for half in [false, true] {
+                let [height, width] = window.kernel;
+                let weight = random(&[output, height, width, shape[3]], 1);
+                let weight = if half { weight.to_f16() } else { weight };
+                let bias = random(&[output], 2);
+                let activation = ACTIVATIONS[(i + usize::from(half)) % ACTIVATIONS.len()];
+                let (x, expected_x) = self.tensor(&shape, 3);
+                let place = window.place(shape[1], shape[2]);
+                let (residual, expected_residual) = self.tensor(&[shape[0], place.out_height, place.out_width, output], 4);
+                let residuals = (i % 3 == 0).then_some((&residual, &expected_residual));
+                let conv = self.backend.load_conv(&weight, &bias, window).unwrap();
+                let found = self.backend.conv(&x, &conv, activation, residuals.map(|r| r.0)).unwrap();
+                let expected = Naive.load_conv(&weight, &bias, window).unwrap();
+                let expected = Naive.conv(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
+                self.check(&format!("conv {shape:?} to {output} {window:?} f16 {half} {activation:?}"), &found, &expected);
+            }
+        }
+    }
+
+    fn depthwise_convolutions(&self) {
+        let even = |kernel, stride, padding| Window::new(kernel, stride, Padding::Even(padding));
+        let same = |kernel, stride| Window::new(kernel, stride, Padding::Same);
+        let cases = [
+            ([1, 1, 1, 1], same(3, 1)),
+            ([1, 14, 11, 32], same(3, 1)),
+            ([2, 13, 10, 24], same(3, 2)),
+            ([1, 12, 12, 7], same(5, 2)),
+            ([1, 9, 16, 18], same(5, 1)),
+            ([1, 11, 8, 12], even(3, 1, 2).dilated(2)),
+        ];
+        for (i, (shape, window)) in cases.into_iter().enumerate() {
+            for half in [false, true] {
+                let weight = random(&[window.kernel[0], window.kernel[1], shape[3]], 1);
+                let weight = if half { weight.to_f16() } else { weight };
+                let bias = random(&[shape[3]], 2);
+                let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
+                let (x, expected_x) = self.tensor(&shape, 3);
+                let found = self.backend.depthwise(&x, &self.backend.load_depthwise(&weight, &bias, window).unwrap(), activation).unwrap();
+                let expected = Naive.depthwise(&expected_x, &Naive.load_depthwise(&weight, &bias, window).unwrap(), activation).unwrap();
+                self.check(&format!("depthwise {shape:?} {window:?} f16 {half}"), &found, &expected);
+            }
+        }
+    }
+
+    fn pools(&self) {
+        for (shape, window) in [
+            ([1, 13, 11, 8], Window::new(3, 2, Padding::Even(1))),
+            ([2, 6, 7, 5], Window::new(3, 2, Padding::Same)),
+            ([1, 4, 4, 3], Window::new(2, 2, Padding::Even(0))),
+        ] {
+            // All below zero: padding must not win.
+            let below = random(&shape, 1).to_f32().iter().map(|x| x - 2.0).collect();
+            let (x, expected) = self.upload(&HostTensor::f32(&shape, below));
+            let found = self.backend.max_pool(&x, window).unwrap();
+            self.check(&format!("max pool {shape:?} {window:?}"), &found, &Naive.max_pool(&expected, window).unwrap());
+        }
+    }
+
+    fn attentions(&self) {
+        // Batch, queries, keys, heads, head width, shape of the bias.
+        let cases = [
+            (1, 1, 1, 1, 1, None),
+            (1, 20, 20, 4, 32, None),
+            (1, 7, 127, 8, 8, Some((1, 1))),
+            (2, 13, 37, 3, 5, Some((2, 1))),
+            (2, 11, 9, 2, 31, Some((1, 11))),
+            (1, 5, 83, 5, 12, Some((1, 1))),
+            (3, 17, 70, 1, 64, Some((3, 17))),
+        ];
+        for (batch, queries, keys, heads, head_width, bias_shape) in cases {
+            let width = heads * head_width;
+            let (q, expected_q) = self.tensor(&[batch, queries, width], 1);
+            let (k, expected_k) = self.tensor(&[batch, keys, width], 2);
+            let (v, expected_v) = self.tensor(&[batch, keys, width], 3);
+            let bias = bias_shape.map(|(n, rows)| {
+                let mut bias = random(&[n, rows, keys], 4).to_f32().into_owned();
+                // Every third key hidden, as by a mask.
+                bias.iter_mut().enumerate().filter(|(i, _)| i % keys % 3 == 2).for_each(|(_, b)| *b = -1e30);
+                self.upload(&HostTensor::f32(&[n, rows, keys], bias))
+            });
+            let found = self.backend.attention(&q, &k, &v, heads, bias.as_ref().map(|b| &b.0)).unwrap();
+            let expected = Naive.attention(&expected_q, &expected_k, &expected_v, heads, bias.as_ref().map(|b| &b.1)).unwrap();
+            self.check(&format!("attention {batch}x{queries}x{keys}, {heads} heads of {head_width}, bias {bias_shape:?}"), &found, &expected);
+        }
+        // Scores too large for exp() must not overflow.
+        let large = HostTensor::f32(&[1, 3, 4], random(&[1, 3, 4], 5).to_f32().iter().map(|x| x * 100.0).collect());
+        let (q, expected_q) = self.upload(&large);
+        let (v, expected_v) = self.tensor(&[1, 3, 4], 6);
+        let found = self.backend.attention(&q, &q, &v, 1, None).unwrap();
+        self.check("attention with large scores", &found, &Naive.attention(&expected_q, &expected_q, &expected_v, 1, None).unwrap());
+    }
+
+    fn norms(&self) {
+        for (rows, width) in [(1, 1), (3, 5), (29, 64), (7, 100), (2, 128)] {
+            let (weight, bias) = (random(&[width], 1), random(&[width], 2));
+            // Far from zero: the variance must not be computed from squares.
+            let x = random(&[1, rows, width], 3).to_f32().iter().map(|x| x + 100.0).collect();
+            let (x, expected) = self.upload(&HostTensor::f32(&[1, rows, width], x));
+            let found = self.backend.layer_norm(&x, &self.backend.load_norm(&weight, &bias, 1e-5).unwrap()).unwrap();
+            let expected = Naive.layer_norm(&expected, &Naive.load_norm(&weight, &bias, 1e-5).unwrap()).unwrap();
+            assert_eq!(self.backend.shape(&found), expected.shape);
+            // At 100 an f32 has steps of 8e-6, which the norm magnifies where a row is short.
+            let worst = (self.read)(&found).iter().zip(expected.data.iter()).fold(0.0f32, |top, (f, e)| top.max((f - e).abs()));
+            assert!(worst < 2e-4, "layer norm {rows}x{width}: off by {worst}");
+        }
+    }
+
+    fn sums(&self) {
+        for (i, (shape, batch)) in [([1, 1, 1], 1), ([1, 7, 13], 1), ([3, 5, 8], 1), ([3, 5, 7], 3)].into_iter().enumerate() {
+            for activation in [ACTIVATIONS[i], Activation::Sigmoid] {
+                let (a, expected_a) = self.tensor(&shape, 1);
+                let (b, expected_b) = self.tensor(&[batch, shape[1], shape[2]], 2);
+                let found = self.backend.add(&a, &b, activation).unwrap();
+                self.check(&format!("add {shape:?} and batch {batch}"), &found, &Naive.add(&expected_a, &expected_b, activation).unwrap());
+            }
+        }
+    }
+
+    /// Memory of dropped tensors is used again, but never while somebody still holds a tensor or a view of it.
+    fn reuse(&self) {
+        let (weight, bias) = (random(&[24, 24], 1), random(&[24], 2));
+        let (linear, expected_linear) = (self.backend.load_linear(&weight, &bias).unwrap(), Naive.load_linear(&weight, &bias).unwrap());
+        let (x, expected_x) = self.tensor(&[1, 4, 6, 24], 3);
+        let kept = self.backend.linear(&x, &linear, Activation::Relu, None).unwrap();
+        let expected_kept = Naive.linear(&expected_x, &expected_linear, Activation::Relu, None).unwrap();
+        let view = self.backend.reshape(&kept, &[1, 24, 24]).unwrap();
+        let expected_view = Naive.reshape(&expected_kept, &[1, 24, 24]).unwrap();
+        drop(kept);
+        let (mut y, mut expected) = (view.clone(), expected_view.clone());
+        for _ in 0..5 {
+            y = self.backend.linear(&y, &linear, Activation::Sigmoid, Some(&view)).unwrap();
+            expected = Naive.linear(&expected, &expected_linear, Activation::Sigmoid, Some(&expected_view)).unwrap();
+        }
+        self.check("the last of a chain", &y, &expected);
+        self.check("a view that outlives the chain", &view, &expected_view);
+    }
+}
+
+/// What everything is held against is itself held against numbers of PyTorch's.
+#[test]
+fn naive_agrees_with_pytorch() {
+    // F.conv2d(torch.arange(9.).reshape(1, 1, 3, 3), torch.arange(4.).reshape(1, 1, 2, 2), torch.tensor([0.5]), stride=2, padding=1)
+    let x = Naive.constant(&HostTensor::f32(&[1, 3, 3, 1], (0..9).map(|i| i as f32).collect())).unwrap();
+    let weight = HostTensor::f32(&[1, 2, 2, 1], vec![0.0, 1.0, 2.0, 3.0]);
+    let conv = Naive.load_conv(&weight, &HostTensor::f32(&[1], vec![0.5]), Window::new(2, 2, Padding::Even(1))).unwrap();
+    compare("conv2d", &Naive.conv(&x, &conv, Activation::None, None).unwrap().data, &[0.5, 8.5, 21.5, 43.5]);
+
+    // q = torch.arange(8.).reshape(1, 2, 4) / 8; split = lambda x: x.reshape(1, 2, 2, 2).transpose(1, 2)
+    // F.scaled_dot_product_attention(split(q), split(q * 2), split(q - 0.5), attn_mask=torch.tensor([[[[0., 0.5]]]])).transpose(1, 2)
+    let tensor = |scale: f32, offset: f32| {
+        let data = (0..8).map(|i| i as f32 / 8.0 * scale + offset).collect();
+        Naive.constant(&HostTensor::f32(&[1, 2, 4], data)).unwrap()
+    };
+    let bias = Naive.constant(&HostTensor::f32(&[1, 1, 2], vec![0.0, 0.5])).unwrap();
+    let mixed = Naive.attention(&tensor(1.0, 0.0), &tensor(2.0, 0.0), &tensor(1.0, -0.5), 2, Some(&bias)).unwrap();
+    let expected = [-0.178_502_37, -0.053_502_37, 0.109_745_86, 0.234_745_85, -0.107_462_086, 0.017_537_924, 0.169_381_2, 0.294_381_2];
+    compare("attention", &mixed.data, &expected);
+
+    // F.layer_norm(torch.tensor([1., 2., 4.]), [3], torch.tensor([1., 2., 3.]), torch.tensor([0., 1., 0.]), 1e-5)
+    let (weight, bias) = (HostTensor::f32(&[3], vec![1.0, 2.0, 3.0]), HostTensor::f32(&[3], vec![0.0, 1.0, 0.0]));
+    let x = Naive.constant(&HostTensor::f32(&[1, 1, 3], vec![1.0, 2.0, 4.0])).unwrap();
+    let normed = Naive.layer_norm(&x, &Naive.load_norm(&weight, &bias, 1e-5).unwrap()).unwrap();
+    compare("layer norm", &normed.data, &[-1.069_041_4, 0.465_479_43, 4.008_905_4]);
+
+    // F.gelu(torch.tensor([-1., 0.5, 2.]))
+    let gelu = [-1.0, 0.5, 2.0].map(|x| naive::activate(Activation::Gelu, x) as f32);
+    compare("gelu", &gelu, &[-0.158_655_26, 0.345_731_23, 1.954_499_7]);
+}
