@@ -16,6 +16,9 @@ pub enum Error {
     /// A picture that can't be decoded or used.
     #[error("{0}")]
     Image(String),
+    /// A network whose output can't be used.
+    #[error("network output: {0}")]
+    Output(String),
     /// No usable GPU, or one that was lost.
     #[error("GPU: {0}")]
     Gpu(String),

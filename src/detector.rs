@@ -1,1 +1,0 @@
-//! The detector: a picture in, detections out, on either backend.

@@ -1,0 +1,121 @@
+//! The detector: a picture in, detections out, on either backend.
+
+mod post;
+
+pub use post::{Bounds, Detection};
+
+use crate::backend::Backend;
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::cpu::{self, Cpu};
+use crate::error::{Error, Result};
+use crate::image::{Picture, prepare};
+use crate::model::{Detr, Output};
+use crate::weights::HostTensor;
+use serde::Serialize;
+use web_time::Instant;
+
+/// What the network runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    Cpu,
+    Gpu,
+}
+
+/// A network that is ready to run, with the rules for what goes in and what comes out.
+pub struct Detector {
+    config: Config,
+    network: Network,
+    weights_bytes: usize,
+}
+
+enum Network {
+    Cpu(Box<Detr<Cpu>>),
+}
+
+/// What was found in one picture.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Detections {
+    /// The best first.
+    pub detections: Vec<Detection>,
+    pub times: Times,
+    /// Of the source picture, in pixels.
+    pub width: usize,
+    pub height: usize,
+}
+
+/// Milliseconds that each stage took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Times {
+    /// Resizing and normalising.
+    pub pre: f64,
+    pub network: f64,
+    pub post: f64,
+}
+
+/// What a detector runs on and what it occupies.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Info {
+    pub device: Device,
+    /// The graphics adapter's name; "CPU" where there is none.
+    pub adapter: String,
+    /// Bytes of the weights on the device.
+    pub weights_bytes: usize,
+    /// Bytes of the activations on the device, where that is known.
+    pub activation_bytes: Option<usize>,
+    /// Kernels that were started for the last picture; zero on the CPU.
+    pub dispatches: usize,
+}
+
+impl Detector {
+    pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+        let network = match device {
+            Device::Cpu => Network::Cpu(Box::new(Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?)),
+            Device::Gpu => return Err(Error::Gpu("not available in this build".into())),
+        };
+        let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
+        Ok(Self { config: checkpoint.config.clone(), network, weights_bytes: numbers * size_of::<f32>() })
+    }
+
+    /// Detections whose score is at least `threshold`, the best first.
+    pub async fn detect(&mut self, picture: &Picture, threshold: f32) -> Result<Detections> {
+        if threshold.is_nan() {
+            return Err(Error::Config("the threshold is not a number".into()));
+        }
+        let start = Instant::now();
+        let (output, pre) = match &self.network {
+            Network::Cpu(detr) => {
+                let input = prepare(picture, &self.config.pixels)?;
+                let pre = milliseconds(start);
+                (run_on_cpu(detr, &input)?, pre)
+            }
+        };
+        let network = milliseconds(start) - pre;
+        let start = Instant::now();
+        let detections = post::detections(&self.config, &output, [picture.width, picture.height], threshold)?;
+        let times = Times { pre, network, post: milliseconds(start) };
+        Ok(Detections { detections, times, width: picture.width, height: picture.height })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn info(&self) -> Info {
+        match &self.network {
+            Network::Cpu(_) => {
+                Info { device: Device::Cpu, adapter: "CPU".into(), weights_bytes: self.weights_bytes, activation_bytes: None, dispatches: 0 }
+            }
+        }
+    }
+}
+
+fn run_on_cpu(detr: &Detr<Cpu>, input: &HostTensor) -> Result<Output<HostTensor>> {
+    let output = detr.forward(&Cpu, &Cpu.constant(input)?, None, &mut |_, _| {})?;
+    Ok(Output { logits: cpu::to_host(&output.logits)?, boxes: cpu::to_host(&output.boxes)? })
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
