@@ -2,3 +2,4 @@
 
 mod kernels;
 mod naive;
+mod pictures;
