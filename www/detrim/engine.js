@@ -1,0 +1,280 @@
+// The detector on the thread that computes: in a worker, or on the calling thread for those who want no worker.
+
+import init, { Detector, Model, forward, onPanic } from './wasm/detrim.js';
+import { DetrimError } from './errors.js';
+import { count } from './download.js';
+import { median } from './bench.js';
+import { toPixels } from './source.js';
+
+/** @import { Bench, Info, Times } from './index.js' */
+/** @import { Frame, Pixels } from './source.js' */
+
+/**
+ * What an engine tells without being asked.
+ *
+ * @typedef {{kind: 'progress', phase: 'compile' | 'load', loaded: number, total: number | null}
+ *   | {kind: 'change', reason: 'gpu-lost', message: string, info: Info}
+ *   | {kind: 'crash', message: string}} EngineEvent
+ */
+
+/** @typedef {{model: Blob, sha256?: string, backend: 'auto' | 'webgpu' | 'cpu', why?: string | null}} LoadRequest */
+/** @typedef {{label: string, score: number, box: {xmin: number, ymin: number, xmax: number, ymax: number}}} Found */
+/** @typedef {{detections: Found[], times: Times, width: number, height: number}} Detected */
+
+/**
+ * What can be asked of an engine, by name.
+ *
+ * @typedef {object} Calls
+ * @property {() => Promise<void>} prepare
+ * @property {(request: LoadRequest) => Promise<void>} load
+ * @property {(args: {frame: Frame | Pixels, owned: boolean, threshold: number}) => Promise<Detected>} detect
+ * @property {(args: {runs: number, size?: [number, number]}) => Promise<Bench>} bench
+ * @property {(args: {bytes: Uint8Array}) => Promise<Uint8Array>} forward
+ */
+
+/** The code's memory: one instance serves all engines of a thread. @type {Promise<WebAssembly.Memory> | undefined} */
+let wasm;
+
+/** @implements {Calls} */
+export class Engine {
+  #emit;
+  /** @type {LoadRequest | undefined} */ #request;
+  /** @type {Detector | undefined} */ #detector;
+  /** @type {WebAssembly.Memory | undefined} */ #memory;
+  /** @type {Pick<Info, 'model' | 'labels' | 'threshold'>} */ #card = { model: '', labels: [], threshold: 0.5 };
+  /** Why it isn't WebGPU that computes, if it isn't. @type {string | null} */ #why = null;
+  /** How often in a row the GPU failed. */ #failures = 0;
+
+  /** @param {(event: EngineEvent) => void} emit */
+  constructor(emit) {
+    this.#emit = emit;
+  }
+
+  /** Fetches and compiles the code. */
+  async prepare() {
+    wasm ??= compile(this.#emit).catch(error => {
+      wasm = undefined;
+      throw error;
+    });
+    this.#memory = await wasm;
+    onPanic(message => this.#emit({ kind: 'crash', message }));
+  }
+
+  /** @param {LoadRequest} request */
+  async load(request) {
+    this.#request = request;
+    await this.prepare();
+    const { size } = request.model;
+    this.#emit({ kind: 'progress', phase: 'load', loaded: 0, total: size });
+    await this.#open(request.backend, request.why ?? null);
+    this.#emit({ kind: 'progress', phase: 'load', loaded: size, total: size });
+  }
+
+  /**
+   * @param {'auto' | 'webgpu' | 'cpu'} backend
+   * @param {string | null} why why it isn't to be WebGPU, where that was decided before
+   * @param {[number, number]} [size] height and width to stretch every picture to, instead of the model's own rule
+   */
+  async #open(backend, why, size) {
+    this.#detector?.free();
+    this.#detector = undefined;
+    const model = await this.#read();
+    try {
+      if (size) model.stretch(size[0], size[1]);
+      this.#card = model.card();
+      this.#why = why;
+      if (backend !== 'cpu') {
+        try {
+          this.#detector = await openOnGpu(model);
+        } catch (error) {
+          if (backend === 'webgpu') throw DetrimError.from(error, 'unsupported', 'WebGPU');
+          this.#why = error instanceof Error ? error.message : String(error);
+        }
+      }
+      this.#detector ??= await Detector.load(model, false);
+    } catch (error) {
+      throw typed(error);
+    } finally {
+      model.free();
+    }
+  }
+
+  async #read() {
+    const { model, sha256 } = /** @type {LoadRequest} */ (this.#request);
+    /** @type {ArrayBuffer} */
+    let bytes;
+    try {
+      bytes = await model.arrayBuffer();
+    } catch (error) {
+      throw DetrimError.from(error, 'model', 'the model\'s file can\'t be read');
+    }
+    try {
+      return new Model(new Uint8Array(bytes), sha256);
+    } catch (error) {
+      throw typed(error);
+    }
+  }
+
+  /** @param {{frame: Frame | Pixels, owned: boolean, threshold: number}} args */
+  async detect({ frame, owned, threshold }) {
+    const start = performance.now();
+    const { pixels, width, height } = 'pixels' in frame ? frame : await toPixels(frame, owned);
+    const decode = performance.now() - start;
+    const found = await this.#run(pixels, threshold);
+    const [x, y] = [width / pixels.width, height / pixels.height];
+    const detections = found.detections.map(({ label, score, bounds }) => (
+      { label, score, box: { xmin: bounds.xmin * x, ymin: bounds.ymin * y, xmax: bounds.xmax * x, ymax: bounds.ymax * y } }));
+    return { detections, times: { decode, ...found.times, total: performance.now() - start }, width, height };
+  }
+
+  /**
+   * One detection; where the GPU fails, once more on a new one, then on the CPU.
+   *
+   * @param {ImageData} pixels
+   * @param {number} threshold
+   * @returns {Promise<import('./wasm/detrim.js').Detections>}
+   */
+  async #run(pixels, threshold) {
+    for (;;) {
+      try {
+        if (!this.#detector) await this.#open(/** @type {LoadRequest} */ (this.#request).backend, null);
+        const detector = /** @type {Detector} */ (this.#detector);
+        const found = await detector.detect(pixels.data, pixels.width, pixels.height, threshold);
+        this.#failures = 0;
+        return found;
+      } catch (error) {
+        if (codeOf(error) !== 'gpu') throw typed(error);
+        await this.#replaceGpu(/** @type {Error} */ (error).message);
+      }
+    }
+  }
+
+  /** @param {string} problem */
+  async #replaceGpu(problem) {
+    const { backend } = /** @type {LoadRequest} */ (this.#request);
+    this.#failures += 1;
+    if (this.#failures > 1 && backend === 'webgpu') {
+      throw new DetrimError('gpu-lost', `the GPU failed twice: ${problem}`);
+    }
+    try {
+      await (this.#failures > 1 ? this.#open('cpu', `the GPU failed: ${problem}`) : this.#open(backend, null));
+    } catch (error) {
+      throw new DetrimError('gpu-lost', `the GPU was lost and can't be had again: ${error instanceof Error ? error.message : error}`, { cause: error });
+    }
+    this.#emit({ kind: 'change', reason: 'gpu-lost', message: problem, info: this.info });
+  }
+
+  /**
+   * Medians over runs on a made-up picture.
+   *
+   * @param {{runs: number, size?: [number, number]}} args
+   */
+  async bench({ runs, size }) {
+    const { backend } = this.info;
+    const why = this.#why;
+    if (size) await this.#open(backend, why, size);
+    try {
+      const [height, width] = size ?? [480, 640];
+      const pixels = new ImageData(width, height);
+      pixels.data.forEach((_, i, data) => { data[i] = i % 4 === 3 ? 255 : (i * 2654435761) >>> 24; });
+      /** @type {Times[]} */
+      const times = [];
+      // The first run, which records the program and warms up, doesn't count.
+      for (let run = 0; run <= runs; run++) {
+        const start = performance.now();
+        const found = await this.#run(pixels, 0.5);
+        times.push({ decode: 0, ...found.times, total: performance.now() - start });
+      }
+      return { runs, size: /** @type {[number, number]} */ ([height, width]), times: median(times.slice(1)), info: this.info };
+    } finally {
+      if (size) await this.#open(backend, why);
+    }
+  }
+
+  /**
+   * Every stage of the network for a case's pixel values, both as safetensors: the parity tool.
+   *
+   * @param {{bytes: Uint8Array}} args
+   */
+  async forward({ bytes }) {
+    const model = await this.#read();
+    try {
+      return await forward(model, this.info.backend === 'webgpu', bytes);
+    } catch (error) {
+      throw typed(error);
+    } finally {
+      model.free();
+    }
+  }
+
+  /** @returns {Info} */
+  get info() {
+    const { device, adapter, weights_bytes, activation_bytes, dispatches } = this.#detector?.info() ?? NOTHING;
+    const gpu = device === 'gpu';
+    return {
+      backend: gpu ? 'webgpu' : 'cpu',
+      adapter,
+      ...this.#card,
+      why: this.#why,
+      memory: { wasm: this.#memory?.buffer.byteLength ?? 0, gpu: gpu ? weights_bytes + (activation_bytes ?? 0) : 0 },
+      dispatches,
+      worker: typeof document === 'undefined',
+    };
+  }
+
+  dispose() {
+    this.#detector?.free();
+    this.#detector = undefined;
+  }
+}
+
+/** @type {ReturnType<Detector['info']>} */
+const NOTHING = { device: 'cpu', adapter: '', weights_bytes: 0, activation_bytes: null, dispatches: 0 };
+
+/** @param {Model} model */
+async function openOnGpu(model) {
+  if (!('gpu' in navigator)) {
+    throw new DetrimError('unsupported', globalThis.isSecureContext ? 'this browser has no WebGPU' : 'WebGPU needs a secure context: https or localhost');
+  }
+  return await Detector.load(model, true);
+}
+
+/** @param {(event: EngineEvent) => void} emit */
+async function compile(emit) {
+  if (typeof WebAssembly === 'undefined') throw new DetrimError('unsupported', 'this browser has no WebAssembly');
+  if (!WebAssembly.validate(SIMD)) throw new DetrimError('unsupported', 'this browser\'s WebAssembly has no SIMD');
+  const url = new URL('./wasm/detrim_bg.wasm', import.meta.url);
+  /** @type {Response} */
+  let response;
+  try {
+    response = await fetch(url);
+  } catch (error) {
+    throw DetrimError.from(error, 'network', url.href);
+  }
+  if (!response.ok) throw new DetrimError('network', `${url}: the server answered ${response.status}`);
+  try {
+    const counted = count(response, (loaded, total) => emit({ kind: 'progress', phase: 'compile', loaded, total }));
+    return (await init({ module_or_path: counted })).memory;
+  } catch (error) {
+    throw DetrimError.from(error, 'unsupported', 'WebAssembly can\'t be compiled');
+  }
+}
+
+/** A module with one function, which uses a SIMD instruction. */
+const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
+
+/** @param {unknown} error */
+function codeOf(error) {
+  return error instanceof Error && 'code' in error ? error.code : undefined;
+}
+
+/**
+ * An error that came out of wasm as one of ours.
+ *
+ * @param {unknown} error
+ */
+function typed(error) {
+  if (error instanceof DetrimError) return error;
+  const code = codeOf(error);
+  return DetrimError.from(error, code === 'gpu' ? 'gpu-lost' : code === undefined ? 'crashed' : /** @type {import('./errors.js').ErrorCode} */ (code));
+}

@@ -1,0 +1,128 @@
+// From anything that shows a picture to its pixels: first to a frame that can be sent to a worker, there to RGBA.
+
+import { DetrimError } from './errors.js';
+import { download } from './download.js';
+
+/**
+ * Whatever a picture can come from. A `<video>` gives its current frame.
+ *
+ * @typedef {string | URL | Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | HTMLVideoElement | VideoFrame} Source
+ */
+
+/**
+ * What can be sent to a worker.
+ *
+ * @typedef {Blob | ImageBitmap | ImageData | VideoFrame} Frame
+ */
+
+/** RGBA, and the size of the picture, whose pixels may have been more. @typedef {{pixels: ImageData, width: number, height: number}} Pixels */
+
+/**
+ * Upright as browsers show it, but with the file's own numbers: neither a colour profile nor alpha changes them, as in the
+ * pictures that the networks are trained on.
+ *
+ * @type {ImageBitmapOptions}
+ */
+const AS_STORED = { imageOrientation: 'from-image', colorSpaceConversion: 'none', premultiplyAlpha: 'none' };
+
+/** Phones refuse larger canvases. */
+const MOST_PIXELS = 4096 * 4096;
+
+/**
+ * @param {Source} source
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<{frame: Frame, owned: boolean}>} `owned`: the frame is ours to give away or close
+ */
+export async function toFrame(source, signal) {
+  // By its tag and not by instanceof, so that an element of another window is known too.
+  const kind = Object.prototype.toString.call(source).slice(8, -1);
+  try {
+    switch (kind) {
+      case 'String':
+      case 'URL':
+        return { frame: await download(/** @type {string | URL} */ (source), signal), owned: true };
+      case 'Blob':
+      case 'File':
+      case 'ImageData':
+        return { frame: /** @type {Blob | ImageData} */ (source), owned: false };
+      case 'ImageBitmap':
+        if (/** @type {ImageBitmap} */ (source).width === 0) throw new DetrimError('source', 'the ImageBitmap was closed or given away');
+        return { frame: /** @type {ImageBitmap} */ (source), owned: false };
+      case 'VideoFrame':
+        return { frame: /** @type {VideoFrame} */ (source).clone(), owned: true };
+      case 'HTMLImageElement':
+        await /** @type {HTMLImageElement} */ (source).decode();
+        return { frame: await bitmap(/** @type {HTMLImageElement} */ (source)), owned: true };
+      case 'HTMLVideoElement':
+        if (/** @type {HTMLVideoElement} */ (source).readyState < 2) throw new DetrimError('source', 'the video has no frame yet');
+        return { frame: await bitmap(/** @type {HTMLVideoElement} */ (source)), owned: true };
+      case 'HTMLCanvasElement':
+      case 'OffscreenCanvas':
+        return { frame: await bitmap(/** @type {HTMLCanvasElement} */ (source)), owned: true };
+    }
+  } catch (error) {
+    throw DetrimError.from(error, 'source', `can't get a picture from this ${kind}`);
+  }
+  throw new DetrimError('source', `can't get a picture from ${kind}`);
+}
+
+/** @param {ImageBitmapSource} source */
+async function bitmap(source) {
+  try {
+    return await createImageBitmap(source, AS_STORED);
+  } catch (error) {
+    // Older browsers know fewer options, and say so by a TypeError.
+    if (!(error instanceof TypeError)) throw error;
+    return await createImageBitmap(source);
+  }
+}
+
+/**
+ * The pixels of a frame.
+ *
+ * @param {Frame} frame
+ * @param {boolean} owned whether to close it
+ * @returns {Promise<Pixels>}
+ */
+export async function toPixels(frame, owned) {
+  /** @type {ImageBitmap | VideoFrame | undefined} */
+  let picture;
+  try {
+    if ('data' in frame && frame.data instanceof Uint8ClampedArray) {
+      return { pixels: frame, width: frame.width, height: frame.height };
+    }
+    const ready = 'close' in frame;
+    picture = ready ? /** @type {ImageBitmap | VideoFrame} */ (frame) : await bitmap(/** @type {Blob | ImageData} */ (frame));
+    owned ||= !ready;
+    const [width, height] = 'displayWidth' in picture ? [picture.displayWidth, picture.displayHeight] : [picture.width, picture.height];
+    return { pixels: draw(picture, width, height), width, height };
+  } catch (error) {
+    throw DetrimError.from(error, 'source', error instanceof DOMException && error.name === 'SecurityError'
+      ? 'the picture comes from another host that does not allow reading it (CORS)' : 'the picture can\'t be read');
+  } finally {
+    if (owned) picture?.close();
+  }
+}
+
+/** One canvas for all frames: browsers are slow to give back a canvas's memory. @type {OffscreenCanvas | HTMLCanvasElement | undefined} */
+let canvas;
+
+/**
+ * @param {ImageBitmap | VideoFrame} picture
+ * @param {number} width
+ * @param {number} height
+ * @returns {ImageData}
+ */
+function draw(picture, width, height) {
+  const shrink = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
+  const [w, h] = shrink < 1 ? [Math.floor(width * shrink), Math.floor(height * shrink)] : [width, height];
+  canvas ??= typeof OffscreenCanvas !== 'undefined' ? new OffscreenCanvas(w, h) : document.createElement('canvas');
+  canvas.width = w;
+  canvas.height = h;
+  const context = /** @type {OffscreenCanvasRenderingContext2D | CanvasRenderingContext2D | null} */ (
+    canvas.getContext('2d', { willReadFrequently: true }));
+  if (!context) throw new DetrimError('unsupported', 'the browser gave no 2D canvas');
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(picture, 0, 0, w, h);
+  return context.getImageData(0, 0, w, h);
+}
