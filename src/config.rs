@@ -8,6 +8,13 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// More channels, queries or neurons than any detector has.
+const MAX_WIDTH: usize = 1 << 16;
+/// More than any kernel's side, stride or dilation.
+const MAX_WINDOW: usize = 32;
+/// A larger input than any detector is given.
+const MAX_SIDE: usize = 8192;
+
 /// A whole detector: backbone, transformer, heads, and how pixels go in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -256,18 +263,28 @@ impl Backbone {
 }
 
 impl Config {
-    /// Refuses what no network can have, so that later code needn't look again.
+    /// Refuses what no network can have, so that later code needn't look again: with sizes bounded, products of a few don't overflow.
     pub fn check(&self) -> Result<()> {
         let attentions = self.encoder.iter().map(|l| l.self_attention).chain(self.decoder.iter().flat_map(|l| [l.self_attention, l.cross_attention]));
+        let mut widths = vec![self.d_model, self.queries, self.classes];
+        widths.extend(self.encoder.iter().map(|l| l.ffn).chain(self.decoder.iter().map(|l| l.ffn)));
         let blocks_fit = match &self.backbone {
             Backbone::Resnet(net) => {
-                net.stages.iter().flat_map(|s| &s.blocks).all(|b| matches!(b.inner.len(), 1 | 2) && b.stride > 0 && b.dilation > 0)
+                widths.push(net.stem);
+                widths.extend(net.stages.iter().flat_map(|s| s.blocks.iter().flat_map(|b| &b.inner).chain([&s.channels])));
+                let mut blocks = net.stages.iter().flat_map(|s| &s.blocks);
+                blocks.all(|b| matches!(b.inner.len(), 1 | 2) && (1..=MAX_WINDOW).contains(&b.stride) && (1..=MAX_WINDOW).contains(&b.dilation))
             }
-            Backbone::EfficientNetLite(net) => net.stages.iter().flatten().all(|b| b.kernel > 0 && b.stride > 0),
+            Backbone::EfficientNetLite(net) => {
+                widths.push(net.stem);
+                widths.extend(net.stages.iter().flatten().flat_map(|b| [b.channels, b.expansion.unwrap_or(1)]));
+                net.stages.iter().flatten().all(|b| (1..=MAX_WINDOW).contains(&b.kernel) && (1..=MAX_WINDOW).contains(&b.stride))
+            }
         };
+        let attention_fits = |a: Attention| a.heads.checked_mul(a.head_width).is_some_and(|width| (1..=MAX_WIDTH).contains(&width));
         let size_fits = match self.pixels.resize {
-            Resize::ShortestSide { short, long } => short > 0 && long >= short,
-            Resize::Stretch { height, width } => height > 0 && width > 0,
+            Resize::ShortestSide { short, long } => short > 0 && long >= short && long <= MAX_SIDE,
+            Resize::Stretch { height, width } => (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width),
         };
         let no_object = usize::from(self.class_activation == ClassActivation::Softmax);
         for (fits, problem) in [
@@ -275,10 +292,12 @@ impl Config {
             (self.queries > 0, "there must be at least one query".into()),
             (self.classes > no_object, format!("{} class logits leave no class", self.classes)),
             (self.labels.len() + no_object == self.classes, format!("{} labels don't go with {} class logits", self.labels.len(), self.classes)),
-            (attentions.into_iter().all(|a| a.width() > 0), "every attention needs at least one head of width 1".into()),
+            (widths.iter().all(|width| (1..=MAX_WIDTH).contains(width)), format!("every width must be from 1 to {MAX_WIDTH}")),
+            (attentions.into_iter().all(attention_fits), format!("the heads of every attention must be from 1 to {MAX_WIDTH} wide together")),
             (blocks_fit, "a backbone block has an impossible stride, dilation, kernel or number of convolutions".into()),
-            (size_fits, "the input size must not be zero, nor the long side below the short one".into()),
+            (size_fits, format!("the input size must be from 1 to {MAX_SIDE} a side, the long side not below the short one")),
             (self.pixels.std.iter().all(|s| s.is_finite() && *s > 0.0), "pixel deviations must be positive".into()),
+            (self.pixels.mean.iter().all(|m| m.is_finite()), "pixel means must be numbers".into()),
         ] {
             if !fits {
                 return Err(Error::Config(problem));

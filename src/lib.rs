@@ -12,6 +12,7 @@ pub mod error;
 pub mod eval;
 pub mod gpu;
 pub mod image;
+pub mod layout;
 pub mod model;
 #[cfg(target_arch = "wasm32")]
 mod web;

@@ -1,5 +1,6 @@
 //! The one integration-test binary.
 
+mod checkpoint;
 mod kernels;
 mod naive;
 mod pictures;

@@ -1,8 +1,28 @@
 //! Reading checkpoints of any kind that DETR comes in, and reading and writing our own file.
+//!
+//! A foreign file goes: bytes → [`tensors`] (by `safetensors` or `pth`) → our names (`rename`, by the table in `names`) → a
+//! config (`architecture`) → weights with batch norm folded in (`fold`). Our own file (`own`) holds config and weights as they are.
 
-use crate::config::Config;
+mod architecture;
+mod fold;
+mod labels;
+mod names;
+#[cfg(not(target_arch = "wasm32"))]
+mod open;
+mod own;
+mod rename;
+mod safetensors;
+mod stated;
+mod tensors;
+
+use crate::config::{Activation, ClassActivation, Config, Resize};
+use crate::error::Result;
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use open::{open, write_own};
+pub use own::Storage;
 
 /// A detector as read from a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,4 +44,31 @@ pub struct Card {
     pub licence: String,
     /// Where the weights come from: parent file and its sha256, recipe, tool version; a sentence or a path each.
     pub provenance: Vec<String>,
+}
+
+/// What the caller knows about a foreign checkpoint that its tensors' shapes can't tell. It wins over `config.json`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Guess {
+    /// Attention heads of a layer that wasn't trimmed.
+    pub heads: Option<usize>,
+    /// Width of every head, where it isn't `d_model / heads`.
+    pub head_width: Option<usize>,
+    /// Whether the backbone's last stage is dilated instead of strided (DC5).
+    pub dilation: Option<bool>,
+    /// Activation of the feed-forward networks.
+    pub activation: Option<Activation>,
+    pub class_activation: Option<ClassActivation>,
+    pub resize: Option<Resize>,
+    pub mean: Option<[f32; 3]>,
+    pub std: Option<[f32; 3]>,
+}
+
+/// Reads our own file from memory; `file` is its name in messages.
+pub fn read_own(bytes: &[u8], file: &str) -> Result<Checkpoint> {
+    own::read(bytes, file)
+}
+
+/// Our own file as bytes. The same checkpoint always gives the same bytes.
+pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
+    own::to_bytes(checkpoint, storage)
 }

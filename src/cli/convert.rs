@@ -1,11 +1,55 @@
 //! `detrim convert`
 
-use anyhow::{Result, bail};
+use super::model::ModelArguments;
+use anyhow::Result;
+use clap::ValueEnum;
+use detrim::checkpoint::{Storage, write_own};
+use std::path::PathBuf;
 
 /// Convert a checkpoint to detrim's own file.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How matrices and convolutions are stored
+    #[arg(long, value_enum, default_value_t = Dtype::F16)]
+    dtype: Dtype,
+    /// Name of the model
+    #[arg(long)]
+    name: Option<String>,
+    /// Score from which detections are shown unless the user says otherwise
+    #[arg(long)]
+    threshold: Option<f32>,
+    /// Licence of the weights
+    #[arg(long)]
+    licence: Option<String>,
+    /// Where the weights come from; may be given several times
+    #[arg(long, value_name = "SENTENCE")]
+    provenance: Vec<String>,
+}
 
-pub fn run(_arguments: Arguments) -> Result<()> {
-    bail!("not written yet")
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dtype {
+    F16,
+    F32,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let mut checkpoint = arguments.model.open()?;
+    let card = &mut checkpoint.card;
+    card.name = arguments.name.unwrap_or(std::mem::take(&mut card.name));
+    card.threshold = arguments.threshold.or(card.threshold);
+    card.licence = arguments.licence.unwrap_or(std::mem::take(&mut card.licence));
+    card.provenance.extend(arguments.provenance);
+    let storage = match arguments.dtype {
+        Dtype::F16 => Storage::F16,
+        Dtype::F32 => Storage::F32,
+    };
+    write_own(&arguments.out, &checkpoint, storage)?;
+    let bytes = std::fs::metadata(&arguments.out)?.len();
+    println!("wrote {} ({:.1} MB)", arguments.out.display(), bytes as f64 / 1e6);
+    Ok(())
 }

@@ -6,3 +6,4 @@ pub mod detect;
 pub mod fetch;
 pub mod forward;
 pub mod inspect;
+pub mod model;

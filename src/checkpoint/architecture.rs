@@ -1,0 +1,295 @@
+//! Finds the architecture of a foreign checkpoint: from the tensors' shapes, with what shapes can't tell from `config.json`,
+//! the caller or DETR's defaults, and checked against `config.json` where there is one.
+
+use super::Guess;
+use super::labels;
+use super::rename::Renamed;
+use super::stated::{PerLayer, Preprocessor, Stated};
+use crate::config::*;
+
+/// Everything that is known about a foreign checkpoint.
+pub struct Clues<'a> {
+    pub tensors: &'a Renamed<'a>,
+    pub stated: Option<&'a Stated>,
+    pub preprocessor: Option<&'a Preprocessor>,
+    pub guess: &'a Guess,
+}
+
+/// DETR's number of attention heads.
+const HEADS: usize = 8;
+/// Strides of the stages of EfficientNet-Lite.
+const LITE_STRIDES: [usize; 7] = [1, 2, 2, 2, 1, 2, 1];
+
+/// The config, and what had to be assumed for it.
+pub fn derive(clues: &Clues) -> Result<(Config, Vec<String>), String> {
+    refuse_unsupported(clues)?;
+    let mut guesses = Vec::new();
+    let stated = clues.stated.cloned().unwrap_or_default();
+    let d_model = clues.size("input_projection.weight", 0)?;
+    let backbone = backbone(clues, &stated, &mut guesses)?;
+    let heads = Heads::new(clues, &stated, d_model, &mut guesses);
+
+    let encoder = (0..clues.count("encoder.")).map(|i| {
+        let name = format!("encoder.{i}");
+        let self_attention = heads.attention(&format!("{name}.self_attention"), stated.encoder_attention_heads.as_ref(), i)?;
+        Ok(EncoderLayer { self_attention, ffn: clues.size(&format!("{name}.ffn1.weight"), 0)? })
+    });
+    let decoder = (0..clues.count("decoder.")).map(|i| {
+        let name = format!("decoder.{i}");
+        let attention = |part: &str| heads.attention(&format!("{name}.{part}"), stated.decoder_attention_heads.as_ref(), i);
+        let (self_attention, cross_attention) = (attention("self_attention")?, attention("cross_attention")?);
+        Ok(DecoderLayer { self_attention, cross_attention, ffn: clues.size(&format!("{name}.ffn1.weight"), 0)? })
+    });
+    let (encoder, decoder) = (encoder.collect::<Result<_, String>>()?, decoder.collect::<Result<_, String>>()?);
+
+    let activation = clues.guess.activation.or(stated.activation_function).unwrap_or_else(|| {
+        guesses.push("the feed-forward networks' activation is relu (DETR's; --activation says otherwise)".into());
+        Activation::Relu
+    });
+    let class_activation = clues.guess.class_activation.or(stated.class_activation).unwrap_or_else(|| {
+        if clues.stated.is_none() {
+            guesses.push("class logits go through softmax, the last one is no-object (DETR's; --class-activation says otherwise)".into());
+        }
+        ClassActivation::Softmax
+    });
+    let classes = clues.size("class_head.weight", 0)?;
+    let config = Config {
+        backbone,
+        d_model,
+        encoder,
+        decoder,
+        queries: clues.size("query_position", 0)?,
+        classes,
+        activation,
+        class_activation,
+        query_content: clues.tensors.shape("query_content").is_some(),
+        box_reference: clues.tensors.shape("box_reference").is_some(),
+        labels: labels(&stated, classes.saturating_sub(usize::from(class_activation == ClassActivation::Softmax)), &mut guesses)?,
+        pixels: pixels(clues, &stated, &mut guesses)?,
+    };
+    config.check().map_err(|error| error.to_string())?;
+    compare(&config, &stated)?;
+    Ok((config, guesses))
+}
+
+impl Clues<'_> {
+    /// A side of a tensor that must be there.
+    fn size(&self, name: &str, axis: usize) -> Result<usize, String> {
+        let shape = self.tensors.shape(name).ok_or_else(|| format!("tensor {} is missing", self.tensors.foreign_name(name)))?;
+        shape.get(axis).copied().ok_or_else(|| format!("tensor {} has an impossible shape {shape:?}", self.tensors.tensors[name].foreign))
+    }
+
+    /// How many parts are numbered after this prefix. A gap counts, so that what is missing in it will be named.
+    fn count(&self, prefix: &str) -> usize {
+        let names = self.tensors.tensors.range(prefix.to_string()..).map(|(name, _)| name).take_while(|name| name.starts_with(prefix));
+        let numbers = names.filter_map(|name| name[prefix.len()..].split('.').next()?.parse::<usize>().ok());
+        numbers.max().map_or(0, |last| last + 1)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.shape(name).is_some()
+    }
+}
+
+fn refuse_unsupported(clues: &Clues) -> Result<(), String> {
+    if let Some(stated) = clues.stated {
+        stated.check()?;
+    }
+    for stray in &clues.tensors.strays {
+        if stray.contains("row_embed") || stray.contains("column_embed") || stray.contains("col_embed") {
+            return Err(format!("tensor {stray}: learned position embeddings are not supported (only sine)"));
+        }
+        if stray.contains("transformer.encoder.norm.") || stray.contains("model.encoder.layernorm.") {
+            return Err(format!("tensor {stray}: a DETR that normalises before its layers (pre-norm) is not supported"));
+        }
+    }
+    Ok(())
+}
+
+fn backbone(clues: &Clues, stated: &Stated, guesses: &mut Vec<String>) -> Result<Backbone, String> {
+    let dilated = clues.guess.dilation.or(stated.is_dilated()?);
+    if clues.tensors.tensors.keys().any(|name| name.contains(".depthwise.")) {
+        if dilated == Some(true) {
+            return Err("dilation (DC5) is not supported for EfficientNet".into());
+        }
+        return efficientnet(clues).map(Backbone::EfficientNetLite);
+    }
+    if clues.count("backbone.stage") < 2 {
+        return Err(
+            "it holds no backbone that detrim knows (ResNet or EfficientNet-Lite under the names of timm, torchvision or transformers)".into()
+        );
+    }
+    let dilated = dilated.unwrap_or_else(|| {
+        guesses.push("the backbone's last stage is not dilated (--dilation says otherwise)".into());
+        false
+    });
+    let first_stride = if stated.backbone_config.as_ref().and_then(|b| b.downsample_in_first_stage) == Some(true) { 2 } else { 1 };
+    resnet(clues, dilated, first_stride).map(Backbone::Resnet)
+}
+
+fn resnet(clues: &Clues, dilated: bool, first_stride: usize) -> Result<ResNet, String> {
+    let last = clues.count("backbone.stage") - 1;
+    let stages = (1..=last).map(|s| {
+        let mut channels = 0;
+        let blocks = (0..clues.count(&format!("backbone.stage{s}.block"))).map(|b| {
+            let name = format!("backbone.stage{s}.block{b}");
+            let bottleneck = clues.has(&format!("{name}.conv3.weight"));
+            let width = |conv: usize| clues.size(&format!("{name}.conv{conv}.weight"), 0);
+            let inner = if bottleneck { vec![width(1)?, width(2)?] } else { vec![width(1)?] };
+            channels = width(inner.len() + 1)?;
+            let dilate = dilated && s == last;
+            if dilate && !bottleneck {
+                return Err("dilation (DC5) is only supported for bottleneck blocks".to_string());
+            }
+            let stride = match (b, s) {
+                (0, 1) => first_stride,
+                (0, _) if !dilate => 2,
+                _ => 1,
+            };
+            // The first block of a dilated stage keeps the previous dilation, as in torchvision and timm.
+            let dilation = if dilate && b > 0 { 2 } else { 1 };
+            Ok(ResNetBlock { inner, stride, dilation, projection: clues.has(&format!("{name}.projection.weight")) })
+        });
+        let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+        Ok(ResNetStage { channels, blocks })
+    });
+    Ok(ResNet { stem: clues.size("backbone.stem.weight", 0)?, stages: stages.collect::<Result<_, String>>()? })
+}
+
+fn efficientnet(clues: &Clues) -> Result<EfficientNetLite, String> {
+    let stem = clues.size("backbone.stem.weight", 0)?;
+    let mut input = stem;
+    let count = clues.count("backbone.stage");
+    if count != LITE_STRIDES.len() {
+        return Err(format!("its EfficientNet has {count} stages; EfficientNet-Lite has {}", LITE_STRIDES.len()));
+    }
+    let stages = LITE_STRIDES.iter().enumerate().map(|(s, &stride)| {
+        let blocks = (0..clues.count(&format!("backbone.stage{s}.block"))).map(|b| {
+            let name = format!("backbone.stage{s}.block{b}");
+            let channels = clues.size(&format!("{name}.project.weight"), 0)?;
+            let stride = if b == 0 { stride } else { 1 };
+            let expand = format!("{name}.expand.weight");
+            let expansion = clues.has(&expand).then(|| clues.size(&expand, 0)).transpose()?;
+            let kernel = clues.size(&format!("{name}.depthwise.weight"), 2)?;
+            let block = InvertedResidual { expansion, kernel, stride, channels, residual: stride == 1 && input == channels };
+            input = channels;
+            Ok(block)
+        });
+        blocks.collect::<Result<Vec<_>, String>>()
+    });
+    Ok(EfficientNetLite { stem, stages: stages.collect::<Result<_, _>>()? })
+}
+
+/// How the width of an attention layer is divided into heads.
+struct Heads<'a> {
+    clues: &'a Clues<'a>,
+    d_model: usize,
+    /// For layers about which nothing is stated.
+    default: usize,
+    head_width: Option<usize>,
+}
+
+impl<'a> Heads<'a> {
+    fn new(clues: &'a Clues<'a>, stated: &Stated, d_model: usize, guesses: &mut Vec<String>) -> Self {
+        let known = clues.guess.heads.is_some() || (stated.encoder_attention_heads.is_some() && stated.decoder_attention_heads.is_some());
+        let head_width = clues.guess.head_width.or(stated.head_width);
+        if !known && head_width.is_none() {
+            guesses.push(format!("every attention has {HEADS} heads (DETR's; --heads says otherwise)"));
+        }
+        Self { clues, d_model, default: clues.guess.heads.unwrap_or(HEADS), head_width }
+    }
+
+    fn attention(&self, name: &str, stated: Option<&PerLayer>, layer: usize) -> Result<Attention, String> {
+        let name = format!("{name}.query.weight");
+        let width = self.clues.size(&name, 0)?;
+        let stated = if self.clues.guess.heads.is_some() { None } else { stated };
+        let heads = stated.map_or(Some(self.default), |heads| heads.of(layer));
+        let heads = heads.filter(|heads| *heads > 0).ok_or_else(|| format!("no number of attention heads is stated for layer {layer}"))?;
+        let head_width = match (self.head_width, stated) {
+            (Some(head_width), _) => head_width,
+            (None, Some(PerLayer::Each(_))) => width / heads,
+            // A trimmed layer has fewer heads of the width that all had.
+            (None, _) => self.d_model / heads,
+        };
+        if head_width == 0 || !width.is_multiple_of(head_width) {
+            let foreign = &self.clues.tensors.tensors[&name].foreign;
+            return Err(format!(
+                "tensor {foreign} has {width} rows, which can't be divided into heads of width {head_width} (see --heads, --head-width)"
+            ));
+        }
+        Ok(Attention { heads: width / head_width, head_width })
+    }
+}
+
+fn labels(stated: &Stated, classes: usize, guesses: &mut Vec<String>) -> Result<Vec<Label>, String> {
+    match stated.names()? {
+        Some(names) if !labels::are_placeholders(&names) => {
+            if names.len() != classes {
+                return Err(format!("config.json names {} classes, but the class head has {classes}", names.len()));
+            }
+            Ok(labels::from_names(names))
+        }
+        _ if classes == 91 => {
+            guesses.push("the 91 classes are COCO's".into());
+            Ok(labels::coco91())
+        }
+        _ => {
+            guesses.push(format!("the {classes} classes have no names"));
+            Ok(labels::from_names((0..classes).map(|i| format!("class {i}")).collect()))
+        }
+    }
+}
+
+fn pixels(clues: &Clues, stated: &Stated, guesses: &mut Vec<String>) -> Result<Pixels, String> {
+    let (ours, theirs) = (stated.pixels.as_ref(), clues.preprocessor);
+    let default = Pixels::detr();
+    let resize = clues.guess.resize.or(ours.map(|p| p.rule()).transpose()?).or(theirs.and_then(Preprocessor::rule));
+    let mean = clues.guess.mean.or(ours.map(|p| p.mean)).or(theirs.and_then(|p| p.image_mean));
+    let std = clues.guess.std.or(ours.map(|p| p.std)).or(theirs.and_then(|p| p.image_std));
+    if resize.is_none() {
+        guesses.push("pictures are resized to 800 on the short side, at most 1333 on the long one (DETR's; --resize says otherwise)".into());
+    }
+    if mean.is_none() || std.is_none() {
+        guesses.push("pixels are normalised by ImageNet's mean and deviation (DETR's; --mean and --std say otherwise)".into());
+    }
+    Ok(Pixels { mean: mean.unwrap_or(default.mean), std: std.unwrap_or(default.std), resize: resize.unwrap_or(default.resize) })
+}
+
+/// Refuses a `config.json` that is about another network.
+fn compare(config: &Config, stated: &Stated) -> Result<(), String> {
+    let mut claims = vec![
+        ("d_model", stated.d_model, config.d_model),
+        ("num_queries", stated.num_queries, config.queries),
+        ("encoder_layers", stated.encoder_layers, config.encoder.len()),
+        ("decoder_layers", stated.decoder_layers, config.decoder.len()),
+        ("num_labels", stated.num_labels, config.labels.len()),
+    ];
+    let per_layer = |claim: &Option<PerLayer>, layer: usize| claim.as_ref().and_then(|claim| claim.of(layer));
+    for (i, layer) in config.encoder.iter().enumerate() {
+        claims.push(("encoder_ffn_dim", per_layer(&stated.encoder_ffn_dim, i), layer.ffn));
+    }
+    for (i, layer) in config.decoder.iter().enumerate() {
+        claims.push(("decoder_ffn_dim", per_layer(&stated.decoder_ffn_dim, i), layer.ffn));
+    }
+    let counts: Vec<usize> = match &config.backbone {
+        Backbone::Resnet(net) => net.stages.iter().map(|s| s.blocks.len()).collect(),
+        Backbone::EfficientNetLite(net) => net.stages.iter().map(Vec::len).collect(),
+    };
+    if let Some((name, claim, found)) = claims.into_iter().find(|(_, claim, found)| claim.is_some_and(|claim| claim != *found)) {
+        return Err(format!("config.json says {name} is {}, but the tensors say {found}", claim.unwrap_or_default()));
+    }
+    if let Some(depths) = stated.backbone_config.as_ref().and_then(|b| b.depths.as_ref()).filter(|depths| **depths != counts) {
+        return Err(format!("config.json says the backbone's stages have {depths:?} blocks, but the tensors say {counts:?}"));
+    }
+    if let Some(name) = stated.backbone_name() {
+        let known: Vec<usize> = match (name, name.strip_prefix("resnet").and_then(|depth| ResNet::of_depth(depth.parse().ok()?, false))) {
+            ("tf_efficientnet_lite0", _) => EfficientNetLite::lite0().stages.iter().map(Vec::len).collect(),
+            (_, Some(net)) => net.stages.iter().map(|s| s.blocks.len()).collect(),
+            _ => return Err(format!("the backbone {name} is not supported (resnet18, 34, 50, 101 or tf_efficientnet_lite0)")),
+        };
+        if counts != known {
+            return Err(format!("config.json says the backbone is {name}, whose stages have {known:?} blocks, but the tensors say {counts:?}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The arguments of every command that opens a model, and the opening.
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use detrim::checkpoint::{self, Checkpoint, Guess};
+use detrim::config::{Activation, ClassActivation, Resize};
+use std::path::PathBuf;
+
+/// A model, and what its file may not say.
+#[derive(clap::Args)]
+pub struct ModelArguments {
+    /// A detrim model, a DETR checkpoint (.safetensors, .pth) or a directory as Hugging Face saves it
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub guess: GuessArguments,
+}
+
+/// What the tensors of a foreign checkpoint can't tell. Goes before its config.json.
+#[derive(clap::Args)]
+#[command(next_help_heading = "What a foreign checkpoint may not say")]
+pub struct GuessArguments {
+    /// Attention heads of every layer
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+    /// Width of every attention head
+    #[arg(long, value_name = "N")]
+    head_width: Option<usize>,
+    /// The backbone's last stage is dilated instead of strided (DC5)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    dilation: Option<bool>,
+    /// Activation of the feed-forward networks
+    #[arg(long)]
+    activation: Option<FeedForward>,
+    /// How class logits become scores
+    #[arg(long)]
+    class_activation: Option<Classes>,
+    /// Input size: 800:1333 (short side, longest long side) or 384x384 (stretched to height x width)
+    #[arg(long, value_name = "SIZE", value_parser = resize)]
+    resize: Option<Resize>,
+    /// Mean of red, green and blue pixels, from 0 to 1
+    #[arg(long, value_name = "R,G,B", value_parser = colours)]
+    mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue pixels
+    #[arg(long, value_name = "R,G,B", value_parser = colours)]
+    std: Option<[f32; 3]>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FeedForward {
+    Relu,
+    Gelu,
+    Silu,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Classes {
+    Softmax,
+    Sigmoid,
+}
+
+impl ModelArguments {
+    /// Opens the model and says on the standard error what had to be assumed.
+    pub fn open(&self) -> Result<Checkpoint> {
+        let checkpoint = checkpoint::open(&self.model, &self.guess.guess())?;
+        for guess in &checkpoint.guesses {
+            eprintln!("assumed: {guess}");
+        }
+        Ok(checkpoint)
+    }
+}
+
+impl GuessArguments {
+    pub fn guess(&self) -> Guess {
+        let activation = self.activation.map(|name| match name {
+            FeedForward::Relu => Activation::Relu,
+            FeedForward::Gelu => Activation::Gelu,
+            FeedForward::Silu => Activation::Silu,
+        });
+        let class_activation = self.class_activation.map(|name| match name {
+            Classes::Softmax => ClassActivation::Softmax,
+            Classes::Sigmoid => ClassActivation::Sigmoid,
+        });
+        Guess {
+            heads: self.heads,
+            head_width: self.head_width,
+            dilation: self.dilation,
+            activation,
+            class_activation,
+            resize: self.resize,
+            mean: self.mean,
+            std: self.std,
+        }
+    }
+}
+
+/// `384x512`: height and width.
+pub fn height_width(text: &str) -> Result<[usize; 2]> {
+    let (height, width) = text.split_once('x').context("expected HEIGHTxWIDTH, as 800x1066")?;
+    let (height, width) = (height.trim().parse()?, width.trim().parse()?);
+    if height == 0 || width == 0 {
+        bail!("a size must not be zero");
+    }
+    Ok([height, width])
+}
+
+fn resize(text: &str) -> Result<Resize> {
+    if let Some((short, long)) = text.split_once(':') {
+        return Ok(Resize::ShortestSide { short: short.parse()?, long: long.parse()? });
+    }
+    let [height, width] = height_width(text)?;
+    Ok(Resize::Stretch { height, width })
+}
+
+fn colours(text: &str) -> Result<[f32; 3]> {
+    let numbers: Vec<f32> = text.split(',').map(|number| number.trim().parse()).collect::<Result<_, _>>()?;
+    numbers.try_into().ok().context("expected three numbers, as 0.5,0.5,0.5")
+}

@@ -1,0 +1,45 @@
+//! Checkpoints of every kind: what is read, what is refused, and our own file.
+
+use detrim::checkpoint::{Guess, Storage, open, read_own, to_bytes, write_own};
+use detrim::config::{Activation, Backbone, ClassActivation, Resize};
+use std::path::{Path, PathBuf};
+
+/// A file of the workshop's shared directory, or `None` (with a note) where that isn't at hand.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {} isn't here", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+#[test]
+fn reads_the_reference() {
+    let Some(path) = shared("reference") else { return };
+    let checkpoint = open(&path, &Guess::default()).unwrap();
+    let config = &checkpoint.config;
+    let Backbone::Resnet(net) = &config.backbone else { panic!("a ResNet was expected") };
+    assert_eq!(Some(net), detrim::config::ResNet::of_depth(18, false).as_ref());
+    assert_eq!((config.d_model, config.encoder.len(), config.decoder.len(), config.queries, config.classes), (128, 3, 3, 20, 92));
+    assert_eq!((config.encoder[2].self_attention.heads, config.decoder[0].cross_attention.head_width, config.decoder[1].ffn), (4, 32, 256));
+    assert_eq!((config.activation, config.class_activation), (Activation::Relu, ClassActivation::Softmax));
+    assert_eq!(config.labels[17].name, "cat");
+    assert_eq!(checkpoint.weights.tensors["backbone.stem.weight"].shape, [64, 7, 7, 3]);
+}
+
+#[test]
+fn our_file_gives_back_what_was_written() {
+    let Some(path) = shared("models/detr-lite0-provisional") else { return };
+    let checkpoint = open(&path, &Guess::default()).unwrap();
+    assert_eq!(checkpoint.config.pixels.resize, Resize::Stretch { height: 384, width: 384 });
+    assert_eq!((checkpoint.config.labels[7].id, checkpoint.config.labels[7].name.as_str()), (17, "cat"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.safetensors");
+    write_own(&file, &checkpoint, Storage::F32).unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(bytes, to_bytes(&checkpoint, Storage::F32).unwrap());
+    let again = read_own(&bytes, "x").unwrap();
+    assert_eq!((&again.config, &again.weights, &again.card), (&checkpoint.config, &checkpoint.weights, &checkpoint.card));
+    assert_eq!(open(&file, &Guess::default()).unwrap(), again);
+}
