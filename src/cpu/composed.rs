@@ -3,6 +3,7 @@
 //! candle's `softmax_last_dim` and `LayerNorm` have no gradient, its pooling no padding and its grouped convolution runs
 //! one convolution a channel, so none of these is used.
 
+use super::panels::unpack;
 use super::{Conv, Depthwise, Linear, Norm};
 use crate::backend::{Placement, Window};
 use crate::config::Activation;
@@ -12,15 +13,16 @@ use candle_core::{D, Device, Result, Tensor};
 const LOWEST: f32 = f32::MIN;
 
 pub fn conv(x: &Tensor, conv: &Conv, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    let weight = unpack(&conv.map.weight, conv.map.bias.elem_count())?;
     let mut sum: Option<Tensor> = None;
     for (tap, x) in taps(x, conv.window, 0.0)?.enumerate() {
-        let product = map(&x?, &conv.weight.get(tap)?)?;
+        let product = map(&x?, &weight.narrow(0, tap * conv.channels, conv.channels)?)?;
         sum = Some(match sum {
             Some(sum) => (sum + product)?,
             None => product,
         });
     }
-    finish(sum, &conv.bias, activation, residual)
+    finish(sum, &conv.map.bias, activation, residual)
 }
 
 pub fn depthwise(x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
@@ -47,13 +49,14 @@ pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
 }
 
 pub fn linear(x: &Tensor, linear: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-    finish(Some(map(x, &linear.weight)?), &linear.bias, activation, residual)
+    let weight = unpack(&linear.weight, linear.bias.elem_count())?;
+    finish(Some(map(x, &weight)?), &linear.bias, activation, residual)
 }
 
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
     let (batch, queries, width) = q.dims3()?;
     // [batch, tokens, width] → [batch, heads, tokens, head width]
-    let split = |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, width / heads))?.transpose(1, 2)?.contiguous();
+    let split = |x: &Tensor| x.reshape((batch, x.dim(1)?, heads, ()))?.transpose(1, 2)?.contiguous();
     let scale = 1.0 / ((width / heads) as f64).sqrt();
     let mut scores = (split(q)? * scale)?.matmul(&split(k)?.t()?)?;
     if let Some(bias) = bias {
@@ -61,7 +64,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<
     }
     let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-    weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, queries, width))
+    weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, queries, v.dim(2)?))
 }
 
 pub fn layer_norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {

@@ -1,10 +1,23 @@
 //! The [`Backend`] on candle-core tensors: native and wasm; differentiable when training.
+//!
+//! Each operation exists twice: `composed.rs` makes it of candle's operations, which have gradients; `fast.rs` computes it
+//! with kernels of our own, where nobody wants a gradient.
 
+mod attention;
 mod composed;
+mod conv;
+mod fast;
+mod floats;
+mod lanes;
+mod panels;
+mod product;
+mod rows;
+mod threads;
+mod window;
 
 use crate::backend::{Backend, Window};
 use crate::config::Activation;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 use candle_core::{Device, Tensor};
 
@@ -12,11 +25,10 @@ use candle_core::{Device, Tensor};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu;
 
-/// A convolution as a linear map of each tap.
 pub struct Conv {
-    /// `[kernel height * kernel width, in, out]`
-    weight: Tensor,
-    bias: Tensor,
+    /// As a linear map of all that a window sees, tap by tap.
+    map: Linear,
+    channels: usize,
     window: Window,
 }
 
@@ -28,7 +40,7 @@ pub struct Depthwise {
 }
 
 pub struct Linear {
-    /// `[in, out]`
+    /// `[in, out]`, packed.
     weight: Tensor,
     bias: Tensor,
 }
@@ -48,10 +60,22 @@ fn tensor(host: &HostTensor, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(host.to_f32().into_owned(), shape, &Device::Cpu)?)
 }
 
-/// `[out, …, in]` → `[…, in, out]`, in which a row of outputs lies side by side.
-fn outputs_last(weight: &HostTensor) -> Result<Tensor> {
-    let (out, inputs) = (weight.shape[0], weight.len() / weight.shape[0].max(1));
-    Ok(tensor(weight, &[out, inputs])?.t()?.contiguous()?)
+/// Whether a gradient may be wanted of any of these.
+fn tracked<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bool {
+    tensors.into_iter().any(Tensor::track_op)
+}
+
+/// `weight` `[out, …, in]` as a linear map.
+fn linear(weight: &HostTensor, bias: &HostTensor) -> Result<Linear> {
+    let outputs = weight.shape.first().copied().unwrap_or_default();
+    if weight.is_empty() || bias.shape != [outputs] {
+        return Err(Error::Config(format!("a weight {:?} doesn't go with a bias {:?}", weight.shape, bias.shape)));
+    }
+    let depth = weight.len() / outputs;
+    let numbers = weight.to_f32();
+    let packed = panels::pack(depth, outputs, |row, column| numbers[column * depth + row]);
+    let width = panels::panel_width();
+    Ok(Linear { weight: Tensor::from_vec(packed, (outputs.div_ceil(width), depth, width), &Device::Cpu)?, bias: tensor(bias, &bias.shape)? })
 }
 
 impl Backend for Cpu {
@@ -62,22 +86,29 @@ impl Backend for Cpu {
     type Norm = Norm;
 
     fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
-        let [out, height, width, input] = weight.shape[..] else { return Err(rank(weight, 4)) };
-        let weight = outputs_last(weight)?.reshape((height * width, input, out))?;
-        Ok(Conv { weight, bias: tensor(bias, &[out])?, window })
+        match weight.shape[..] {
+            [_, height, width, channels] if window.kernel == [height, width] => Ok(Conv { map: linear(weight, bias)?, channels, window }),
+            _ => Err(Error::Config(format!("a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
+        }
     }
 
     fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Depthwise> {
-        let [height, width, channels] = weight.shape[..] else { return Err(rank(weight, 3)) };
-        Ok(Depthwise { weight: tensor(weight, &[height * width, channels])?, bias: tensor(bias, &[channels])?, window })
+        match weight.shape[..] {
+            [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => {
+                Ok(Depthwise { weight: tensor(weight, &[height * width, channels])?, bias: tensor(bias, &[channels])?, window })
+            }
+            _ => Err(Error::Config(format!("a weight {:?} doesn't go with a kernel {:?}, bias {:?}", weight.shape, window.kernel, bias.shape))),
+        }
     }
 
     fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Linear> {
-        let [out, _] = weight.shape[..] else { return Err(rank(weight, 2)) };
-        Ok(Linear { weight: outputs_last(weight)?, bias: tensor(bias, &[out])? })
+        linear(weight, bias)
     }
 
     fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+        if weight.is_empty() || weight.shape != bias.shape {
+            return Err(Error::Config(format!("a norm's weight {:?} doesn't go with its bias {:?}", weight.shape, bias.shape)));
+        }
         Ok(Norm { weight: tensor(weight, &weight.shape)?, bias: tensor(bias, &bias.shape)?, epsilon })
     }
 
@@ -94,34 +125,34 @@ impl Backend for Cpu {
     }
 
     fn conv(&self, x: &Tensor, conv: &Conv, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        Ok(composed::conv(x, conv, activation, residual)?)
+        let tracked = tracked([x, &conv.map.weight, &conv.map.bias].into_iter().chain(residual));
+        Ok(if tracked { composed::conv(x, conv, activation, residual)? } else { fast::conv(x, conv, activation, residual)? })
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
-        Ok(composed::depthwise(x, conv, activation)?)
+        let tracked = tracked([x, &conv.weight, &conv.bias]);
+        Ok(if tracked { composed::depthwise(x, conv, activation)? } else { fast::depthwise(x, conv, activation)? })
     }
 
     fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
-        Ok(composed::max_pool(x, window)?)
+        Ok(if tracked([x]) { composed::max_pool(x, window)? } else { fast::max_pool(x, window)? })
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        Ok(composed::linear(x, linear, activation, residual)?)
+        let tracked = tracked([x, &linear.weight, &linear.bias].into_iter().chain(residual));
+        Ok(if tracked { composed::linear(x, linear, activation, residual)? } else { fast::linear(x, linear, activation, residual)? })
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-        Ok(composed::attention(q, k, v, heads, bias)?)
+        let tracked = tracked([q, k, v].into_iter().chain(bias));
+        Ok(if tracked { composed::attention(q, k, v, heads, bias)? } else { fast::attention(q, k, v, heads, bias)? })
     }
 
     fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        Ok(composed::layer_norm(x, norm)?)
+        Ok(if tracked([x, &norm.weight, &norm.bias]) { composed::layer_norm(x, norm)? } else { fast::layer_norm(x, norm)? })
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
-        Ok(composed::activate(a.broadcast_add(b)?, activation)?)
+        Ok(if tracked([a, b]) { composed::activate(a.broadcast_add(b)?, activation)? } else { fast::add(a, b, activation)? })
     }
-}
-
-fn rank(weight: &HostTensor, expected: usize) -> crate::error::Error {
-    crate::error::Error::Config(format!("a weight of shape {:?} can't be used where {expected} dimensions are needed", weight.shape))
 }

@@ -1,0 +1,91 @@
+//! The CPU backend against the naive one: its own kernels, and the operations that have gradients.
+
+use crate::kernels::check_kernels;
+use candle_core::{Tensor, Var};
+use detrim::backend::{Backend, Window};
+use detrim::config::Activation;
+use detrim::cpu::{self, Cpu};
+use detrim::{HostTensor, Result};
+
+fn numbers(x: &Tensor) -> Vec<f32> {
+    cpu::to_host(x).unwrap().to_f32().into_owned()
+}
+
+#[test]
+fn kernels_agree_with_the_naive_backend() {
+    check_kernels(&Cpu, numbers);
+}
+
+#[test]
+fn operations_with_gradients_agree_with_the_naive_backend() {
+    check_kernels(&Training, numbers);
+}
+
+/// The CPU backend whose tensors are all variables, so that every operation must be one with a gradient.
+struct Training;
+
+impl Backend for Training {
+    type Tensor = Tensor;
+    type Conv = cpu::Conv;
+    type Depthwise = cpu::Depthwise;
+    type Linear = cpu::Linear;
+    type Norm = cpu::Norm;
+
+    fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Conv> {
+        Cpu.load_conv(weight, bias, window)
+    }
+    fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Depthwise> {
+        Cpu.load_depthwise(weight, bias, window)
+    }
+    fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<cpu::Linear> {
+        Cpu.load_linear(weight, bias)
+    }
+    fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<cpu::Norm> {
+        Cpu.load_norm(weight, bias, epsilon)
+    }
+    fn constant(&self, tensor: &HostTensor) -> Result<Tensor> {
+        Ok(Var::from_tensor(&Cpu.constant(tensor)?)?.as_tensor().clone())
+    }
+    fn shape(&self, x: &Tensor) -> Vec<usize> {
+        Cpu.shape(x)
+    }
+    fn reshape(&self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+        Cpu.reshape(x, shape)
+    }
+    fn conv(&self, x: &Tensor, conv: &cpu::Conv, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        differentiable(x, Cpu.conv(x, conv, activation, residual))
+    }
+    fn depthwise(&self, x: &Tensor, conv: &cpu::Depthwise, activation: Activation) -> Result<Tensor> {
+        differentiable(x, Cpu.depthwise(x, conv, activation))
+    }
+    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
+        differentiable(x, Cpu.max_pool(x, window))
+    }
+    fn linear(&self, x: &Tensor, linear: &cpu::Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        differentiable(x, Cpu.linear(x, linear, activation, residual))
+    }
+    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
+        let mixed = Cpu.attention(q, k, v, heads, bias);
+        for x in [q, k, v] {
+            differentiable(x, mixed.as_ref().map(Tensor::clone).map_err(|e| detrim::Error::Config(e.to_string())))?;
+        }
+        mixed
+    }
+    fn layer_norm(&self, x: &Tensor, norm: &cpu::Norm) -> Result<Tensor> {
+        differentiable(x, Cpu.layer_norm(x, norm))
+    }
+    fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
+        differentiable(b, Cpu.add(a, b, activation))
+    }
+}
+
+/// Asserts that `result` has a finite gradient by `x`.
+fn differentiable(x: &Tensor, result: Result<Tensor>) -> Result<Tensor> {
+    let result = result?;
+    if x.is_variable() {
+        let gradients = result.sum_all()?.backward()?;
+        let gradient = gradients.get(x).expect("a gradient");
+        assert!(numbers(gradient).iter().all(|g| g.is_finite()));
+    }
+    Ok(result)
+}
