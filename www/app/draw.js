@@ -1,0 +1,127 @@
+// Boxes and labels on a 2D context: one way for the screen and for the saved picture.
+
+import { colourOf, INK } from './colours.js';
+import { percent } from './format.js';
+
+/** @typedef {import('./state.js').Detection} Detection */
+/** @typedef {{x: number, y: number, width: number, height: number}} Area */
+
+/**
+ * @param {CanvasRenderingContext2D} context
+ * @param {Detection[]} detections best first
+ * @param {Area} picture where the picture lies on the canvas, in canvas pixels
+ * @param {number} scale canvas pixels per picture pixel
+ * @param {number} unit canvas pixels per one of the eye's: lines and letters are sized in it
+ * @param {Detection | null} active the one to lift out
+ */
+export function drawDetections(context, detections, picture, scale, unit, active) {
+  context.save();
+  context.beginPath();
+  context.rect(picture.x, picture.y, picture.width, picture.height);
+  context.clip();
+  context.lineJoin = 'round';
+  context.font = `600 ${13 * unit}px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif`;
+  context.textBaseline = 'middle';
+  // Best last, so that it lies on top; the lifted one above all.
+  const order = detections.filter((d) => d !== active).reverse();
+  if (active && detections.includes(active)) order.push(active);
+  for (const detection of order) {
+    const dimmed = active !== null && detection !== active;
+    drawBox(context, detection, areaOf(detection, picture, scale), unit, dimmed, detection === active);
+  }
+  // Labels after all boxes, the best first: they take the free places.
+  /** @type {Area[]} */
+  const taken = [];
+  for (const detection of order.reverse()) {
+    drawLabel(context, detection, areaOf(detection, picture, scale), picture, unit, taken, active !== null && detection !== active);
+  }
+  context.restore();
+}
+
+/**
+ * A box on the canvas. Boxes may reach out of the picture; what is drawn stays inside.
+ * @param {Detection} detection
+ * @param {Area} picture
+ * @param {number} scale
+ * @returns {Area}
+ */
+function areaOf({ box }, picture, scale) {
+  const left = Math.max(picture.x + box.xmin * scale, picture.x);
+  const top = Math.max(picture.y + box.ymin * scale, picture.y);
+  const right = Math.min(picture.x + box.xmax * scale, picture.x + picture.width);
+  const bottom = Math.min(picture.y + box.ymax * scale, picture.y + picture.height);
+  return { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
+}
+
+/**
+ * @param {CanvasRenderingContext2D} context
+ * @param {Detection} detection
+ * @param {Area} area
+ * @param {number} unit
+ * @param {boolean} dimmed
+ * @param {boolean} lifted
+ */
+function drawBox(context, detection, area, unit, dimmed, lifted) {
+  const line = (lifted ? 4 : 2.5) * unit;
+  // The line's outer edge is the box's.
+  const { x, y, width, height } = { x: area.x + line / 2, y: area.y + line / 2, width: area.width - line, height: area.height - line };
+  const round = Math.max(0, Math.min(6 * unit, width / 2, height / 2));
+  context.globalAlpha = dimmed ? 0.35 : 1;
+  context.beginPath();
+  if (context.roundRect) context.roundRect(x, y, Math.max(0, width), Math.max(0, height), round);
+  else context.rect(x, y, width, height);
+  if (lifted) {
+    context.globalAlpha = 0.2;
+    context.fillStyle = colourOf(detection.label);
+    context.fill();
+    context.globalAlpha = 1;
+  }
+  // A dark line under the coloured one keeps it visible on bright pictures.
+  context.strokeStyle = 'rgba(10, 12, 14, 0.55)';
+  context.lineWidth = line + 2 * unit;
+  context.stroke();
+  context.strokeStyle = colourOf(detection.label);
+  context.lineWidth = line;
+  context.stroke();
+}
+
+/**
+ * @param {CanvasRenderingContext2D} context
+ * @param {Detection} detection
+ * @param {Area} box
+ * @param {Area} picture
+ * @param {number} unit
+ * @param {Area[]} taken
+ * @param {boolean} dimmed
+ */
+function drawLabel(context, detection, box, picture, unit, taken, dimmed) {
+  const text = `${detection.label} ${percent(detection.score)}`;
+  const width = context.measureText(text).width + 14 * unit;
+  const height = 22 * unit;
+  const x = Math.max(picture.x, Math.min(box.x, picture.x + picture.width - width));
+  const inset = 6 * unit;
+  const places = [
+    { x, y: box.y - height + unit },
+    { x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + inset },
+    { x, y: box.y + box.height - unit },
+    { x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + box.height - height - inset },
+    // In a crowd: the next free line inside the box.
+    ...Array.from({ length: 6 }, (_, i) => ({ x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + inset + (i + 1) * (height + 2 * unit) })),
+  ].map((place) => ({ ...place, width, height }));
+  const inside = places.filter((p) => p.y >= picture.y && p.y + height <= picture.y + picture.height);
+  const place = inside.find((p) => !taken.some((t) => overlap(p, t))) ?? inside[0] ?? places[1];
+  taken.push(place);
+  context.globalAlpha = dimmed ? 0.35 : 1;
+  context.fillStyle = colourOf(detection.label);
+  context.beginPath();
+  if (context.roundRect) context.roundRect(place.x, place.y, width, height, 5 * unit);
+  else context.rect(place.x, place.y, width, height);
+  context.fill();
+  context.fillStyle = INK;
+  context.fillText(text, place.x + 7 * unit, place.y + height / 2 + 0.5 * unit);
+}
+
+/** @param {Area} a @param {Area} b */
+function overlap(a, b) {
+  return a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+}

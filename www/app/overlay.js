@@ -1,0 +1,89 @@
+// The canvas over the picture: sharp at any pixel ratio, and the way from a point to the box under it.
+
+import { byId } from './dom.js';
+import { drawDetections } from './draw.js';
+import { focusEntry } from './list.js';
+import { shown, state, update, watch } from './state.js';
+
+const frame = byId('frame', HTMLElement);
+const canvas = byId('overlay', HTMLCanvasElement);
+const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
+let scheduled = false;
+
+export function startOverlay() {
+  watch(['result', 'threshold', 'hidden', 'active', 'mode', 'current'], schedule);
+  const observer = new ResizeObserver(([entry]) => {
+    // Where the browser tells whole device pixels, lines fall between them nowhere.
+    const exact = entry.devicePixelContentBoxSize?.[0];
+    const width = exact ? exact.inlineSize : Math.round(entry.contentRect.width * devicePixelRatio);
+    const height = exact ? exact.blockSize : Math.round(entry.contentRect.height * devicePixelRatio);
+    if (canvas.width === width && canvas.height === height) return;
+    canvas.width = width;
+    canvas.height = height;
+    paint();
+  });
+  try {
+    observer.observe(canvas, { box: 'device-pixel-content-box' });
+  } catch {
+    observer.observe(canvas);
+  }
+  frame.addEventListener('pointermove', (event) => {
+    if (event.pointerType === 'mouse') update({ active: at(event) });
+  });
+  frame.addEventListener('pointerleave', () => update({ active: null }));
+  frame.addEventListener('click', (event) => {
+    const hit = at(event);
+    update({ active: hit });
+    if (hit) focusEntry(hit);
+  });
+}
+
+function schedule() {
+  if (scheduled) return;
+  scheduled = true;
+  requestAnimationFrame(() => {
+    scheduled = false;
+    paint();
+  });
+}
+
+/** Where the picture lies in the frame (`object-fit: contain`), in canvas pixels. */
+function place() {
+  const { result } = state;
+  if (!result || !result.width || !result.height) return null;
+  const scale = Math.min(canvas.width / result.width, canvas.height / result.height);
+  const width = result.width * scale;
+  const height = result.height * scale;
+  return { scale, area: { x: (canvas.width - width) / 2, y: (canvas.height - height) / 2, width, height } };
+}
+
+function paint() {
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  const placed = place();
+  if (!placed) return;
+  const unit = canvas.clientWidth ? canvas.width / canvas.clientWidth : 1;
+  drawDetections(context, shown(), placed.area, placed.scale, unit, state.active);
+}
+
+/**
+ * The smallest shown box under the pointer: the large ones can be reached beside it.
+ * @param {MouseEvent} event
+ */
+function at(event) {
+  const placed = place();
+  if (!placed) return null;
+  const rect = canvas.getBoundingClientRect();
+  const x = ((event.clientX - rect.left) * (canvas.width / rect.width) - placed.area.x) / placed.scale;
+  const y = ((event.clientY - rect.top) * (canvas.height / rect.height) - placed.area.y) / placed.scale;
+  let best = null;
+  let smallest = Infinity;
+  for (const detection of shown()) {
+    const { xmin, ymin, xmax, ymax } = detection.box;
+    const size = (xmax - xmin) * (ymax - ymin);
+    if (x >= xmin && x <= xmax && y >= ymin && y <= ymax && size < smallest) {
+      smallest = size;
+      best = detection;
+    }
+  }
+  return best;
+}

@@ -1,0 +1,50 @@
+// Which backend runs and why, the switch between them, and the choice of a model.
+
+import { switchBackend, switchModel } from './engine.js';
+import { byId, make } from './dom.js';
+import { bytes, plural } from './format.js';
+import { state, watch } from './state.js';
+
+const backends = byId('backend', HTMLFieldSetElement);
+const pill = byId('engine-pill', HTMLElement);
+const short = byId('engine-short', HTMLElement);
+const name = byId('engine-name', HTMLElement);
+const why = byId('engine-why', HTMLElement);
+const memory = byId('engine-memory', HTMLElement);
+const field = byId('model-field', HTMLElement);
+const select = byId('model', HTMLSelectElement);
+const about = byId('model-about', HTMLElement);
+
+/** @type {Record<string, string>} */
+const NAMES = { webgpu: 'WebGPU', cpu: 'CPU' };
+
+export function startRunsOn() {
+  backends.addEventListener('change', (event) => {
+    const { value } = /** @type {HTMLInputElement} */ (event.target);
+    switchBackend(/** @type {import('./state.js').Backend} */ (value)).catch(() => {});
+  });
+  select.addEventListener('change', () => void switchModel(select.value)?.catch(() => {}));
+  watch(['backend'], () => {
+    for (const radio of backends.querySelectorAll('input')) radio.checked = radio.value === state.backend;
+  });
+  watch(['engine', 'info'], () => {
+    const { engine, info } = state;
+    pill.dataset.engine = engine;
+    pill.dataset.backend = info?.backend ?? '';
+    short.textContent = engine === 'ready' && info ? (NAMES[info.backend] ?? info.backend) : { off: 'Not loaded', loading: 'Loading', failed: 'Failed', ready: '' }[engine];
+    name.textContent = info ? [...new Set([NAMES[info.backend], info.adapter])].filter(Boolean).join(', ') : '';
+    why.textContent = info?.why ?? '';
+    memory.textContent = info ? memoryText(info.memory) : '';
+  });
+  watch(['models', 'model'], () => {
+    const { models, model } = state;
+    select.replaceChildren(...models.map((m) => make('option', { value: m.name, selected: m === model }, `${m.name} (${bytes(m.bytes)})`)));
+    field.hidden = models.length < 2;
+    about.textContent = model ? `${model.name}: ${plural(model.labels.length, 'class', 'classes')}, ${bytes(model.bytes)}${model.licence ? `, ${model.licence}` : ''}` : '';
+  });
+}
+
+/** @param {{wasm: number, gpu: number}} memory */
+function memoryText({ wasm, gpu }) {
+  return gpu > 0 ? `${bytes(gpu)} on the GPU` : `${bytes(wasm)} of memory`;
+}
