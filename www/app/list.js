@@ -64,6 +64,7 @@ function render(visible) {
   count.textContent = state.result ? String(visible.length) : '';
   hint.textContent = hintFor(visible);
   hint.hidden = visible.length > 0;
+  list.hidden = visible.length === 0;
 }
 
 /** @param {Detection[]} visible */

@@ -9,6 +9,8 @@ const frame = byId('frame', HTMLElement);
 const canvas = byId('overlay', HTMLCanvasElement);
 const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
 let scheduled = false;
+/** Where the mouse is over the picture: live boxes move under it. @type {PointerEvent | null} */
+let pointer = null;
 
 export function startOverlay() {
   watch(['result', 'threshold', 'hidden', 'active', 'mode', 'current'], schedule);
@@ -27,10 +29,16 @@ export function startOverlay() {
   } catch {
     observer.observe(canvas);
   }
+  watch(['result'], () => pointer && update({ active: at(pointer) }));
   frame.addEventListener('pointermove', (event) => {
-    if (event.pointerType === 'mouse') update({ active: at(event) });
+    if (event.pointerType !== 'mouse') return;
+    pointer = event;
+    update({ active: at(event) });
   });
-  frame.addEventListener('pointerleave', () => update({ active: null }));
+  frame.addEventListener('pointerleave', () => {
+    pointer = null;
+    update({ active: null });
+  });
   frame.addEventListener('click', (event) => {
     const hit = at(event);
     update({ active: hit });

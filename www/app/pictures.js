@@ -2,7 +2,7 @@
 
 import { detect } from './engine.js';
 import { codeOf, explain, isAbort } from './errors.js';
-import { make } from './dom.js';
+import { byId, make } from './dom.js';
 import { plural } from './format.js';
 import { dismiss, notify } from './notices.js';
 import { state, update, watch } from './state.js';
@@ -19,6 +19,11 @@ let running = null;
 let cleared = [];
 
 export function startPictures() {
+  const button = byId('clear', HTMLButtonElement);
+  button.addEventListener('click', clear);
+  watch(['pictures'], () => {
+    button.hidden = state.pictures.length === 0;
+  });
   // After a switch of backend or model the picture on show runs again; the others keep what they have.
   watch(['engine'], () => {
     const { engine, current, info, model } = state;

@@ -30,6 +30,7 @@ export function startTimes() {
     const times = state.result?.times;
     for (const { key, part, value } of rows) {
       part.style.flexGrow = String(times ? times[key] : 0);
+      part.hidden = !times;
       value.textContent = times ? time(times[key]) : '–';
     }
     const total = times?.total ?? 0;
