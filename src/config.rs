@@ -49,6 +49,15 @@ pub struct Label {
     pub name: String,
 }
 
+impl Label {
+    /// The name of a class that exists only so that COCO's numbers fit.
+    pub const GAP: &str = "N/A";
+
+    pub fn is_gap(&self) -> bool {
+        self.name == Self::GAP
+    }
+}
+
 /// The convolutional network that turns pixels into the feature map of the encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]

@@ -14,6 +14,8 @@ pub mod gpu;
 pub mod image;
 pub mod layout;
 pub mod model;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod output;
 #[cfg(target_arch = "wasm32")]
 mod web;
 pub mod weights;

@@ -2,6 +2,7 @@
 
 use detrim::checkpoint::{Guess, Storage, open, read_own, to_bytes, write_own};
 use detrim::config::{Activation, Backbone, ClassActivation, Resize};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// A file of the workshop's shared directory, or `None` (with a note) where that isn't at hand.
@@ -42,4 +43,26 @@ fn our_file_gives_back_what_was_written() {
     let again = read_own(&bytes, "x").unwrap();
     assert_eq!((&again.config, &again.weights, &again.card), (&checkpoint.config, &checkpoint.weights, &checkpoint.card));
     assert_eq!(open(&file, &Guess::default()).unwrap(), again);
+}
+
+/// What the page relies on: the index tells the truth about every embedded model, and each has a card.
+#[test]
+fn the_index_describes_the_embedded_models() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(models.join("index.json")).unwrap()).unwrap();
+    let entries = index.as_array().unwrap();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        let (name, file) = (entry["name"].as_str().unwrap(), entry["file"].as_str().unwrap());
+        let bytes = std::fs::read(models.join(file)).unwrap();
+        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((entry["bytes"].as_u64(), entry["sha256"].as_str()), (Some(bytes.len() as u64), Some(&hash[..])), "{file}");
+        let model = read_own(&bytes, file).unwrap();
+        assert_eq!(model.card.name, name);
+        assert_eq!(entry["threshold"].as_f64().map(|t| t as f32), model.card.threshold);
+        assert_eq!(entry["licence"].as_str(), Some(&model.card.licence[..]));
+        let labels: Vec<&str> = model.config.labels.iter().filter(|l| !l.is_gap()).map(|l| &l.name[..]).collect();
+        assert_eq!(entry["labels"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect::<Vec<_>>(), labels);
+        assert!(models.join(format!("{name}.md")).is_file(), "{name} has no card");
+    }
 }

@@ -18,12 +18,9 @@ const COCO: [(u32, &str); 80] = [
     (89, "hair drier"), (90, "toothbrush"),
 ];
 
-/// The name of a class that exists only so that numbers fit.
-pub const GAP: &str = "N/A";
-
 /// DETR's 91 classes: their logits are numbered as COCO's ids, gaps included.
 pub fn coco91() -> Vec<Label> {
-    let name = |id| COCO.iter().find(|(number, _)| *number == id).map_or(GAP, |(_, name)| name);
+    let name = |id| COCO.iter().find(|(number, _)| *number == id).map_or(Label::GAP, |(_, name)| name);
     (0..91).map(|id| Label { id, name: name(id).into() }).collect()
 }
 
@@ -31,7 +28,8 @@ pub fn coco91() -> Vec<Label> {
 pub fn from_names(names: Vec<String>) -> Vec<Label> {
     let id = |name: &str| COCO.iter().find(|(_, coco)| *coco == name).map(|(id, _)| *id);
     let positions = 0..names.len() as u32;
-    let coco: Option<Vec<u32>> = names.iter().zip(positions.clone()).map(|(name, place)| if name == GAP { Some(place) } else { id(name) }).collect();
+    let coco: Option<Vec<u32>> =
+        names.iter().zip(positions.clone()).map(|(name, place)| if name == Label::GAP { Some(place) } else { id(name) }).collect();
     let ids = coco.unwrap_or_else(|| positions.collect());
     ids.into_iter().zip(names).map(|(id, name)| Label { id, name }).collect()
 }
@@ -48,8 +46,8 @@ mod tests {
     #[test]
     fn coco_has_gaps() {
         let labels = coco91();
-        assert_eq!((labels.len(), labels[17].name.as_str(), labels[12].name.as_str(), labels[90].name.as_str()), (91, "cat", GAP, "toothbrush"));
-        assert_eq!(labels.iter().filter(|l| l.name != GAP).count(), 80);
+        assert_eq!((labels.len(), labels[17].name.as_str(), labels[12].is_gap(), labels[90].name.as_str()), (91, "cat", true, "toothbrush"));
+        assert_eq!(labels.iter().filter(|l| !l.is_gap()).count(), 80);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use super::stated::{Preprocessor, Stated};
 use super::tensors::Tensors;
 use super::{Card, Checkpoint, Guess, Storage, fold, own, safetensors};
 use crate::error::{Error, Result};
+use crate::output;
 use memmap2::Mmap;
 use serde::de::DeserializeOwned;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What a directory's checkpoint may be called.
@@ -92,11 +92,5 @@ fn left_over(strays: &[String]) -> Option<String> {
 
 /// Writes our own file: under another name first, so that there is never half a file under this one.
 pub fn write_own(path: &Path, checkpoint: &Checkpoint, storage: Storage) -> Result<()> {
-    let bytes = own::to_bytes(checkpoint, storage)?;
-    let fail = |source| Error::Io { file: path.display().to_string(), source };
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(fail)?;
-    file.write_all(&bytes).map_err(fail)?;
-    file.persist(path).map_err(|error| fail(error.error))?;
-    Ok(())
+    output::write(path, &own::to_bytes(checkpoint, storage)?)
 }

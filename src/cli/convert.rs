@@ -1,7 +1,8 @@
 //! `detrim convert`
 
+use super::index::{self, Metrics};
 use super::model::ModelArguments;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use detrim::checkpoint::{Storage, write_own};
 use std::path::PathBuf;
@@ -29,6 +30,20 @@ pub struct Arguments {
     /// Where the weights come from; may be given several times
     #[arg(long, value_name = "SENTENCE")]
     provenance: Vec<String>,
+    /// Index of models to enter the file into (by name)
+    #[arg(long, value_name = "FILE")]
+    index: Option<PathBuf>,
+    /// A measured number for the index, as AP50=39.2; may be given several times
+    #[arg(long = "metric", value_name = "NAME=VALUE", value_parser = metric, requires_all = ["index", "measured_on"])]
+    metrics: Vec<(String, f64)>,
+    /// Which pictures the numbers were measured on
+    #[arg(long, value_name = "SENTENCE", requires = "metrics")]
+    measured_on: Option<String>,
+}
+
+fn metric(text: &str) -> Result<(String, f64)> {
+    let (name, value) = text.split_once('=').context("expected NAME=VALUE")?;
+    Ok((name.into(), value.parse()?))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,6 +65,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     write_own(&arguments.out, &checkpoint, storage)?;
     let bytes = std::fs::metadata(&arguments.out)?.len();
+    if let Some(index) = &arguments.index {
+        let metrics = arguments.measured_on.map(|on| Metrics { on, values: arguments.metrics.into_iter().collect() });
+        index::update(index, &arguments.out, &checkpoint.config, &checkpoint.card, metrics)?;
+    }
     println!("wrote {} ({:.1} MB)", arguments.out.display(), bytes as f64 / 1e6);
     Ok(())
 }

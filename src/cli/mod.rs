@@ -5,5 +5,6 @@ pub mod convert;
 pub mod detect;
 pub mod fetch;
 pub mod forward;
+mod index;
 pub mod inspect;
 pub mod model;
