@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod cpu;
+mod gpu;
 mod kernels;
 mod naive;
 mod pictures;

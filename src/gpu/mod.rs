@@ -1,1 +1,23 @@
 //! The [`Backend`](crate::backend::Backend) on wgpu: the network is recorded once for an input shape and replayed.
+//!
+//! `recorder.rs` is the backend; what it records (`graph.rs`) is planned (`plan.rs`: what is needed, what is constant, what can
+//! share memory) and becomes a `program.rs`. `detr.rs` keeps programs for the shapes in use. A kernel is a template in
+//! `kernels/` and a Rust file of the same name that says how much of it to run.
+
+mod attention;
+mod detr;
+mod device;
+mod gemm;
+mod graph;
+mod kernels;
+mod plan;
+mod prepare;
+mod program;
+mod recorder;
+mod template;
+mod window;
+
+pub use detr::{GpuDetr, GpuInfo};
+pub use device::Gpu;
+pub use graph::Tensor;
+pub use recorder::Recorder;

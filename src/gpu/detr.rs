@@ -1,0 +1,226 @@
+//! The whole detector on the device: the network, and a program for each input shape in use.
+
+use super::device::Gpu;
+use super::graph::Tensor;
+use super::prepare;
+use super::program::Program;
+use super::recorder::Recorder;
+use crate::config::{Config, Pixels};
+use crate::error::{Error, Result};
+use crate::image::{self, Picture};
+use crate::model::{Detr, Output, PixelMask};
+use crate::weights::{HostTensor, Weights};
+use serde::Serialize;
+use std::rc::Rc;
+
+/// A DETR on a graphics adapter.
+pub struct GpuDetr {
+    recorder: Recorder,
+    detr: Detr<Recorder>,
+    pixels: Pixels,
+    /// The least recently used first.
+    programs: Vec<Entry>,
+    /// Dispatches of the last run.
+    dispatches: usize,
+}
+
+/// What a program is recorded for: normalised pixels `[batch, height, width, 3]`.
+#[derive(PartialEq, Eq)]
+struct Key {
+    shape: [usize; 3],
+    mask: Option<PixelMask>,
+    observed: bool,
+}
+
+struct Entry {
+    key: Key,
+    program: Program,
+    input: Tensor,
+    /// Names and shapes of the outputs.
+    outputs: Vec<(String, Vec<usize>)>,
+    /// For the size of the last picture.
+    resize: Option<Resize>,
+}
+
+/// Makes the network's input from a picture.
+struct Resize {
+    picture: Tensor,
+    program: Program,
+}
+
+/// What the network runs on, and what it occupies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GpuInfo {
+    pub adapter: String,
+    /// The interface to the adapter: "vulkan", "metal", "webgpu"…
+    pub backend: String,
+    /// Whether the adapter is a program on the processor.
+    pub software: bool,
+    /// Kernels that were started for the last picture.
+    pub dispatches: usize,
+    pub weight_bytes: usize,
+    /// Of all recorded programs.
+    pub activation_bytes: usize,
+    /// The matrix product's variants for large and for small outputs.
+    pub variants: [String; 2],
+}
+
+/// Bytes of programs that are kept beside the one in use.
+const MOST_BYTES: usize = 512 << 20;
+
+impl GpuDetr {
+    /// Opens the best adapter and loads the network onto it.
+    pub async fn new(config: &Config, weights: &Weights) -> Result<Self> {
+        let gpu = Rc::new(Gpu::open().await?);
+        let recorder = Recorder::new(gpu.clone());
+        let watch = gpu.watch();
+        let detr = Detr::load(&recorder, config, weights);
+        watch.end().await?;
+        let detr = detr?;
+        gpu.check()?;
+        Ok(Self { recorder, detr, pixels: config.pixels.clone(), programs: Vec::new(), dispatches: 0 })
+    }
+
+    /// `pixels` `[batch, height, width, 3]`, normalised → every observed stage by name; feature maps are channels-last.
+    pub async fn forward(&mut self, pixels: &HostTensor, mask: Option<&PixelMask>) -> Result<Vec<(String, HostTensor)>> {
+        self.run_on_pixels(pixels, mask, true).await
+    }
+
+    /// `pixels` `[batch, height, width, 3]`, resized and normalised.
+    pub async fn infer(&mut self, pixels: &HostTensor) -> Result<Output<HostTensor>> {
+        output(self.run_on_pixels(pixels, None, false).await?)
+    }
+
+    /// A picture, to be resized to `height` × `width` and normalised on the device.
+    pub async fn run(&mut self, picture: &Picture, height: usize, width: usize) -> Result<Output<HostTensor>> {
+        picture.check()?;
+        if picture.rgba.len() as u64 > self.recorder.gpu.device.limits().max_storage_buffer_binding_size {
+            // Too large for one buffer, as a 48-megapixel photo is: the host can make it smaller.
+            return self.infer(&image::prepare(picture, &self.pixels)?).await;
+        }
+        self.warm_up([picture.width, picture.height], height, width).await?;
+        let Some(Entry { resize: Some(resize), .. }) = self.programs.last() else { return Err(nothing()) };
+        resize.program.write(&self.recorder.gpu, &resize.picture, &picture.rgba);
+        output(self.run_last(true).await?)
+    }
+
+    /// Records what [`GpuDetr::run`] needs for pictures of this width and height, so that the first one doesn't wait for it.
+    pub async fn warm_up(&mut self, [from_width, from_height]: [usize; 2], height: usize, width: usize) -> Result<()> {
+        self.find(Key { shape: [1, height, width], mask: None, observed: false }).await?;
+        let Some(entry) = self.programs.last_mut() else { return Err(nothing()) };
+        if entry.resize.as_ref().is_some_and(|resize| resize.picture.shape == [from_height, from_width]) {
+            return Ok(());
+        }
+        entry.resize = None;
+        let recorder = &self.recorder;
+        recorder.restart();
+        let watch = recorder.gpu.watch();
+        let picture = recorder.input(&[from_height, from_width])?;
+        let recorded = prepare::record(recorder, &picture, height, width, &self.pixels);
+        watch.end().await?;
+        let program = recorder.finish_before(&entry.program, &recorded?, &entry.input).await?;
+        entry.resize = Some(Resize { picture, program });
+        Ok(())
+    }
+
+    pub fn info(&self) -> GpuInfo {
+        let gpu = &self.recorder.gpu;
+        GpuInfo {
+            adapter: gpu.adapter.name.clone(),
+            backend: gpu.adapter.backend.to_str().into(),
+            software: gpu.is_software(),
+            dispatches: self.dispatches,
+            weight_bytes: self.recorder.constant_bytes(),
+            activation_bytes: self.programs.iter().map(Entry::bytes).sum(),
+            variants: self.recorder.variants.map(|variant| variant.name.into()),
+        }
+    }
+
+    /// Why the device can't be used any more, if so: a new [`GpuDetr`] may work.
+    pub fn lost(&self) -> Option<String> {
+        self.recorder.gpu.lost()
+    }
+
+    /// Gives the device back at once; every later call fails.
+    pub fn destroy(&self) {
+        self.recorder.gpu.device.destroy();
+    }
+
+    async fn run_on_pixels(&mut self, pixels: &HostTensor, mask: Option<&PixelMask>, observed: bool) -> Result<Vec<(String, HostTensor)>> {
+        let [batch, height, width, 3] = pixels.shape[..] else {
+            return Err(Error::Gpu(format!("pixels must be [batch, height, width, 3], not {:?}", pixels.shape)));
+        };
+        self.find(Key { shape: [batch, height, width], mask: mask.cloned(), observed }).await?;
+        let Some(entry) = self.programs.last() else { return Err(nothing()) };
+        entry.program.write(&self.recorder.gpu, &entry.input, bytemuck::cast_slice(&pixels.to_f32()));
+        self.run_last(false).await
+    }
+
+    /// Runs the last program of the list.
+    async fn run_last(&mut self, resized: bool) -> Result<Vec<(String, HostTensor)>> {
+        let Some(entry) = self.programs.last() else { return Err(nothing()) };
+        let resize = entry.resize.as_ref().filter(|_| resized).map(|resize| &resize.program);
+        let numbers = entry.program.run(&self.recorder.gpu, resize).await?;
+        self.dispatches = entry.program.dispatches() + resize.map_or(0, Program::dispatches);
+        let named = entry.outputs.iter().zip(numbers).map(|((name, shape), numbers)| (name.clone(), HostTensor::f32(shape, numbers)));
+        Ok(named.collect())
+    }
+
+    /// Makes the program of `key` the last of the list.
+    async fn find(&mut self, key: Key) -> Result<()> {
+        self.recorder.gpu.check()?;
+        if let Some(found) = self.programs.iter().position(|entry| entry.key == key) {
+            self.programs[found..].rotate_left(1);
+            return Ok(());
+        }
+        self.recorder.restart();
+        let entry = self.record(key).await?;
+        self.programs.push(entry);
+        let mut total: usize = self.programs.iter().map(Entry::bytes).sum();
+        while total > MOST_BYTES && self.programs.len() > 1 {
+            total -= self.programs.remove(0).bytes();
+        }
+        Ok(())
+    }
+
+    async fn record(&self, key: Key) -> Result<Entry> {
+        let watch = self.recorder.gpu.watch();
+        let recorded = self.operations(&key);
+        watch.end().await?;
+        let (input, outputs) = recorded?;
+        let (outputs, tensors): (Vec<_>, Vec<_>) = outputs.into_iter().map(|(name, tensor)| ((name, tensor.shape.clone()), tensor)).unzip();
+        Ok(Entry { key, program: self.recorder.finish(&tensors).await?, input, outputs, resize: None })
+    }
+
+    /// Records and gives the input and the outputs.
+    fn operations(&self, key: &Key) -> Result<(Tensor, Vec<(String, Tensor)>)> {
+        let [batch, height, width] = key.shape;
+        let pixels = self.recorder.input(&[batch, height, width, 3])?;
+        let mut outputs = Vec::new();
+        let mut observe = |name: &str, tensor: &Tensor| {
+            if key.observed || matches!(name, "logits" | "pred_boxes") {
+                outputs.push((name.to_owned(), tensor.clone()));
+            }
+        };
+        self.detr.forward(&self.recorder, &pixels, key.mask.as_ref(), &mut observe)?;
+        Ok((pixels, outputs))
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.program.bytes + self.resize.as_ref().map_or(0, |resize| resize.program.bytes)
+    }
+}
+
+fn nothing() -> Error {
+    Error::Gpu("nothing was recorded".into())
+}
+
+fn output(stages: Vec<(String, HostTensor)>) -> Result<Output<HostTensor>> {
+    let mut stages = stages.into_iter().map(|(_, tensor)| tensor);
+    match (stages.next(), stages.next()) {
+        (Some(logits), Some(boxes)) => Ok(Output { logits, boxes }),
+        _ => Err(Error::Gpu("the network has no outputs".into())),
+    }
+}

@@ -1,0 +1,24 @@
+// Elementwise functions at the end of a layer, numbered as activation_code() has them.
+
+fn logistic(x: vec4<f32>) -> vec4<f32> {
+    return 1.0 / (1.0 + exp(min(-x, vec4<f32>(80.0))));
+}
+
+// Abramowitz and Stegun 7.1.26: off by at most 1.5e-7.
+fn erf(x: vec4<f32>) -> vec4<f32> {
+    let a = abs(x);
+    let t = 1.0 / (1.0 + 0.3275911 * a);
+    let series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+    return sign(x) * (1.0 - series * exp(max(-a * a, vec4<f32>(-80.0))));
+}
+
+fn activate(x: vec4<f32>, code: u32) -> vec4<f32> {
+    switch code {
+        case 1u: { return max(x, vec4<f32>()); }
+        case 2u: { return clamp(x, vec4<f32>(), vec4<f32>(6.0)); }
+        case 3u: { return 0.5 * x * (1.0 + erf(x * 0.70710678)); }
+        case 4u: { return x * logistic(x); }
+        case 5u: { return logistic(x); }
+        default: { return x; }
+    }
+}
