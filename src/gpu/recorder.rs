@@ -5,12 +5,14 @@ use super::device::{Gpu, Memory};
 use super::gemm::{self, Matrix, Variant};
 use super::graph::{Dispatch, Origin, Tensor, Value};
 use super::kernels::{Family, Kernels};
+use super::prepare;
 use super::program::Program;
 use super::template::Constant;
 use super::window;
 use crate::backend::{Backend, Padding, Window};
-use crate::config::Activation;
+use crate::config::{Activation, Pixels};
 use crate::error::{Error, Result};
+use crate::image::Picture;
 use crate::weights::HostTensor;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -74,6 +76,13 @@ impl Recorder {
         let program = self.finish(std::slice::from_ref(tensor)).await?;
         let mut outputs = program.run(&self.gpu, None).await?;
         Ok(outputs.pop().unwrap_or_default())
+    }
+
+    /// A picture as the network's input `[1, out height, out width, 3]`, resized and normalised.
+    pub async fn prepare(&self, picture: &Picture, out_height: usize, out_width: usize, pixels: &Pixels) -> Result<Vec<f32>> {
+        let source = self.upload("a picture", &picture.rgba)?;
+        let source = Tensor { shape: vec![picture.height, picture.width], value: source };
+        self.read(&prepare::record(self, &source, out_height, out_width, pixels)?).await
     }
 
     /// A tensor that is written before each run.
