@@ -24,6 +24,9 @@ pub enum Error {
     Gpu(String),
     #[error("CPU backend: {0}")]
     Cpu(#[from] candle_core::Error),
+    /// A file that can't be had from its server.
+    #[error("{url}: {problem}")]
+    Download { url: String, problem: String },
     #[error("{file}: {source}")]
     Io { file: String, source: std::io::Error },
 }

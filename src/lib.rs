@@ -10,6 +10,8 @@ pub mod cpu;
 pub mod detector;
 pub mod error;
 pub mod eval;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod fetch;
 pub mod gpu;
 pub mod image;
 pub mod layout;

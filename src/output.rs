@@ -17,3 +17,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.persist(path).map_err(|error| fail(error.error))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn replaces_a_file_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.json");
+        super::write(&path, b"first").unwrap();
+        super::write(&path, b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let error = super::write(&folder.path().join("absent/out.json"), b"").unwrap_err().to_string();
+        assert!(error.contains("absent"), "{error}");
+    }
+}

@@ -1,10 +1,24 @@
 //! One file for each command: its arguments and what it prints. The work is the library's.
 
 pub mod bench;
+mod colours;
 pub mod convert;
+mod default_model;
 pub mod detect;
+mod draw;
 pub mod fetch;
 pub mod forward;
 mod index;
 pub mod inspect;
 pub mod model;
+mod photos;
+
+use std::io::{ErrorKind, Write};
+
+/// Prints to standard output; nobody listening any more (`detrim … | head`) is not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

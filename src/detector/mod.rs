@@ -9,7 +9,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
-use crate::image::{Picture, prepare};
+use crate::gpu::GpuDetr;
+use crate::image::{Picture, prepare, target_size};
 use crate::model::{Detr, Output};
 use crate::weights::HostTensor;
 use serde::Serialize;
@@ -32,6 +33,7 @@ pub struct Detector {
 
 enum Network {
     Cpu(Box<Detr<Cpu>>),
+    Gpu(Box<GpuDetr>),
 }
 
 /// What was found in one picture.
@@ -48,7 +50,7 @@ pub struct Detections {
 /// Milliseconds that each stage took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Times {
-    /// Resizing and normalising.
+    /// Resizing and normalising; on the GPU that belongs to `network`.
     pub pre: f64,
     pub network: f64,
     pub post: f64,
@@ -60,6 +62,8 @@ pub struct Info {
     pub device: Device,
     /// The graphics adapter's name; "CPU" where there is none.
     pub adapter: String,
+    /// Whether the adapter is a program on the processor, and so no faster than the CPU.
+    pub software: bool,
     /// Bytes of the weights on the device.
     pub weights_bytes: usize,
     /// Bytes of the activations on the device, where that is known.
@@ -72,23 +76,30 @@ impl Detector {
     pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
         let network = match device {
             Device::Cpu => Network::Cpu(Box::new(Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?)),
-            Device::Gpu => return Err(Error::Gpu("not available in this build".into())),
+            Device::Gpu => Network::Gpu(Box::new(GpuDetr::new(&checkpoint.config, &checkpoint.weights).await?)),
         };
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
+        // The CPU computes in f32, however the weights are stored.
         Ok(Self { config: checkpoint.config.clone(), network, weights_bytes: numbers * size_of::<f32>() })
     }
 
     /// Detections whose score is at least `threshold`, the best first.
     pub async fn detect(&mut self, picture: &Picture, threshold: f32) -> Result<Detections> {
+        picture.check()?;
         if threshold.is_nan() {
             return Err(Error::Config("the threshold is not a number".into()));
         }
         let start = Instant::now();
-        let (output, pre) = match &self.network {
+        let (output, pre) = match &mut self.network {
             Network::Cpu(detr) => {
                 let input = prepare(picture, &self.config.pixels)?;
                 let pre = milliseconds(start);
                 (run_on_cpu(detr, &input)?, pre)
+            }
+            // Resizing is part of what is replayed on the device, and so of its time.
+            Network::Gpu(detr) => {
+                let [height, width] = target_size(self.config.pixels.resize, picture.width, picture.height)?;
+                (detr.run(picture, height, width).await?, 0.0)
             }
         };
         let network = milliseconds(start) - pre;
@@ -104,8 +115,24 @@ impl Detector {
 
     pub fn info(&self) -> Info {
         match &self.network {
-            Network::Cpu(_) => {
-                Info { device: Device::Cpu, adapter: "CPU".into(), weights_bytes: self.weights_bytes, activation_bytes: None, dispatches: 0 }
+            Network::Cpu(_) => Info {
+                device: Device::Cpu,
+                adapter: "CPU".into(),
+                software: true,
+                weights_bytes: self.weights_bytes,
+                activation_bytes: None,
+                dispatches: 0,
+            },
+            Network::Gpu(detr) => {
+                let info = detr.info();
+                Info {
+                    device: Device::Gpu,
+                    adapter: info.adapter,
+                    software: info.software,
+                    weights_bytes: info.weight_bytes,
+                    activation_bytes: Some(info.activation_bytes),
+                    dispatches: info.dispatches,
+                }
             }
         }
     }
