@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, open};
 use detrim::config::{ClassActivation, Label};
 use detrim::detector::{Bounds, Detections, Detector, Device, Times};
+use detrim::gpu::Gpu;
 use detrim::image::Picture;
 use detrim::{image, output};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -120,11 +121,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn load(checkpoint: &Checkpoint, backend: Backend) -> Result<Detector> {
-    let device = match backend {
-        Backend::Auto | Backend::Cpu => Device::Cpu,
-        Backend::Gpu => Device::Gpu,
-    };
-    Ok(pollster::block_on(Detector::load(checkpoint, device))?)
+    let load = |device| Ok(pollster::block_on(Detector::load(checkpoint, device))?);
+    match backend {
+        Backend::Cpu => load(Device::Cpu),
+        Backend::Gpu => load(Device::Gpu),
+        Backend::Auto => {
+            // A graphics adapter that is a program on the processor is slower than the processor.
+            let hardware = pollster::block_on(Gpu::open()).is_ok_and(|gpu| !gpu.is_software());
+            let gpu = hardware.then(|| load(Device::Gpu)).transpose().unwrap_or_else(|error| {
+                eprintln!("note: using the CPU, because: {error:#}");
+                None
+            });
+            gpu.map_or_else(|| load(Device::Cpu), Ok)
+        }
+    }
 }
 
 fn detect(detector: &mut Detector, photo: &Path, threshold: f32, wanted: Option<&[usize]>, drawings: Option<&mut Drawings>) -> Result<Detections> {

@@ -36,10 +36,12 @@ pub fn draw(picture: &Picture, detections: &[Detection]) -> Result<RgbImage> {
     }
     // The best come first and are drawn last, over the others.
     for (detection, frame) in detections.iter().zip(&frames).rev() {
-        outline(&mut image, *frame, line, colour_of(&detection.label));
+        // A dark seam keeps a light frame visible on a light background.
+        outline(&mut image, *frame, line * 1.4, INK, 0.5);
+        outline(&mut image, *frame, line, colour_of(&detection.label), 1.0);
     }
     for (detection, (area, glyphs)) in detections.iter().zip(labels).rev() {
-        fill(&mut image, area, colour_of(&detection.label));
+        fill(&mut image, area, colour_of(&detection.label), 1.0);
         let baseline = area.top + (area.bottom - area.top - font.height()) / 2.0 + font.ascent();
         write(&mut image, &font, glyphs, [area.left + size * 0.3, baseline], INK);
     }
@@ -81,17 +83,17 @@ fn blend(image: &mut RgbImage, x: i64, y: i64, colour: [f32; 3], coverage: f32) 
 }
 
 /// Pixels at the border are covered in part.
-fn fill(image: &mut RgbImage, area: Area, colour: [f32; 3]) {
+fn fill(image: &mut RgbImage, area: Area, colour: [f32; 3], opacity: f32) {
     let along = |place: i64, start: f32, end: f32| (end.min(place as f32 + 1.0) - start.max(place as f32)).max(0.0);
     for y in area.top.floor() as i64..area.bottom.ceil() as i64 {
         for x in area.left.floor() as i64..area.right.ceil() as i64 {
-            blend(image, x, y, colour, along(x, area.left, area.right) * along(y, area.top, area.bottom));
+            blend(image, x, y, colour, opacity * along(x, area.left, area.right) * along(y, area.top, area.bottom));
         }
     }
 }
 
 /// A frame of `line` pixels inside the area.
-fn outline(image: &mut RgbImage, area: Area, line: f32, colour: [f32; 3]) {
+fn outline(image: &mut RgbImage, area: Area, line: f32, colour: [f32; 3], opacity: f32) {
     let line = line.min((area.right - area.left) / 2.0).min((area.bottom - area.top) / 2.0);
     let (upper, lower) = (area.top + line, area.bottom - line);
     for part in [
@@ -100,7 +102,7 @@ fn outline(image: &mut RgbImage, area: Area, line: f32, colour: [f32; 3]) {
         Area { top: upper, bottom: lower, right: area.left + line, ..area },
         Area { top: upper, bottom: lower, left: area.right - line, ..area },
     ] {
-        fill(image, part, colour);
+        fill(image, part, colour, opacity);
     }
 }
 
@@ -126,6 +128,46 @@ fn write(image: &mut RgbImage, font: &PxScaleFont<FontRef>, glyphs: Vec<Glyph>, 
         if let Some(outline) = font.outline_glyph(glyph) {
             let corner = outline.px_bounds().min;
             outline.draw(|dx, dy, coverage| blend(image, corner.x as i64 + i64::from(dx), corner.y as i64 + i64::from(dy), colour, coverage));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detection(label: &str, bounds: [f32; 4]) -> Detection {
+        let [xmin, ymin, xmax, ymax] = bounds;
+        Detection { query: 0, class: 0, id: 1, label: label.into(), score: 0.5, bounds: Bounds { xmin, ymin, xmax, ymax } }
+    }
+
+    #[test]
+    fn frames_lie_at_the_box_and_the_rest_stays() {
+        let picture = Picture::new(200, 150, [90, 90, 90, 255].repeat(200 * 150)).unwrap();
+        // The second lies outside the picture, the third partly, the fourth is no box at all.
+        let boxes = [[20.0, 40.0, 120.0, 140.0], [300.0, 300.0, 400.0, 400.0], [150.0, -50.0, 999.0, 30.0], [60.0, 90.0, 50.0, 80.0]];
+        let image = draw(&picture, &boxes.map(|bounds| detection("cat", bounds))).unwrap();
+        assert_eq!((image.width(), image.height()), (200, 150));
+        let colour = Rgb(colour_of("cat").map(|value| value as u8));
+        for (x, y) in [(20, 100), (119, 100), (70, 139)] {
+            assert_eq!(*image.get_pixel(x, y), colour, "{x}, {y}");
+        }
+        for (x, y) in [(19, 100), (120, 100), (70, 120), (10, 10)] {
+            assert_eq!(*image.get_pixel(x, y), Rgb([90; 3]), "{x}, {y}");
+        }
+        // The label lies above the frame and holds ink.
+        assert!((20..60).flat_map(|x| (22..40).map(move |y| (x, y))).any(|(x, y)| *image.get_pixel(x, y) == Rgb(INK.map(|value| value as u8))));
+    }
+
+    #[test]
+    fn labels_of_equal_boxes_don_t_cover_each_other() {
+        let frame = Area { left: 10.0, top: 50.0, right: 90.0, bottom: 140.0 };
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            let area = place_label(frame, [60.0, 16.0], [100.0, 150.0], &taken);
+            assert!(taken.iter().all(|other| !overlap(&area, other)), "{area:?} covers one of {taken:?}");
+            assert!(area.top >= 0.0 && area.bottom <= 150.0 && area.left >= 0.0 && area.right <= 100.0);
+            taken.push(area);
         }
     }
 }
