@@ -1,1 +1,134 @@
-//! The wasm-bindgen surface.
+//! The wasm-bindgen surface: what `www/detrim/engine.js` calls. Everything above it (fetching, workers, falling back) is JavaScript's.
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::Resize;
+use crate::detector::{self, Device};
+use crate::error::Error;
+use crate::image::Picture;
+use js_sys::Function;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use wasm_bindgen::{Clamped, prelude::*};
+
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+export interface Card { model: string, labels: string[], threshold: number }
+export interface Detections {
+  detections: { query: number, class: number, id: number, label: string, score: number,
+    bounds: { xmin: number, ymin: number, xmax: number, ymax: number } }[];
+  times: { pre: number, network: number, post: number };
+  width: number;
+  height: number;
+}
+export interface DeviceInfo { device: "cpu" | "gpu", adapter: string, weights_bytes: number, activation_bytes?: number | null, dispatches: number }
+"#;
+
+/// Shown where a model recommends no threshold.
+const THRESHOLD: f32 = 0.5;
+
+thread_local! {
+    static ON_PANIC: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// Calls `callback` with the message of every panic. The instance can't be used after one.
+#[wasm_bindgen(js_name = onPanic)]
+pub fn on_panic(#[wasm_bindgen(unchecked_param_type = "(message: string) => void")] callback: Function) {
+    ON_PANIC.set(Some(callback));
+    std::panic::set_hook(Box::new(|panic| {
+        // Whatever the callback does, the panic goes on to the trap.
+        ON_PANIC.with_borrow(|callback| callback.as_ref().map(|f| f.call1(&JsValue::NULL, &panic.to_string().into())));
+    }));
+}
+
+/// A model's file, read.
+#[wasm_bindgen]
+pub struct Model(Checkpoint);
+
+#[wasm_bindgen]
+impl Model {
+    /// `sha256` is what the bytes must hash to, in hexadecimal, or nothing.
+    #[wasm_bindgen(constructor)]
+    pub fn new(bytes: Vec<u8>, sha256: Option<String>) -> Result<Model, JsValue> {
+        if let Some(expected) = sha256 {
+            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            if !found.eq_ignore_ascii_case(&expected) {
+                return Err(js_error("checksum", &format!("the model's sha256 is {found}, not {expected}")));
+            }
+        }
+        Ok(Self(checkpoint::read_own(&bytes, "the model").map_err(fail)?))
+    }
+
+    #[wasm_bindgen(unchecked_return_type = "Card")]
+    pub fn card(&self) -> Result<JsValue, JsValue> {
+        #[derive(Serialize)]
+        struct Summary<'a> {
+            model: &'a str,
+            labels: Vec<&'a str>,
+            threshold: f32,
+        }
+        let Checkpoint { config, card, .. } = &self.0;
+        let labels = config.labels.iter().map(|label| label.name.as_str()).collect();
+        to_js(&Summary { model: &card.name, labels, threshold: card.threshold.unwrap_or(THRESHOLD) })
+    }
+
+    /// From now on every picture is stretched to this size.
+    pub fn stretch(&mut self, height: usize, width: usize) {
+        self.0.config.pixels.resize = Resize::Stretch { height, width };
+    }
+}
+
+/// A network that is ready to run.
+#[wasm_bindgen]
+pub struct Detector(detector::Detector);
+
+#[wasm_bindgen]
+impl Detector {
+    pub async fn load(model: &Model, gpu: bool) -> Result<Detector, JsValue> {
+        Ok(Self(detector::Detector::load(&model.0, device(gpu)).await.map_err(fail)?))
+    }
+
+    /// Detections in RGBA pixels whose score is at least `threshold`, the best first.
+    #[wasm_bindgen(unchecked_return_type = "Detections")]
+    pub async fn detect(
+        &mut self,
+        rgba: Clamped<Vec<u8>>,
+        width: usize,
+        height: usize,
+        threshold: f32,
+    ) -> Result<JsValue, JsValue> {
+        let picture = Picture::new(width, height, rgba.0).map_err(fail)?;
+        to_js(&self.0.detect(&picture, threshold).await.map_err(fail)?)
+    }
+
+    #[wasm_bindgen(unchecked_return_type = "DeviceInfo")]
+    pub fn info(&self) -> Result<JsValue, JsValue> {
+        to_js(&self.0.info())
+    }
+}
+
+fn device(gpu: bool) -> Device {
+    if gpu { Device::Gpu } else { Device::Cpu }
+}
+
+fn to_js(value: &impl Serialize) -> Result<JsValue, JsValue> {
+    serde_wasm_bindgen::to_value(value).map_err(JsValue::from)
+}
+
+fn fail(error: Error) -> JsValue {
+    let code = match &error {
+        Error::Image(_) => "source",
+        Error::Gpu(_) => "gpu",
+        Error::Cpu(_) => "crashed",
+        _ => "model",
+    };
+    js_error(code, &error.to_string())
+}
+
+/// A JavaScript error with a code, as the package's own have.
+fn js_error(code: &str, message: &str) -> JsValue {
+    let error = js_sys::Error::new(message);
+    // Setting a property of a fresh object can't fail.
+    let _ = js_sys::Reflect::set(&error, &"code".into(), &code.into());
+    error.into()
+}

@@ -19,8 +19,8 @@ const WASM = path.join(WWW, 'detrim', 'wasm');
 
 // In www/ but not part of the site.
 const NOT_SITE = new Set([
-  'bindgen', 'certificate.js', 'dist', 'node_modules', 'package-lock.json', 'package.json', 'screenshot.png', 'serve.js', 'site.js',
-  'tsconfig.json', 'types',
+  'README.md', 'bindgen', 'certificate.js', 'dist', 'node_modules', 'package-lock.json', 'package.json', 'screenshot.png', 'serve.js', 'site.js',
+  'tsconfig.json', 'tsconfig.types.json', 'types',
 ]);
 const COMPRESSIBLE = new Set(['.css', '.html', '.js', '.json', '.mjs', '.svg', '.txt', '.wasm', '.webmanifest']);
 const COMPRESSED = new Set(['.br', '.gz']);

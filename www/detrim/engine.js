@@ -1,6 +1,6 @@
 // The detector on the thread that computes: in a worker, or on the calling thread for those who want no worker.
 
-import init, { Detector, Model, forward, onPanic } from './wasm/detrim.js';
+import init, { Detector, Model, onPanic } from './wasm/detrim.js';
 import { DetrimError } from './errors.js';
 import { count } from './download.js';
 import { median } from './bench.js';
@@ -29,7 +29,6 @@ import { toPixels } from './source.js';
  * @property {(request: LoadRequest) => Promise<void>} load
  * @property {(args: {frame: Frame | Pixels, owned: boolean, threshold: number}) => Promise<Detected>} detect
  * @property {(args: {runs: number, size?: [number, number]}) => Promise<Bench>} bench
- * @property {(args: {bytes: Uint8Array}) => Promise<Uint8Array>} forward
  */
 
 /** The code's memory: one instance serves all engines of a thread. @type {Promise<WebAssembly.Memory> | undefined} */
@@ -188,22 +187,6 @@ export class Engine {
       return { runs, size: /** @type {[number, number]} */ ([height, width]), times: median(times.slice(1)), info: this.info };
     } finally {
       if (size) await this.#open(backend, why);
-    }
-  }
-
-  /**
-   * Every stage of the network for a case's pixel values, both as safetensors: the parity tool.
-   *
-   * @param {{bytes: Uint8Array}} args
-   */
-  async forward({ bytes }) {
-    const model = await this.#read();
-    try {
-      return await forward(model, this.info.backend === 'webgpu', bytes);
-    } catch (error) {
-      throw typed(error);
-    } finally {
-      model.free();
     }
   }
 
