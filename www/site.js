@@ -17,10 +17,10 @@ const run = promisify(execFile);
 const WWW = fileURLToPath(new URL('.', import.meta.url));
 const WASM = path.join(WWW, 'detrim', 'wasm');
 
-// In www/ but not part of the site.
+// In www/ but not part of the site: the tools, and what belongs to the npm package alone.
 const NOT_SITE = new Set([
-  'README.md', 'bindgen', 'certificate.js', 'dist', 'node_modules', 'package-lock.json', 'package.json', 'screenshot.png', 'serve.js', 'site.js',
-  'tsconfig.json', 'tsconfig.types.json', 'types',
+  'README.md', 'bindgen', 'certificate.js', 'dist', 'node_modules', 'package-lock.json', 'package.json', 'screenshot.png', 'serve.js',
+  'setup.sh', 'site.js', 'tsconfig.json', 'tsconfig.types.json', 'types',
 ]);
 const COMPRESSIBLE = new Set(['.css', '.html', '.js', '.json', '.mjs', '.svg', '.txt', '.wasm', '.webmanifest']);
 const COMPRESSED = new Set(['.br', '.gz']);
