@@ -90,13 +90,7 @@ impl Detector {
 
     /// Detections in RGBA pixels whose score is at least `threshold`, the best first.
     #[wasm_bindgen(unchecked_return_type = "Detections")]
-    pub async fn detect(
-        &mut self,
-        rgba: Clamped<Vec<u8>>,
-        width: usize,
-        height: usize,
-        threshold: f32,
-    ) -> Result<JsValue, JsValue> {
+    pub async fn detect(&mut self, rgba: Clamped<Vec<u8>>, width: usize, height: usize, threshold: f32) -> Result<JsValue, JsValue> {
         let picture = Picture::new(width, height, rgba.0).map_err(fail)?;
         to_js(&self.0.detect(&picture, threshold).await.map_err(fail)?)
     }

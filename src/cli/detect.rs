@@ -197,7 +197,7 @@ fn table(photo: &Path, found: &Detections) -> String {
         1 => "1 object".into(),
         count => format!("{count} objects"),
     };
-    let Times { pre, network, post } = times;
+    let Times { pre, network, post, .. } = times;
     let head = format!("{} ({width}×{height}): {count}, {:.0} ms (network {network:.0})\n", photo.display(), pre + network + post);
     if detections.is_empty() {
         return head;

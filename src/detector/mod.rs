@@ -54,6 +54,18 @@ pub struct Times {
     pub pre: f64,
     pub network: f64,
     pub post: f64,
+    /// Of `network`, where it can be told apart: on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
+}
+
+/// Milliseconds that each part of the network took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Parts {
+    pub backbone: f64,
+    pub encoder: f64,
+    pub decoder: f64,
+    pub heads: f64,
 }
 
 /// What a detector runs on and what it occupies.
@@ -90,22 +102,23 @@ impl Detector {
             return Err(Error::Config("the threshold is not a number".into()));
         }
         let start = Instant::now();
-        let (output, pre) = match &mut self.network {
+        let (output, pre, parts) = match &mut self.network {
             Network::Cpu(detr) => {
                 let input = prepare(picture, &self.config.pixels)?;
                 let pre = milliseconds(start);
-                (run_on_cpu(detr, &input)?, pre)
+                let (output, parts) = run_on_cpu(detr, &input)?;
+                (output, pre, Some(parts))
             }
             // Resizing is part of what is replayed on the device, and so of its time.
             Network::Gpu(detr) => {
                 let [height, width] = target_size(self.config.pixels.resize, picture.width, picture.height)?;
-                (detr.run(picture, height, width).await?, 0.0)
+                (detr.run(picture, height, width).await?, 0.0, None)
             }
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();
         let detections = post::detections(&self.config, &output, [picture.width, picture.height], threshold)?;
-        let times = Times { pre, network, post: milliseconds(start) };
+        let times = Times { pre, network, post: milliseconds(start), parts };
         Ok(Detections { detections, times, width: picture.width, height: picture.height })
     }
 
@@ -138,9 +151,21 @@ impl Detector {
     }
 }
 
-fn run_on_cpu(detr: &Detr<Cpu>, input: &HostTensor) -> Result<Output<HostTensor>> {
-    let output = detr.forward(&Cpu, &Cpu.constant(input)?, None, &mut |_, _| {})?;
-    Ok(Output { logits: cpu::to_host(&output.logits)?, boxes: cpu::to_host(&output.boxes)? })
+fn run_on_cpu(detr: &Detr<Cpu>, input: &HostTensor) -> Result<(Output<HostTensor>, Parts)> {
+    let mut parts = Parts::default();
+    let mut last = Instant::now();
+    let mut clock = |name: &str| {
+        let part = match name {
+            "backbone" => &mut parts.backbone,
+            "logits" | "pred_boxes" => &mut parts.heads,
+            name if name.starts_with("decoder") => &mut parts.decoder,
+            _ => &mut parts.encoder,
+        };
+        *part += milliseconds(last);
+        last = Instant::now();
+    };
+    let output = detr.forward(&Cpu, &Cpu.constant(input)?, None, &mut |name, _| clock(name))?;
+    Ok((Output { logits: cpu::to_host(&output.logits)?, boxes: cpu::to_host(&output.boxes)? }, parts))
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -1,1 +1,3 @@
 //! What a detector costs and how good it is: parameters, multiply-accumulates, time.
+
+pub mod bench;

@@ -1,0 +1,103 @@
+//! How long a detector takes: medians over runs, stage by stage.
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Resize;
+use crate::detector::{Detector, Device, Info, Parts, Times};
+use crate::error::{Error, Result};
+use crate::image::{Picture, target_size};
+use serde::Serialize;
+
+/// Size of the made-up photo when the network takes photos as they come.
+const PHOTO: [usize; 2] = [960, 1280];
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub info: Info,
+    /// Height and width of the network's input.
+    pub size: [usize; 2],
+    pub runs: usize,
+    pub stages: Vec<Stage>,
+}
+
+/// Milliseconds over all runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stage {
+    pub name: &'static str,
+    pub median: f64,
+    pub fastest: f64,
+}
+
+/// Runs a detector `runs` times, after once to warm up. With `size` (height, width) every picture is stretched to it.
+pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: Option<[usize; 2]>) -> Result<Report> {
+    if runs == 0 {
+        return Err(Error::Config("a benchmark needs at least one run".into()));
+    }
+    let mut checkpoint = checkpoint.clone();
+    if let Some([height, width]) = size {
+        checkpoint.config.pixels.resize = Resize::Stretch { height, width };
+    }
+    // Twice the size on each side, so that resizing has as much to do as with a camera's picture.
+    let [height, width] = size.map_or(PHOTO, |size| size.map(|side| 2 * side));
+    let photo = photo(height, width)?;
+    let size = target_size(checkpoint.config.pixels.resize, width, height)?;
+    let mut detector = Detector::load(&checkpoint, device).await?;
+    drop(checkpoint);
+    let mut times = Vec::with_capacity(runs);
+    for run in 0..=runs {
+        let found = detector.detect(&photo, 0.5).await?;
+        if run > 0 {
+            times.push(found.times);
+        }
+    }
+    Ok(Report { info: detector.info(), size, runs, stages: stages(&times) })
+}
+
+fn stages(times: &[Times]) -> Vec<Stage> {
+    type Pick = fn(&Times) -> Option<f64>;
+    fn part(times: &Times, pick: fn(Parts) -> f64) -> Option<f64> {
+        times.parts.map(pick)
+    }
+    let stages: [(&str, Pick); 8] = [
+        ("pre-processing", |t| Some(t.pre)),
+        ("backbone", |t| part(t, |p| p.backbone)),
+        ("encoder", |t| part(t, |p| p.encoder)),
+        ("decoder", |t| part(t, |p| p.decoder)),
+        ("heads", |t| part(t, |p| p.heads)),
+        ("network", |t| Some(t.network)),
+        ("post-processing", |t| Some(t.post)),
+        ("total", |t| Some(t.pre + t.network + t.post)),
+    ];
+    let stage = |(name, pick): (&'static str, Pick)| {
+        let mut sorted: Vec<f64> = times.iter().filter_map(pick).collect();
+        sorted.sort_by(f64::total_cmp);
+        Some(Stage { name, median: median(&sorted)?, fastest: *sorted.first()? })
+    };
+    stages.into_iter().filter_map(stage).collect()
+}
+
+fn median(sorted: &[f64]) -> Option<f64> {
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    Some(if sorted.len() % 2 == 1 { upper } else { (sorted[middle - 1] + upper) / 2.0 })
+}
+
+/// A picture that no two pixels of are alike for long: what is in it doesn't matter to the time.
+fn photo(height: usize, width: usize) -> Result<Picture> {
+    let pixel = |i: usize| [(i % 251) as u8, (i / width % 241) as u8, (i % width % 239) as u8, 255];
+    Picture::new(width, height, (0..height * width).flat_map(pixel).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_medians_and_absent_parts_are_left_out() {
+        let times = |pre, network| Times { pre, network, post: 1.0, parts: None };
+        let found = stages(&[times(5.0, 30.0), times(1.0, 10.0), times(4.0, 20.0), times(2.0, 40.0)]);
+        let rows: Vec<_> = found.iter().map(|s| (s.name, s.median, s.fastest)).collect();
+        assert_eq!(rows, [("pre-processing", 3.0, 1.0), ("network", 25.0, 10.0), ("post-processing", 1.0, 1.0), ("total", 30.5, 12.0)]);
+        let parts = Some(Parts { backbone: 7.0, encoder: 1.0, decoder: 1.0, heads: 1.0 });
+        assert_eq!(stages(&[Times { parts, ..times(0.0, 10.0) }]).len(), 8);
+    }
+}
