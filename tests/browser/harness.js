@@ -64,7 +64,7 @@ export async function serve(t, options = {}) {
  * @property {string} [camera] a JPEG that a fake camera shows, with permission given; without it there is no camera
  * @property {string} [device] one of playwright's device descriptors, such as 'iPhone 15' or 'Pixel 7'
  * @property {Record<string, unknown>} [context] further options of the browser context (viewport, colorScheme, reducedMotion …)
- * @property {string} [page] what to open, relative to the site (default: its front page); null opens nothing yet
+ * @property {string | null} [page] what to open, relative to the site (default: its front page); null opens nothing yet
  * @property {Awaited<ReturnType<typeof serve>>} [site] a server that is running already
  * @property {Partial<import('../../www/serve.js').Options>} [server] options of the server that is started otherwise
  * @property {RegExp[]} [expected] errors that this test provokes: they don't fail it

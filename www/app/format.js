@@ -9,6 +9,7 @@ export function bytes(bytes) {
 /** @param {number} ms */
 export function time(ms) {
   if (ms >= 1e3) return `${(ms / 1e3).toFixed(ms < 1e4 ? 2 : 1)} s`;
+  if (ms < 0.1) return '< 0.1 ms';
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
 

@@ -15,10 +15,10 @@ let pointer = null;
 export function startOverlay() {
   watch(['result', 'threshold', 'hidden', 'active', 'mode', 'current'], schedule);
   const observer = new ResizeObserver(([entry]) => {
-    // Where the browser tells whole device pixels, lines fall between them nowhere.
+    // Where the browser tells whole device pixels, lines fall between them nowhere. Emulated screens tell them wrong.
     const exact = entry.devicePixelContentBoxSize?.[0];
-    const width = exact ? exact.inlineSize : Math.round(entry.contentRect.width * devicePixelRatio);
-    const height = exact ? exact.blockSize : Math.round(entry.contentRect.height * devicePixelRatio);
+    const width = nearer(exact?.inlineSize, entry.contentRect.width * devicePixelRatio);
+    const height = nearer(exact?.blockSize, entry.contentRect.height * devicePixelRatio);
     if (canvas.width === width && canvas.height === height) return;
     canvas.width = width;
     canvas.height = height;
@@ -44,6 +44,11 @@ export function startOverlay() {
     update({ active: hit });
     if (hit) focusEntry(hit);
   });
+}
+
+/** @param {number | undefined} exact @param {number} computed */
+function nearer(exact, computed) {
+  return exact !== undefined && Math.abs(exact - computed) <= 1 ? exact : Math.round(computed);
 }
 
 function schedule() {
