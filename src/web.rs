@@ -65,11 +65,13 @@ impl Model {
         struct Summary<'a> {
             model: &'a str,
             labels: Vec<&'a str>,
-            threshold: f32,
+            threshold: f64,
         }
         let Checkpoint { config, card, .. } = &self.0;
         let labels = config.labels.iter().map(|label| label.name.as_str()).collect();
-        to_js(&Summary { model: &card.name, labels, threshold: card.threshold.unwrap_or(THRESHOLD) })
+        // To JavaScript 0.4 in f32 is 0.4000000059604645.
+        let threshold = (f64::from(card.threshold.unwrap_or(THRESHOLD)) * 1e6).round() / 1e6;
+        to_js(&Summary { model: &card.name, labels, threshold })
     }
 
     /// From now on every picture is stretched to this size.

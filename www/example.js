@@ -1,7 +1,7 @@
 // Object detection in your own page: this file, detrim/ and a model are all that it takes. No bundler, no other host.
 import { Detrim } from './detrim/index.js';
 const state = document.querySelector('#state');
-const { models: [{ file, sha256 }] } = await (await fetch('./models/index.json')).json();
+const [{ file, sha256 }] = await (await fetch('./models/index.json')).json();
 const detector = await Detrim.load(`./models/${file}`, { sha256 });
 state.textContent = `Ready, on ${detector.info.backend}. Choose a photo.`;
 document.querySelector('#photo').onchange = async ({ target }) => {
