@@ -2,6 +2,8 @@
 
 mod checkpoint;
 mod cpu;
+mod detect;
+mod fetch;
 mod gpu;
 mod kernels;
 mod naive;

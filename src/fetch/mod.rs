@@ -6,8 +6,9 @@ pub use download::{Progress, download};
 
 use crate::checkpoint::{Card, Guess, Storage, open, write_own};
 use crate::config::Activation;
-use crate::error::Result;
-use std::path::Path;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// A checkpoint that facebookresearch/detr publishes in its model zoo, under Apache-2.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,27 @@ pub const OFFICIAL: [Official; 4] = [
 ];
 
 impl Official {
+    /// Where the file lies; `base` is [`ADDRESS`] or a mirror.
+    pub fn address(&self, base: &str) -> String {
+        format!("{}/{}", base.trim_end_matches('/'), self.file)
+    }
+
+    /// Downloads the file into `directory` and makes `NAME.safetensors` of it, unless that is there already. Gives its path.
+    pub fn fetch(&self, base: &str, directory: &Path, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        let out = directory.join(self.name).with_extension("safetensors");
+        if out.exists() {
+            return Ok(out);
+        }
+        fs::create_dir_all(directory).map_err(|source| Error::Io { file: directory.display().to_string(), source })?;
+        let (address, downloaded) = (self.address(base), directory.join(self.file));
+        download(&address, &downloaded, self.sha256, progress)?;
+        self.convert(&downloaded, &address, &out)?;
+        fs::remove_file(&downloaded).map_err(|source| Error::Io { file: downloaded.display().to_string(), source })?;
+        Ok(out)
+    }
+
     /// Makes our own file of the downloaded one. `address` is where it came from.
-    pub fn convert(&self, downloaded: &Path, address: &str, out: &Path) -> Result<()> {
+    fn convert(&self, downloaded: &Path, address: &str, out: &Path) -> Result<()> {
         // Everything that shapes can't tell, as the original repository has it.
         let guess = Guess { heads: Some(8), dilation: Some(self.dilation), activation: Some(Activation::Relu), ..Guess::default() };
         let mut checkpoint = open(downloaded, &guess)?;

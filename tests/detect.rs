@@ -1,0 +1,187 @@
+//! What the embedded model finds in the sample photos, through the library and through the command.
+//!
+//! `fixtures/detect/expected.json` holds the ten best queries of each, by an independent PyTorch forward pass in float32 on the
+//! checkpoint that the model was converted from, before batch norm was folded in.
+
+use detrim::checkpoint::{self, Checkpoint, Guess};
+use detrim::detector::{Bounds, Detection, Detections, Detector, Device};
+use detrim::image;
+use pollster::block_on;
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+#[derive(Deserialize)]
+struct Expected {
+    width: usize,
+    height: usize,
+    detections: Vec<ExpectedDetection>,
+}
+
+#[derive(Deserialize)]
+struct ExpectedDetection {
+    query: usize,
+    label: String,
+    score: f32,
+    #[serde(rename = "box")]
+    bounds: [f32; 4],
+}
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn sample(name: &str) -> PathBuf {
+    in_repository("www/samples").join(name)
+}
+
+/// The first model of the index, which is the page's.
+fn model_file() -> PathBuf {
+    let index: Value = serde_json::from_slice(&std::fs::read(in_repository("models/index.json")).unwrap()).unwrap();
+    in_repository("models").join(index[0]["file"].as_str().unwrap())
+}
+
+fn model() -> Checkpoint {
+    checkpoint::open(&model_file(), &Guess::default()).unwrap()
+}
+
+fn sides(bounds: Bounds) -> [f32; 4] {
+    [bounds.xmin, bounds.ymin, bounds.xmax, bounds.ymax]
+}
+
+/// The largest difference of two boxes' sides.
+fn apart(a: [f32; 4], b: [f32; 4]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Folding the batch norm and rounding to f16 cost some digits: at most this.
+const SCORE: f32 = 0.005;
+const PIXELS: f32 = 0.5;
+
+fn check_samples(detector: &mut Detector) {
+    let text = std::fs::read(in_repository("tests/fixtures/detect/expected.json")).unwrap();
+    let samples: BTreeMap<String, Expected> = serde_json::from_slice(&text).unwrap();
+    assert_eq!(samples.len(), 4);
+    let (mut score, mut pixels) = (0f32, 0f32);
+    for (name, expected) in &samples {
+        let picture = image::open(&sample(name)).unwrap();
+        let Detections { detections, width, height, .. } = block_on(detector.detect(&picture, 0.0)).unwrap();
+        assert_eq!([width, height], [expected.width, expected.height], "{name}");
+        assert_eq!(detections.len(), detector.config().queries, "{name}: every query reaches 0");
+        assert!(detections.is_sorted_by(|a, b| a.score >= b.score), "{name}");
+        for wanted in &expected.detections {
+            let found: &Detection = detections.iter().find(|found| found.query == wanted.query).unwrap();
+            assert_eq!(found.label, wanted.label, "{name}, query {}", wanted.query);
+            score = score.max((found.score - wanted.score).abs());
+            pixels = pixels.max(apart(sides(found.bounds), wanted.bounds));
+        }
+    }
+    eprintln!("scores differ by {score:.5} at most, boxes by {pixels:.3} pixels");
+    assert!(score < SCORE && pixels < PIXELS, "scores differ by {score}, boxes by {pixels} pixels");
+}
+
+#[test]
+fn the_cpu_finds_what_pytorch_finds() {
+    let mut detector = block_on(Detector::load(&model(), Device::Cpu)).unwrap();
+    check_samples(&mut detector);
+    let info = detector.info();
+    assert_eq!((info.device, info.dispatches), (Device::Cpu, 0));
+}
+
+#[test]
+fn the_gpu_finds_what_pytorch_finds() {
+    let mut detector = block_on(Detector::load(&model(), Device::Gpu)).unwrap();
+    check_samples(&mut detector);
+    let info = detector.info();
+    assert_eq!(info.device, Device::Gpu);
+    assert!(info.dispatches > 0 && info.weights_bytes > 0 && info.activation_bytes > Some(0), "{info:?}");
+}
+
+#[test]
+fn broken_weights_are_an_error_not_an_empty_picture() {
+    let mut checkpoint = model();
+    let bias = checkpoint.weights.tensors.get_mut("class_head.bias").unwrap();
+    *bias = detrim::HostTensor::f32(&bias.shape.clone(), vec![f32::NAN; bias.len()]);
+    let picture = image::open(&sample("chelsea.png")).unwrap();
+    let mut detector = block_on(Detector::load(&checkpoint, Device::Cpu)).unwrap();
+    let error = block_on(detector.detect(&picture, 0.5)).unwrap_err().to_string();
+    assert!(error.contains("NaN"), "{error}");
+    assert!(block_on(detector.detect(&picture, f32::NAN)).is_err());
+}
+
+fn detrim(arguments: &[&str], directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_detrim")).args(arguments).current_dir(directory).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn as_text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn the_command_reports_draws_and_goes_on_after_a_bad_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    std::fs::create_dir(root.join("in")).unwrap();
+    std::fs::copy(sample("chelsea.png"), root.join("in/cat.png")).unwrap();
+    std::fs::write(root.join("in/broken.png"), "no picture").unwrap();
+    let (model, astronaut) = (model_file(), sample("astronaut.png"));
+    let arguments = ["detect", "in", as_text(&astronaut), "--model", as_text(&model), "--backend", "cpu", "--json", "out.json", "--draw", "drawn"];
+    let output = detrim(&arguments, root);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("broken.png") && stderr.contains("1 of 3 photos failed"), "{stderr}");
+    assert!(stdout.contains("cat.png (451×300): 1 object") && stdout.contains("person"), "{stdout}");
+
+    let records: Value = serde_json::from_slice(&std::fs::read(root.join("out.json")).unwrap()).unwrap();
+    assert_eq!(records.as_array().unwrap().len(), 2);
+    let cat = &records[0];
+    assert_eq!((cat["file"].as_str().unwrap(), cat["width"].as_u64(), cat["height"].as_u64()), ("in/cat.png", Some(451), Some(300)));
+    let found = &cat["detections"][0];
+    assert_eq!((found["label"].as_str(), found["id"].as_u64()), (Some("cat"), Some(17)));
+    assert!((found["score"].as_f64().unwrap() - 0.902).abs() < 0.005, "{found}");
+    assert!((found["box"]["xmax"].as_f64().unwrap() - 446.8).abs() < 0.5, "{found}");
+    assert!(cat["times"]["network"].as_f64().unwrap() > 0.0);
+
+    let (before, after) = (image::open(&root.join("in/cat.png")).unwrap(), image::open(&root.join("drawn/cat.png")).unwrap());
+    assert_eq!([before.width, before.height], [after.width, after.height]);
+    assert_ne!(before.rgba, after.rgba, "nothing was drawn");
+    assert!(root.join("drawn/astronaut.png").is_file() && !root.join("drawn/broken.png").exists());
+}
+
+#[test]
+fn the_command_filters_and_prints_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, coffee) = (model_file(), sample("coffee.png"));
+    let run = |more: &[&str]| detrim(&[&["detect", as_text(&coffee), "--model", as_text(&model), "--backend", "cpu"], more].concat(), folder.path());
+
+    let output = run(&["--labels", "Bottle,cat", "--threshold", "0.05", "--json", "-"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let records: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let labels: Vec<&str> = records[0]["detections"].as_array().unwrap().iter().map(|found| found["label"].as_str().unwrap()).collect();
+    assert!(labels.len() >= 3 && labels.iter().all(|label| *label == "bottle"), "{labels:?}");
+
+    let output = run(&["--labels", "botle"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no class \"botle\"") && text(&output.stderr).contains("bottle"), "{}", text(&output.stderr));
+    for wrong in ["1.5", "-0.1", "NaN", "much"] {
+        assert!(!run(&["--threshold", wrong]).status.success(), "{wrong}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn without_a_model_the_command_says_how_to_get_one() {
+    // The program under test lies in the repository, whose models/ it would find: a copy elsewhere doesn't.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("detrim");
+    std::fs::copy(env!("CARGO_BIN_EXE_detrim"), &program).unwrap();
+    let output = Command::new(&program).args(["detect", as_text(&sample("coffee.png"))]).current_dir(folder.path()).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("--model") && stderr.contains("detrim fetch"), "{stderr}");
+}
