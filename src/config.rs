@@ -49,15 +49,6 @@ pub struct Label {
     pub name: String,
 }
 
-impl Label {
-    /// The name of a class that exists only so that COCO's numbers fit.
-    pub const GAP: &str = "N/A";
-
-    pub fn is_gap(&self) -> bool {
-        self.name == Self::GAP
-    }
-}
-
 /// The convolutional network that turns pixels into the feature map of the encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -272,6 +263,25 @@ impl Backbone {
 }
 
 impl Config {
+    /// The paper's transformer on a backbone: 6 + 6 layers of 8 heads, 100 queries, COCO's classes.
+    pub fn detr(backbone: Backbone) -> Self {
+        let (attention, ffn) = (Attention { heads: 8, head_width: 32 }, 2048);
+        Self {
+            backbone,
+            d_model: 256,
+            encoder: vec![EncoderLayer { self_attention: attention, ffn }; 6],
+            decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn }; 6],
+            queries: 100,
+            classes: 92,
+            activation: Activation::Relu,
+            class_activation: ClassActivation::Softmax,
+            query_content: false,
+            box_reference: false,
+            labels: Label::coco91(),
+            pixels: Pixels::detr(),
+        }
+    }
+
     /// Refuses what no network can have, so that later code needn't look again: with sizes bounded, products of a few don't overflow.
     pub fn check(&self) -> Result<()> {
         let attentions = self.encoder.iter().map(|l| l.self_attention).chain(self.decoder.iter().flat_map(|l| [l.self_attention, l.cross_attention]));

@@ -14,6 +14,7 @@ pub mod eval;
 pub mod fetch;
 pub mod gpu;
 pub mod image;
+mod labels;
 pub mod layout;
 pub mod model;
 #[cfg(not(target_arch = "wasm32"))]

@@ -54,6 +54,14 @@ impl HostTensor {
         }
     }
 
+    /// What the numbers take in memory.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(data) => size_of_val(&data[..]),
+            Data::F16(data) => size_of_val(&data[..]),
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

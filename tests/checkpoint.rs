@@ -1,7 +1,11 @@
 //! Checkpoints of every kind: what is read, what is refused, and our own file.
 
-use detrim::checkpoint::{Guess, Storage, open, read_own, to_bytes, write_own};
-use detrim::config::{Activation, Backbone, ClassActivation, Resize};
+use detrim::backend::Backend as _;
+use detrim::checkpoint::{Guess, Storage, open, random, read_own, to_bytes, write_own};
+use detrim::config::{Activation, Backbone, ClassActivation, EfficientNetLite, ResNet, Resize};
+use detrim::cpu::{self, Cpu};
+use detrim::model::Detr;
+use detrim::{Config, HostTensor};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -65,4 +69,33 @@ fn the_index_describes_the_embedded_models() {
         assert_eq!(entry["labels"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect::<Vec<_>>(), labels);
         assert!(models.join(format!("{name}.md")).is_file(), "{name} has no card");
     }
+}
+
+/// A stand-in must be as hard to compute as the real thing: no zeros, no infinities, and queries that differ.
+#[test]
+fn random_weights_behave_like_a_network() {
+    for net in [Backbone::Resnet(ResNet::of_depth(18, false).unwrap()), Backbone::Resnet(ResNet::of_depth(50, true).unwrap()), lite0()] {
+        let model = random(Config::detr(net), "stand-in", 0);
+        let (backend, pixels) = (Cpu, (0..64 * 96 * 3).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect());
+        let network = Detr::load(&backend, &model.config, &model.weights).unwrap();
+        let pixels = backend.constant(&HostTensor::f32(&[1, 64, 96, 3], pixels)).unwrap();
+        let mut largest: f32 = 0.0;
+        let output = network.forward(&backend, &pixels, None, &mut |_, x| {
+            largest = cpu::to_host(x).unwrap().to_f32().iter().fold(largest, |a, x| a.max(x.abs()));
+        });
+        let logits = cpu::to_host(&output.unwrap().logits).unwrap();
+        let logits = logits.to_f32();
+        let deviation = deviation(&(0..100).map(|q| logits[q * 92 + 5]).collect::<Vec<_>>());
+        assert!(largest < 1000.0, "activations grow to {largest}");
+        assert!(deviation > 0.1, "a class's logit differs by {deviation} from query to query");
+    }
+}
+
+fn lite0() -> Backbone {
+    Backbone::EfficientNetLite(EfficientNetLite::lite0())
+}
+
+fn deviation(numbers: &[f32]) -> f32 {
+    let mean = numbers.iter().sum::<f32>() / numbers.len() as f32;
+    (numbers.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / numbers.len() as f32).sqrt()
 }

@@ -2,10 +2,10 @@
 //! the caller or DETR's defaults, and checked against `config.json` where there is one.
 
 use super::Guess;
-use super::labels;
 use super::rename::Renamed;
 use super::stated::{PerLayer, Preprocessor, Stated};
 use crate::config::*;
+use crate::labels;
 
 /// Everything that is known about a foreign checkpoint.
 pub struct Clues<'a> {
@@ -231,7 +231,7 @@ fn labels(stated: &Stated, classes: usize, guesses: &mut Vec<String>) -> Result<
         }
         _ if classes == 91 => {
             guesses.push("the 91 classes are COCO's".into());
-            Ok(labels::coco91())
+            Ok(Label::coco91())
         }
         _ => {
             guesses.push(format!("the {classes} classes have no names"));

@@ -5,11 +5,11 @@
 
 mod architecture;
 mod fold;
-mod labels;
 mod names;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
 mod own;
+mod random;
 mod rename;
 mod safetensors;
 mod stated;
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(not(target_arch = "wasm32"))]
 pub use open::{open, write_own};
 pub use own::Storage;
+pub use random::random;
 
 /// A detector as read from a file.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,17 +1,23 @@
 //! `detrim convert`
 
 use super::index::{self, Metrics};
-use super::model::ModelArguments;
-use anyhow::{Context, Result};
+use super::model::{self, GuessArguments};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use detrim::checkpoint::{Storage, write_own};
+use detrim::Config;
+use detrim::checkpoint::{Checkpoint, Storage, random, write_own};
+use detrim::config::{Backbone, EfficientNetLite, ResNet};
 use std::path::PathBuf;
 
 /// Convert a checkpoint to detrim's own file.
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[command(flatten)]
-    model: ModelArguments,
+    /// A DETR checkpoint (.safetensors, .pth), a directory as Hugging Face saves it, or a detrim model
+    #[arg(required_unless_present = "random")]
+    model: Option<PathBuf>,
+    /// Instead of a checkpoint: random weights for an official architecture, to measure speed with
+    #[arg(long, value_name = "BACKBONE", conflicts_with = "model", value_parser = BACKBONES)]
+    random: Option<String>,
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -39,6 +45,22 @@ pub struct Arguments {
     /// Which pictures the numbers were measured on
     #[arg(long, value_name = "SENTENCE", requires = "metrics")]
     measured_on: Option<String>,
+    #[command(flatten)]
+    guess: GuessArguments,
+}
+
+const BACKBONES: [&str; 7] = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet50-dc5", "resnet101-dc5", "efficientnet-lite0"];
+
+/// The paper's DETR on a backbone, with random weights.
+fn stand_in(backbone: &str) -> Result<Checkpoint> {
+    let net = match backbone.strip_prefix("resnet") {
+        Some(depth) => {
+            let (depth, dilated) = depth.strip_suffix("-dc5").map_or((depth, false), |depth| (depth, true));
+            Backbone::Resnet(ResNet::of_depth(depth.parse()?, dilated).with_context(|| format!("no ResNet is {depth} layers deep"))?)
+        }
+        None => Backbone::EfficientNetLite(EfficientNetLite::lite0()),
+    };
+    Ok(random(Config::detr(net), &format!("random-detr-{backbone}"), 0))
 }
 
 fn metric(text: &str) -> Result<(String, f64)> {
@@ -53,7 +75,11 @@ enum Dtype {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let mut checkpoint = arguments.model.open()?;
+    let mut checkpoint = match (&arguments.model, &arguments.random) {
+        (Some(path), _) => model::open(path, &arguments.guess)?,
+        (None, Some(backbone)) => stand_in(backbone)?,
+        (None, None) => bail!("neither a checkpoint nor --random is given"),
+    };
     let card = &mut checkpoint.card;
     card.name = arguments.name.unwrap_or(std::mem::take(&mut card.name));
     card.threshold = arguments.threshold.or(card.threshold);

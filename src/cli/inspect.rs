@@ -1,11 +1,166 @@
 //! `detrim inspect`
 
-use anyhow::{Result, bail};
+use super::model::{ModelArguments, height_width};
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use detrim::checkpoint::Checkpoint;
+use detrim::config::{Backbone, Resize};
+use detrim::eval::cost::{Part, cost, part};
+use detrim::weights::Data;
+use serde_json::json;
 
 /// Show what a checkpoint holds: parts, shapes, parameters, bytes, multiply-accumulates.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Input size that multiply-accumulates are counted for [default: the model's own, for a picture of 4:3]
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = height_width)]
+    size: Option<[usize; 2]>,
+    /// List all tensors
+    #[arg(long)]
+    tensors: bool,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_arguments: Arguments) -> Result<()> {
-    bail!("not written yet")
+pub fn run(arguments: Arguments) -> Result<()> {
+    let checkpoint = arguments.model.open()?;
+    let size = arguments.size.unwrap_or_else(|| own_size(checkpoint.config.pixels.resize));
+    let parts: Vec<(Part, usize)> = cost(&checkpoint.config, size).into_iter().map(|part| (part.clone(), bytes(&checkpoint, &part.name))).collect();
+    if arguments.json {
+        print_json(&checkpoint, size, &parts, arguments.tensors)
+    } else {
+        print_tables(&checkpoint, size, &parts, arguments.tensors);
+        Ok(())
+    }
+}
+
+/// The size that a picture of 4:3 is resized to.
+fn own_size(resize: Resize) -> [usize; 2] {
+    match resize {
+        Resize::Stretch { height, width } => [height, width],
+        Resize::ShortestSide { short, long } => [short, (short * 4 / 3).min(long)],
+    }
+}
+
+fn bytes(checkpoint: &Checkpoint, name: &str) -> usize {
+    let tensors = &checkpoint.weights.tensors;
+    tensors.iter().filter(|(tensor, _)| part(tensor) == name).map(|(_, tensor)| tensor.bytes()).sum()
+}
+
+fn print_json(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> Result<()> {
+    let parts_json: Vec<_> = parts
+        .iter()
+        .map(|(part, bytes)| json!({ "name": part.name, "shape": part.shape, "parameters": part.parameters, "bytes": bytes, "macs": part.macs }))
+        .collect();
+    let (parameters, bytes, macs) = total(parts);
+    let mut out = json!({
+        "card": checkpoint.card,
+        "config": checkpoint.config,
+        "guesses": checkpoint.guesses,
+        "size": size,
+        "parts": parts_json,
+        "total": { "parameters": parameters, "bytes": bytes, "macs": macs },
+    });
+    if tensors {
+        let list = checkpoint.weights.tensors.iter().map(|(name, tensor)| json!({ "name": name, "shape": tensor.shape, "type": kind(&tensor.data) }));
+        out["tensors"] = list.collect();
+    }
+    println!("{}", serde_json::to_string_pretty(&out)?);
+    Ok(())
+}
+
+fn print_tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) {
+    print_summary(checkpoint);
+    let (parameters, bytes, macs) = total(parts);
+    let mut table = new_table(&["part", "", "parameters", "bytes", "MACs", "of all"]);
+    for (part, bytes) in parts {
+        let share = if macs == 0 { 0.0 } else { 100.0 * part.macs as f64 / macs as f64 };
+        let numbers = [grouped(part.parameters as u64), grouped(*bytes as u64), giga(part.macs), format!("{share:.1}%")];
+        table.add_row([part.name.clone(), part.shape.clone()].into_iter().chain(numbers));
+    }
+    table.add_row([
+        "total".into(),
+        format!("at {} × {}", size[0], size[1]),
+        grouped(parameters as u64),
+        grouped(bytes as u64),
+        giga(macs),
+        String::new(),
+    ]);
+    align_right(&mut table, 2..6);
+    println!("{table}");
+    println!(
+        "{:.1} M parameters, {:.1} MB in memory, {:.1} GMAC at {} × {}",
+        parameters as f64 / 1e6,
+        bytes as f64 / 1e6,
+        macs as f64 / 1e9,
+        size[0],
+        size[1]
+    );
+    if tensors {
+        let mut table = new_table(&["tensor", "shape", "type", "numbers"]);
+        for (name, tensor) in &checkpoint.weights.tensors {
+            table.add_row([name.clone(), format!("{:?}", tensor.shape), kind(&tensor.data).into(), grouped(tensor.len() as u64)]);
+        }
+        align_right(&mut table, 3..4);
+        println!("{table}");
+    }
+}
+
+fn print_summary(checkpoint: &Checkpoint) {
+    let Checkpoint { config, card, .. } = checkpoint;
+    let backbone = match &config.backbone {
+        Backbone::Resnet(net) => format!("ResNet of {:?} blocks", net.stages.iter().map(|s| s.blocks.len()).collect::<Vec<_>>()),
+        Backbone::EfficientNetLite(net) => format!("EfficientNet-Lite of {:?} blocks", net.stages.iter().map(Vec::len).collect::<Vec<_>>()),
+    };
+    let named = config.labels.iter().filter(|label| !label.is_gap()).count();
+    println!("{}", if card.name.is_empty() { "unnamed" } else { &card.name });
+    println!("  {backbone}, d_model {}, {} + {} layers, {} queries", config.d_model, config.encoder.len(), config.decoder.len(), config.queries);
+    println!("  {named} classes ({:?}), feed-forward {:?}, input {:?}", config.class_activation, config.activation, config.pixels.resize);
+    if let Some(threshold) = card.threshold {
+        println!("  threshold {threshold}");
+    }
+    for line in card.provenance.iter().chain((!card.licence.is_empty()).then_some(&card.licence)) {
+        println!("  {line}");
+    }
+}
+
+fn total(parts: &[(Part, usize)]) -> (usize, usize, u64) {
+    let parameters = parts.iter().map(|(part, _)| part.parameters).sum();
+    (parameters, parts.iter().map(|(_, bytes)| bytes).sum(), parts.iter().map(|(part, _)| part.macs).sum())
+}
+
+fn kind(data: &Data) -> &'static str {
+    match data {
+        Data::F32(_) => "f32",
+        Data::F16(_) => "f16",
+    }
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
+    table
+}
+
+fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// `1234567` → `1,234,567`
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(",")
+}
+
+/// Multiply-accumulates in thousand millions.
+fn giga(macs: u64) -> String {
+    format!("{:.3} G", macs as f64 / 1e9)
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::config::{Activation, ClassActivation, Resize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A model, and what its file may not say.
 #[derive(clap::Args)]
@@ -61,16 +61,20 @@ enum Classes {
 impl ModelArguments {
     /// Opens the model and says on the standard error what had to be assumed.
     pub fn open(&self) -> Result<Checkpoint> {
-        let checkpoint = checkpoint::open(&self.model, &self.guess.guess())?;
-        for guess in &checkpoint.guesses {
-            eprintln!("assumed: {guess}");
-        }
-        Ok(checkpoint)
+        open(&self.model, &self.guess)
     }
 }
 
+pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
+    let checkpoint = checkpoint::open(model, &guess.guess())?;
+    for guess in &checkpoint.guesses {
+        eprintln!("assumed: {guess}");
+    }
+    Ok(checkpoint)
+}
+
 impl GuessArguments {
-    pub fn guess(&self) -> Guess {
+    fn guess(&self) -> Guess {
         let activation = self.activation.map(|name| match name {
             FeedForward::Relu => Activation::Relu,
             FeedForward::Gelu => Activation::Gelu,

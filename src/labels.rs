@@ -18,10 +18,19 @@ const COCO: [(u32, &str); 80] = [
     (89, "hair drier"), (90, "toothbrush"),
 ];
 
-/// DETR's 91 classes: their logits are numbered as COCO's ids, gaps included.
-pub fn coco91() -> Vec<Label> {
-    let name = |id| COCO.iter().find(|(number, _)| *number == id).map_or(Label::GAP, |(_, name)| name);
-    (0..91).map(|id| Label { id, name: name(id).into() }).collect()
+impl Label {
+    /// The name of a class that exists only so that COCO's numbers fit.
+    pub const GAP: &str = "N/A";
+
+    pub fn is_gap(&self) -> bool {
+        self.name == Self::GAP
+    }
+
+    /// DETR's 91 classes: their logits are numbered as COCO's ids, gaps included.
+    pub fn coco91() -> Vec<Label> {
+        let name = |id| COCO.iter().find(|(number, _)| *number == id).map_or(Label::GAP, |(_, name)| name);
+        (0..91).map(|id| Label { id, name: name(id).into() }).collect()
+    }
 }
 
 /// Labels of these names. Where all of them are COCO's they get COCO's ids, else each its position.
@@ -45,7 +54,7 @@ mod tests {
 
     #[test]
     fn coco_has_gaps() {
-        let labels = coco91();
+        let labels = Label::coco91();
         assert_eq!((labels.len(), labels[17].name.as_str(), labels[12].is_gap(), labels[90].name.as_str()), (91, "cat", true, "toothbrush"));
         assert_eq!(labels.iter().filter(|l| !l.is_gap()).count(), 80);
     }
