@@ -6,6 +6,9 @@ pub enum Error {
     /// A file that can't be used as a checkpoint.
     #[error("{file}: {problem}")]
     Checkpoint { file: String, problem: String },
+    /// Annotations or detections that can't be used.
+    #[error("{file}: {problem}")]
+    Dataset { file: String, problem: String },
     #[error("tensor {name} is missing (expected shape {expected:?})")]
     MissingTensor { name: String, expected: Vec<usize> },
     #[error("tensor {name} has shape {found:?}, expected {expected:?}")]

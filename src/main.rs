@@ -18,6 +18,7 @@ enum Command {
     Convert(cli::convert::Arguments),
     Fetch(cli::fetch::Arguments),
     Detect(cli::detect::Arguments),
+    Eval(cli::eval::Arguments),
     Forward(cli::forward::Arguments),
     Bench(cli::bench::Arguments),
 }
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
         Command::Convert(arguments) => cli::convert::run(arguments),
         Command::Fetch(arguments) => cli::fetch::run(arguments),
         Command::Detect(arguments) => cli::detect::run(arguments),
+        Command::Eval(arguments) => cli::eval::run(arguments),
         Command::Forward(arguments) => cli::forward::run(arguments),
         Command::Bench(arguments) => cli::bench::run(arguments),
     };

@@ -1,6 +1,7 @@
 //! The one integration-test binary.
 
 mod checkpoint;
+mod coco;
 mod cpu;
 mod detect;
 mod fetch;

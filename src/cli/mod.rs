@@ -6,6 +6,7 @@ pub mod convert;
 mod default_model;
 pub mod detect;
 mod draw;
+pub mod eval;
 pub mod fetch;
 pub mod forward;
 mod index;

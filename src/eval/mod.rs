@@ -1,4 +1,6 @@
-//! What a detector costs and how good it is: parameters, multiply-accumulates, time.
+//! What a detector costs and how good it is: parameters, multiply-accumulates, time, average precision.
 
 pub mod bench;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod coco;
 pub mod cost;

@@ -1,0 +1,187 @@
+//! `detrim eval`
+
+use super::model::GuessArguments;
+use anyhow::{Result, bail};
+use comfy_table::{Table, presets};
+use detrim::checkpoint;
+use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
+use detrim::eval::coco::dataset::{Dataset, Scored, read_detections};
+use detrim::eval::coco::matching::threshold;
+use detrim::eval::coco::metrics::{Evaluation, Metrics};
+use detrim::eval::coco::{plot, run};
+use detrim::output::write;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Measure how good a detector is: COCO's average precision on labelled pictures.
+///
+/// Prints COCO's twelve box metrics (equal to pycocotools'), AP of each class, and how sure AP is: the middle 95% of what
+/// resampled sets of pictures give.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    detrim eval --model model.safetensors --annotations val.json --images photos --save found.json\n  \
+    detrim eval --detections trimmed.json --annotations val.json --against base.json")]
+pub struct Arguments {
+    /// The model to run over the pictures
+    #[arg(long, value_name = "FILE", required_unless_present = "detections", requires = "images")]
+    model: Option<PathBuf>,
+    /// Detections to measure instead of running a model, in COCO's result format
+    #[arg(long, value_name = "JSON", conflicts_with = "model")]
+    detections: Option<PathBuf>,
+    /// True boxes in COCO's format
+    #[arg(long, value_name = "JSON")]
+    annotations: PathBuf,
+    /// Folder that the annotations' file names are in
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Use only the first N pictures
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Write the detections, in COCO's result format
+    #[arg(long, value_name = "JSON", requires = "model")]
+    save: Option<PathBuf>,
+    /// Detections of another model on the same pictures: prints the difference and its interval
+    #[arg(long, value_name = "JSON")]
+    against: Option<PathBuf>,
+    /// Write the metrics
+    #[arg(long, value_name = "JSON")]
+    json: Option<PathBuf>,
+    /// Draw precision over recall
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
+    /// Resampled sets of pictures behind the interval
+    #[arg(long, default_value_t = 1000)]
+    resamples: usize,
+    /// Seed of the resampling
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    guess: GuessArguments,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let mut dataset = Dataset::open(&arguments.annotations)?;
+    complain(&arguments.annotations, "left out", &dataset.problems);
+    if let Some(limit) = arguments.limit {
+        dataset.truncate(limit);
+    }
+    if dataset.images.is_empty() {
+        bail!("{}: there are no pictures", arguments.annotations.display());
+    }
+    let detections = match &arguments.detections {
+        Some(path) => read_detections(path)?,
+        None => detect(&arguments, &dataset)?,
+    };
+    if let Some(path) = &arguments.save {
+        write(path, &serde_json::to_vec(&detections)?)?;
+    }
+
+    let pictures = dataset.images.len();
+    let evaluation = Evaluation::new(&dataset, &detections);
+    let metrics = evaluation.metrics();
+    let intervals = bootstrap::interval(&evaluation, pictures, arguments.resamples, arguments.seed);
+    println!("{pictures} pictures, {} true boxes, {} detections", dataset.annotations.len(), detections.len());
+    print_metrics(&metrics, &intervals);
+    print_classes(&dataset, &evaluation);
+    let mut report = json!({ "pictures": pictures, "metrics": metrics, "intervals": intervals, "classes": classes(&dataset, &evaluation) });
+
+    if let Some(path) = &arguments.against {
+        let other = Evaluation::new(&dataset, &read_detections(path)?);
+        let theirs = other.metrics();
+        let difference = bootstrap::paired(&evaluation, &other, pictures, arguments.resamples, arguments.seed);
+        let by = |ours: Option<f64>, theirs: Option<f64>| signed(ours.unwrap_or(0.0) - theirs.unwrap_or(0.0));
+        println!("\nagainst {}:", path.display());
+        println!("  AP   {} ({})", by(metrics.ap, theirs.ap), between(difference.ap, signed));
+        println!("  AP50 {} ({})", by(metrics.ap50, theirs.ap50), between(difference.ap50, signed));
+        report["against"] = json!({ "file": path, "metrics": theirs, "difference": difference });
+    }
+    if let Some(path) = &arguments.json {
+        write(path, &serde_json::to_vec_pretty(&report)?)?;
+    }
+    if let Some(path) = &arguments.plot {
+        let lines = [0, 5, 9].into_iter().filter_map(|t| Some((format!("IoU {:.2}", threshold(t)), evaluation.mean_curve(t)?)));
+        write(path, plot::precision_recall("Precision over recall", &lines.collect::<Vec<_>>())?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Runs the model over the pictures, with a progress bar.
+fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
+    let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
+    let checkpoint = checkpoint::open(model, &arguments.guess.guess())?;
+    for guess in &checkpoint.guesses {
+        eprintln!("assumed: {guess}");
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} pictures, {per_sec}, {eta} left")?;
+    let bar = ProgressBar::new(dataset.images.len() as u64).with_style(style);
+    let run = run::detect_all(&checkpoint, dataset, images, || bar.inc(1));
+    bar.finish_and_clear();
+    let run = run?;
+    complain(images, "could not be used", &run.problems);
+    if run.problems.len() == dataset.images.len() {
+        bail!("{}: none of the pictures could be used", images.display());
+    }
+    Ok(run.detections)
+}
+
+/// Tells how many things were wrong, and names the first few.
+fn complain(file: &Path, what: &str, problems: &[String]) {
+    const NAMED: usize = 5;
+    if problems.is_empty() {
+        return;
+    }
+    eprintln!("{}: {} {what}:", file.display(), problems.len());
+    for problem in problems.iter().take(NAMED) {
+        eprintln!("  {problem}");
+    }
+    if problems.len() > NAMED {
+        eprintln!("  and {} more", problems.len() - NAMED);
+    }
+}
+
+fn print_metrics(metrics: &Metrics, intervals: &Intervals) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, value) in metrics.named() {
+        let interval = match name {
+            "AP" => between(intervals.ap, percent),
+            "AP50" => between(intervals.ap50, percent),
+            _ => String::new(),
+        };
+        table.add_row([name.into(), value.map_or("–".into(), percent), interval]);
+    }
+    println!("{table}");
+}
+
+fn print_classes(dataset: &Dataset, evaluation: &Evaluation) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["class", "boxes", "AP", "AP50"]);
+    for (index, category) in dataset.categories.iter().enumerate() {
+        if let (Some(ap), Some(ap50)) = evaluation.category(index) {
+            let boxes = dataset.annotations.iter().filter(|a| a.category_id == category.id).count();
+            table.add_row([category.name.clone(), boxes.to_string(), percent(ap), percent(ap50)]);
+        }
+    }
+    println!("\n{table}");
+}
+
+fn classes(dataset: &Dataset, evaluation: &Evaluation) -> serde_json::Value {
+    let class = |(index, name): (usize, &str)| {
+        let (ap, ap50) = evaluation.category(index);
+        json!({ "name": name, "ap": ap, "ap50": ap50 })
+    };
+    dataset.categories.iter().map(|c| &*c.name).enumerate().map(class).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+fn signed(share: f64) -> String {
+    format!("{:+.1}", 100.0 * share)
+}
+
+fn between(interval: Interval, show: fn(f64) -> String) -> String {
+    format!("95%: {} to {}", show(interval.low), show(interval.high))
+}

@@ -1,0 +1,136 @@
+//! COCO's annotation and detection files (<https://cocodataset.org/#format-data>), as far as boxes go.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+/// Pictures with their true boxes.
+#[derive(Clone, Debug, Default)]
+pub struct Dataset {
+    /// In the order of their ids.
+    pub images: Vec<Image>,
+    /// In the order of their ids.
+    pub categories: Vec<Category>,
+    pub annotations: Vec<Annotation>,
+    /// What was wrong in the file and is left out, a sentence each.
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Image {
+    pub id: u64,
+    pub file_name: String,
+    pub width: f64,
+    pub height: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Category {
+    pub id: u64,
+    pub name: String,
+}
+
+/// One true box.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Annotation {
+    pub image_id: u64,
+    pub category_id: u64,
+    /// Left, top, width, height in pixels.
+    pub bbox: [f64; 4],
+    /// In square pixels; of the object's outline where there is one, so it may be less than the box's.
+    #[serde(default)]
+    pub area: Option<f64>,
+    /// 1 for a crowd: detections in it are neither right nor wrong.
+    #[serde(default)]
+    pub iscrowd: u8,
+}
+
+/// One detected box, as in COCO's result files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    pub image_id: u64,
+    pub category_id: u64,
+    /// Left, top, width, height in pixels.
+    pub bbox: [f64; 4],
+    pub score: f64,
+}
+
+impl Annotation {
+    pub fn area(&self) -> f64 {
+        self.area.unwrap_or(self.bbox[2] * self.bbox[3])
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    images: Vec<Image>,
+    annotations: Vec<Annotation>,
+    categories: Vec<Category>,
+}
+
+impl Dataset {
+    /// Reads an annotation file. Boxes that can't be used are left out and named in `problems`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let File { mut images, annotations, mut categories } = read_json(path, "COCO annotations (images, annotations, categories)")?;
+        images.sort_by_key(|image| image.id);
+        categories.sort_by_key(|category| category.id);
+        let image_ids: HashSet<u64> = images.iter().map(|image| image.id).collect();
+        let category_ids: HashSet<u64> = categories.iter().map(|category| category.id).collect();
+        if image_ids.len() < images.len() || category_ids.len() < categories.len() {
+            return Err(invalid(path, "two pictures or two categories have the same id"));
+        }
+        let mut problems = Vec::new();
+        let mut kept = Vec::with_capacity(annotations.len());
+        for (i, annotation) in annotations.into_iter().enumerate() {
+            let [_, _, width, height] = annotation.bbox;
+            let problem = if !image_ids.contains(&annotation.image_id) {
+                format!("there is no picture {}", annotation.image_id)
+            } else if !category_ids.contains(&annotation.category_id) {
+                format!("there is no category {}", annotation.category_id)
+            } else if !annotation.bbox.iter().all(|v| v.is_finite()) || width < 0.0 || height < 0.0 {
+                format!("impossible box {:?}", annotation.bbox)
+            } else {
+                kept.push(annotation);
+                continue;
+            };
+            problems.push(format!("annotation {}: {problem}", i + 1));
+        }
+        Ok(Self { images, categories, annotations: kept, problems })
+    }
+
+    /// Leaves the first `pictures` pictures and their boxes.
+    pub fn truncate(&mut self, pictures: usize) {
+        self.images.truncate(pictures);
+        let kept: HashSet<u64> = self.images.iter().map(|image| image.id).collect();
+        self.annotations.retain(|annotation| kept.contains(&annotation.image_id));
+    }
+
+    /// The index in `images` of each id.
+    pub fn image_index(&self) -> HashMap<u64, usize> {
+        self.images.iter().enumerate().map(|(i, image)| (image.id, i)).collect()
+    }
+
+    /// The index in `categories` of each id.
+    pub fn category_index(&self) -> HashMap<u64, usize> {
+        self.categories.iter().enumerate().map(|(i, category)| (category.id, i)).collect()
+    }
+}
+
+/// Reads a result file: a list of scored boxes.
+pub fn read_detections(path: &Path) -> Result<Vec<Scored>> {
+    let detections: Vec<Scored> = read_json(path, "COCO detections (a list of image_id, category_id, bbox, score)")?;
+    match detections.iter().position(|d| !d.score.is_finite() || !d.bbox.iter().all(|v| v.is_finite())) {
+        Some(i) => Err(invalid(path, &format!("detection {} has a number that isn't finite", i + 1))),
+        None => Ok(detections),
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { file: path.display().to_string(), source })?;
+    serde_json::from_slice(&bytes).map_err(|error| invalid(path, &format!("these aren't {what}: {error}")))
+}
+
+fn invalid(path: &Path, problem: &str) -> Error {
+    Error::Dataset { file: path.display().to_string(), problem: problem.into() }
+}
