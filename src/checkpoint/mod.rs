@@ -9,6 +9,8 @@ mod names;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
 mod own;
+#[cfg(not(target_arch = "wasm32"))]
+mod pth;
 mod random;
 mod rename;
 mod safetensors;

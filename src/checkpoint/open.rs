@@ -4,7 +4,7 @@ use super::architecture::{self, Clues};
 use super::rename::Renamed;
 use super::stated::{Preprocessor, Stated};
 use super::tensors::Tensors;
-use super::{Card, Checkpoint, Guess, Storage, fold, own, safetensors};
+use super::{Card, Checkpoint, Guess, Storage, fold, own, pth, safetensors};
 use crate::error::{Error, Result};
 use crate::output;
 use memmap2::Mmap;
@@ -27,6 +27,9 @@ pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
             return own::parse(&content, &name);
         }
         return foreign(content.tensors, &file, guess);
+    }
+    if pth::is_pth(&bytes) {
+        return foreign(pth::read(&bytes).map_err(fail)?, &file, guess);
     }
     Err(fail("not a checkpoint that detrim knows (.safetensors, or .pth as PyTorch saves it)".into()))
 }
