@@ -1,9 +1,9 @@
 //! The wasm-bindgen surface: what `www/detrim/engine.js` calls. Everything above it (fetching, workers, falling back) is JavaScript's.
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::Resize;
 use crate::detector::{self, Device};
 use crate::error::Error;
+use crate::eval;
 use crate::image::Picture;
 use js_sys::Function;
 use serde::Serialize;
@@ -17,11 +17,12 @@ export interface Card { model: string, labels: string[], threshold: number }
 export interface Detections {
   detections: { query: number, class: number, id: number, label: string, score: number,
     bounds: { xmin: number, ymin: number, xmax: number, ymax: number } }[];
-  times: { pre: number, network: number, post: number };
+  times: { pre: number, network: number, post: number, parts?: { backbone: number, encoder: number, decoder: number, heads: number } };
   width: number;
   height: number;
 }
 export interface DeviceInfo { device: "cpu" | "gpu", adapter: string, weights_bytes: number, activation_bytes?: number | null, dispatches: number }
+export interface Report { info: DeviceInfo, size: [number, number], runs: number, stages: { name: string, median: number, fastest: number }[] }
 "#;
 
 /// Shown where a model recommends no threshold.
@@ -73,11 +74,6 @@ impl Model {
         let threshold = (f64::from(card.threshold.unwrap_or(THRESHOLD)) * 1e6).round() / 1e6;
         to_js(&Summary { model: &card.name, labels, threshold })
     }
-
-    /// From now on every picture is stretched to this size.
-    pub fn stretch(&mut self, height: usize, width: usize) {
-        self.0.config.pixels.resize = Resize::Stretch { height, width };
-    }
 }
 
 /// A network that is ready to run.
@@ -101,6 +97,12 @@ impl Detector {
     pub fn info(&self) -> Result<JsValue, JsValue> {
         to_js(&self.0.info())
     }
+}
+
+/// How long each stage takes on a made-up photo; with `height` and `width` as the network's input size. Needs the memory of a detector of its own.
+#[wasm_bindgen(unchecked_return_type = "Report")]
+pub async fn bench(model: &Model, gpu: bool, runs: usize, height: Option<usize>, width: Option<usize>) -> Result<JsValue, JsValue> {
+    to_js(&eval::bench::bench(&model.0, device(gpu), runs, height.zip(width).map(|(height, width)| [height, width])).await.map_err(fail)?)
 }
 
 fn device(gpu: bool) -> Device {

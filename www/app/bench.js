@@ -57,9 +57,9 @@ async function measure() {
 /** @param {'cpu' | 'webgpu'} backend @param {Parameters<typeof bench>[1]} options */
 async function measureOne(backend, options) {
   try {
-    const { size: measured, times, info } = await bench(backend, options);
-    const { pre, network, post } = times;
-    const total = pre + network + post;
+    const { size: measured, stages, info } = await bench(backend, options);
+    const of = (/** @type {string} */ name) => stages.find((stage) => stage.name === name)?.median ?? 0;
+    const [pre, network, post, total] = ['pre-processing', 'network', 'post-processing', 'total'].map(of);
     const name = backend === 'webgpu' ? `WebGPU (${info.adapter})` : 'CPU';
     row(backend, [name, measured.join(' × '), time(pre), time(network), time(post), time(total), (1e3 / total).toFixed(1)]);
   } catch (error) {

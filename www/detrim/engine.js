@@ -1,9 +1,8 @@
 // The detector on the thread that computes: in a worker, or on the calling thread for those who want no worker.
 
-import init, { Detector, Model, onPanic } from './wasm/detrim.js';
+import init, { Detector, Model, bench, onPanic } from './wasm/detrim.js';
 import { DetrimError } from './errors.js';
 import { count } from './download.js';
-import { median } from './bench.js';
 import { toPixels } from './source.js';
 
 /** @import { Bench, Info, Times } from './index.js' */
@@ -42,6 +41,7 @@ export class Engine {
   /** @type {WebAssembly.Memory | undefined} */ #memory;
   /** @type {Pick<Info, 'model' | 'labels' | 'threshold'>} */ #card = { model: '', labels: [], threshold: 0.5 };
   /** Why it isn't WebGPU that computes, if it isn't. @type {string | null} */ #why = null;
+  #adapter = '';
   /** How often in a row the GPU failed. */ #failures = 0;
 
   /** @param {(event: EngineEvent) => void} emit */
@@ -72,22 +72,22 @@ export class Engine {
   /**
    * @param {'auto' | 'webgpu' | 'cpu'} backend
    * @param {string | null} why why it isn't to be WebGPU, where that was decided before
-   * @param {[number, number]} [size] height and width to stretch every picture to, instead of the model's own rule
    */
-  async #open(backend, why, size) {
-    this.#detector?.free();
-    this.#detector = undefined;
+  async #open(backend, why) {
+    this.dispose();
     const model = await this.#read();
     try {
-      if (size) model.stretch(size[0], size[1]);
       this.#card = model.card();
       this.#why = why;
+      this.#adapter = 'CPU';
       if (backend !== 'cpu') {
         try {
-          this.#detector = await openOnGpu(model);
+          this.#adapter = await findAdapter(backend === 'webgpu');
+          this.#detector = await Detector.load(model, true);
         } catch (error) {
           if (backend === 'webgpu') throw DetrimError.from(error, 'unsupported', 'WebGPU');
           this.#why = error instanceof Error ? error.message : String(error);
+          this.#adapter = 'CPU';
         }
       }
       this.#detector ??= await Detector.load(model, false);
@@ -164,39 +164,38 @@ export class Engine {
   }
 
   /**
-   * Medians over runs on a made-up picture.
+   * Medians over runs on a made-up picture. What is loaded makes room meanwhile.
    *
    * @param {{runs: number, size?: [number, number]}} args
    */
   async bench({ runs, size }) {
-    const { backend } = this.info;
-    const why = this.#why;
-    if (size) await this.#open(backend, why, size);
+    const gpu = this.info.backend === 'webgpu';
+    this.dispose();
+    const model = await this.#read();
     try {
-      const [height, width] = size ?? [480, 640];
-      const pixels = new ImageData(width, height);
-      pixels.data.forEach((_, i, data) => { data[i] = i % 4 === 3 ? 255 : (i * 2654435761) >>> 24; });
-      /** @type {Times[]} */
-      const times = [];
-      // The first run, which records the program and warms up, doesn't count.
-      for (let run = 0; run <= runs; run++) {
-        const start = performance.now();
-        const found = await this.#run(pixels, 0.5);
-        times.push({ decode: 0, ...found.times, total: performance.now() - start });
-      }
-      return { runs, size: /** @type {[number, number]} */ ([height, width]), times: median(times.slice(1)), info: this.info };
+      const report = await bench(model, gpu, runs, size?.[0], size?.[1]);
+      return { runs, size: report.size, stages: report.stages, info: this.#describe(report.info) };
+    } catch (error) {
+      throw typed(error);
     } finally {
-      if (size) await this.#open(backend, why);
+      model.free();
+      await this.#open(gpu ? 'webgpu' : 'cpu', this.#why);
     }
   }
 
-  /** @returns {Info} */
   get info() {
-    const { device, adapter, weights_bytes, activation_bytes, dispatches } = this.#detector?.info() ?? NOTHING;
+    return this.#describe(this.#detector?.info() ?? { device: 'cpu', adapter: '', weights_bytes: 0, activation_bytes: 0, dispatches: 0 });
+  }
+
+  /**
+   * @param {import('./wasm/detrim.js').DeviceInfo} info
+   * @returns {Info}
+   */
+  #describe({ device, weights_bytes, activation_bytes, dispatches }) {
     const gpu = device === 'gpu';
     return {
       backend: gpu ? 'webgpu' : 'cpu',
-      adapter,
+      adapter: this.#adapter,
       ...this.#card,
       why: this.#why,
       memory: { wasm: this.#memory?.buffer.byteLength ?? 0, gpu: gpu ? weights_bytes + (activation_bytes ?? 0) : 0 },
@@ -211,15 +210,21 @@ export class Engine {
   }
 }
 
-/** @type {ReturnType<Detector['info']>} */
-const NOTHING = { device: 'cpu', adapter: '', weights_bytes: 0, activation_bytes: null, dispatches: 0 };
-
-/** @param {Model} model */
-async function openOnGpu(model) {
-  if (!('gpu' in navigator)) {
+/**
+ * The name of the adapter that will be used, or an error that tells why there is none.
+ *
+ * @param {boolean} any a program on the processor will do, which is far slower there than the CPU backend
+ */
+async function findAdapter(any) {
+  if (!navigator.gpu) {
     throw new DetrimError('unsupported', globalThis.isSecureContext ? 'this browser has no WebGPU' : 'WebGPU needs a secure context: https or localhost');
   }
-  return await Detector.load(model, true);
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter) throw new DetrimError('unsupported', 'the browser offers WebGPU, but found no graphics adapter for it');
+  const { description, vendor, architecture, device, isFallbackAdapter } = adapter.info;
+  const name = description || [vendor, architecture, device].filter(Boolean).join(' ') || 'an unnamed adapter';
+  if (isFallbackAdapter && !any) throw new DetrimError('unsupported', `WebGPU is only emulated here (${name})`);
+  return name;
 }
 
 /** @param {(event: EngineEvent) => void} emit */

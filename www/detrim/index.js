@@ -59,10 +59,13 @@ export { DetrimError };
 /** @typedef {{xmin: number, ymin: number, xmax: number, ymax: number}} Box */
 
 /**
- * Milliseconds of each stage: getting pixels; resizing and normalising; the network; from its output to boxes.
+ * Milliseconds of each stage: getting pixels; resizing and normalising (on the GPU a part of `network`); the network, and on the CPU its
+ * parts; from its output to boxes.
  *
- * @typedef {{decode: number, pre: number, network: number, post: number, total: number}} Times
+ * @typedef {{decode: number, pre: number, network: number, parts?: Parts, post: number, total: number}} Times
  */
+
+/** @typedef {{backbone: number, encoder: number, decoder: number, heads: number}} Parts */
 
 /**
  * The objects, the best first. What else is known of the picture isn't enumerable: as JSON it is a plain array.
@@ -83,7 +86,9 @@ export { DetrimError };
  * @property {boolean} worker whether it computes in a worker
  */
 
-/** @typedef {{runs: number, size: [number, number], times: Times, info: Info}} Bench medians over the runs; size is height, width */
+/** @typedef {{runs: number, size: [number, number], stages: Stage[], info: Info}} Bench `size` is height and width of the network's input */
+
+/** @typedef {{name: string, median: number, fastest: number}} Stage milliseconds over all runs */
 
 /** The backend or its state has changed; `info` is new. */
 export class ChangeEvent extends Event {
@@ -115,10 +120,13 @@ export class Detrim extends EventTarget {
     if (signal?.aborted) throw aborted(signal);
     const detrim = new Detrim();
     detrim.#onProgress = onProgress;
+    // Where the code can't be had, the model needn't arrive either.
+    const download = new AbortController();
     try {
-      const [file] = await abortable(signal, Promise.all([fetchModel(model, signal, onProgress), detrim.#start(worker, workerUrl)]));
+      const [file] = await abortable(signal, Promise.all([fetchModel(model, download.signal, onProgress), detrim.#start(worker, workerUrl)]));
       await abortable(signal, detrim.#running.load({ model: file, sha256, backend }));
     } catch (error) {
+      download.abort();
       detrim.dispose();
       throw error;
     }
@@ -150,7 +158,7 @@ export class Detrim extends EventTarget {
   }
 
   /**
-   * How long each stage takes: medians over runs on a made-up picture, the first run not counted.
+   * How long each stage takes on a made-up photo: medians over runs, after one to warm up.
    *
    * @param {object} [options]
    * @param {number} [options.runs]
@@ -225,7 +233,7 @@ export class Detrim extends EventTarget {
 
 /**
  * @param {string | URL | Blob} model
- * @param {AbortSignal | undefined} signal
+ * @param {AbortSignal} signal
  * @param {LoadOptions['onProgress']} onProgress
  */
 async function fetchModel(model, signal, onProgress) {
