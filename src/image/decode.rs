@@ -16,7 +16,7 @@ pub fn open(path: &Path) -> Result<Picture> {
     let file = File::open(path).map_err(|error| named(error.to_string()))?;
     // Directories open like files on some systems and fail only when read.
     match file.metadata() {
-        Ok(metadata) if metadata.is_dir() => return Err(named("is a directory, not a picture".into())),
+        Ok(metadata) if metadata.is_dir() => Err(named("is a directory, not a picture".into())),
         _ => decode(BufReader::new(file)).map_err(named),
     }
 }

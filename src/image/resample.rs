@@ -55,6 +55,11 @@ impl Taps {
 
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
+/// Never overflows, since an output place's weights make 2^[`PRECISION_BITS`]; but a check for it would keep loops from being vectorised.
+fn add(sum: &mut i32, value: u8, weight: i32) {
+    *sum = sum.wrapping_add(i32::from(value).wrapping_mul(weight));
+}
+
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
@@ -83,7 +88,7 @@ pub fn resize(rgba: &[u8], [width, height]: [usize; 2], [out_width, out_height]:
         sums.fill(HALF);
         for (from, &weight) in narrow[start * stride..].chunks_exact(stride).zip(weights) {
             if weight != 0 {
-                sums.iter_mut().zip(from).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+                sums.iter_mut().zip(from).for_each(|(sum, &value)| add(sum, value, weight));
             }
         }
         to.iter_mut().zip(&sums).for_each(|(to, &sum)| *to = to_byte(sum));
@@ -97,7 +102,7 @@ fn resize_row(from: &[u8], to: &mut [u8], taps: &Taps) {
         let mut sums = [HALF; 4];
         for (pixel, &weight) in from[start * 4..].chunks_exact(4).zip(weights) {
             for (sum, &value) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(value) * weight;
+                add(sum, value, weight);
             }
         }
         to.iter_mut().zip(sums).for_each(|(to, sum)| *to = to_byte(sum));
