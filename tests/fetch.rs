@@ -1,7 +1,9 @@
 //! Downloads from a server on this machine that answers as the script of each test says.
 
 use detrim::Error;
-use detrim::fetch::{OFFICIAL, Progress, download};
+use detrim::checkpoint::{self, Guess};
+use detrim::config::Backbone;
+use detrim::fetch::{OFFICIAL, Official, Progress, download};
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -240,4 +242,44 @@ fn official_weights_are_named_by_their_hash() {
     for official in OFFICIAL {
         assert!(official.file.contains(official.sha256) && official.file.starts_with(official.name), "{official:?}");
     }
+}
+
+/// The way of the command, with a tiny checkpoint of the original repository's kind instead of an official one.
+#[test]
+fn what_is_fetched_is_converted() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), fixture());
+    let sha256 = sha256(&content);
+    let tiny = Official { name: "tiny", file: "tiny-00.pth", sha256: Box::leak(sha256.clone().into_boxed_str()), dilation: true };
+    let server = serve(vec![whole(&content, "a", content.len() / 2), rest(&content, "a")]);
+    let base = server.url.trim_end_matches("file.bin");
+    let out = folder.path().join("new/models");
+    let file = tiny.fetch(base, &out, &mut |_| {}).unwrap();
+    assert_eq!(file, out.join("tiny.safetensors"));
+    assert_eq!(files(&out), ["tiny.safetensors"]);
+    assert!(server.requests.lock().unwrap()[0].starts_with("get /tiny-00.pth "));
+
+    let model = checkpoint::open(&file, &Guess::default()).unwrap();
+    let Backbone::Resnet(net) = &model.config.backbone else { panic!("a ResNet was expected") };
+    assert_eq!(net.stages[3].blocks.last().map(|block| block.dilation), Some(2));
+    assert_eq!(model.config.encoder[0].self_attention.heads, 8);
+    assert_eq!((model.card.name.as_str(), model.card.licence.as_str()), ("tiny", "Apache-2.0"));
+    assert!(model.card.provenance[0].contains(&sha256) && model.card.provenance[0].contains("tiny-00.pth"), "{:?}", model.card);
+    // It is there: no server is asked any more.
+    assert_eq!(tiny.fetch(base, &out, &mut |_| {}).unwrap(), file);
+}
+
+/// A file that can't be converted stays, for there was nothing wrong with the download.
+#[test]
+fn what_can_t_be_converted_is_kept() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), b"this is no checkpoint".to_vec());
+    let sha256 = sha256(&content);
+    let tiny = Official { name: "tiny", file: "tiny-00.pth", sha256: Box::leak(sha256.into_boxed_str()), dilation: false };
+    let server = serve(vec![whole(&content, "a", content.len())]);
+    let error = tiny.fetch(server.url.trim_end_matches("/file.bin"), folder.path(), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("tiny-00.pth"), "{error}");
+    assert_eq!(files(folder.path()), ["tiny-00.pth"]);
+}
+
+fn fixture() -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/original-legacy/model.pth")).unwrap()
 }

@@ -1,11 +1,11 @@
 //! `detrim detect`
 
-use super::model::GuessArguments;
+use super::model::{self, GuessArguments};
 use super::photos::{Drawings, expand};
 use super::{default_model, draw, print};
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use detrim::checkpoint::{Checkpoint, open};
+use detrim::checkpoint::Checkpoint;
 use detrim::config::{ClassActivation, Label};
 use detrim::detector::{Bounds, Detections, Detector, Device, Times};
 use detrim::gpu::Gpu;
@@ -78,10 +78,7 @@ struct Found<'a> {
 pub fn run(arguments: Arguments) -> Result<()> {
     let photos = expand(&arguments.photos)?;
     let mut drawings = arguments.draw.as_deref().map(|path| Drawings::new(path, photos.len())).transpose()?;
-    let checkpoint = open(&default_model::find(arguments.model.as_deref())?, &arguments.guess.guess())?;
-    for guess in &checkpoint.guesses {
-        eprintln!("assumed: {guess}");
-    }
+    let checkpoint = model::open(&default_model::find(arguments.model.as_deref())?, &arguments.guess)?;
     let wanted = classes(&checkpoint.config.labels, &arguments.labels)?;
     let threshold = arguments.threshold.unwrap_or_else(|| usual_threshold(&checkpoint));
     let mut detector = load(&checkpoint, arguments.backend)?;
