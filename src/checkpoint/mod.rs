@@ -1,6 +1,6 @@
 //! Reading checkpoints of any kind that DETR comes in, and reading and writing our own file.
 //!
-//! A foreign file goes: bytes → [`tensors`] (by `safetensors` or `pth`) → our names (`rename`, by the table in `names`) → a
+//! A foreign file goes: bytes → `tensors` (by `safetensors` or `pth`) → our names (`rename`, by the table in `names`) → a
 //! config (`architecture`) → weights with batch norm folded in (`fold`). Our own file (`own`) holds config and weights as they are.
 
 mod architecture;
