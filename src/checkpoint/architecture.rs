@@ -137,20 +137,16 @@ fn resnet(clues: &Clues, dilated: bool, first_stride: usize) -> Result<ResNet, S
             let width = |conv: usize| clues.size(&format!("{name}.conv{conv}.weight"), 0);
             let inner = if bottleneck { vec![width(1)?, width(2)?] } else { vec![width(1)?] };
             channels = width(inner.len() + 1)?;
-            let dilate = dilated && s == last;
-            if dilate && !bottleneck {
-                return Err("dilation (DC5) is only supported for bottleneck blocks".to_string());
-            }
             let stride = match (b, s) {
                 (0, 1) => first_stride,
-                (0, _) if !dilate => 2,
+                (0, _) => 2,
                 _ => 1,
             };
-            // The first block of a dilated stage keeps the previous dilation, as in torchvision and timm.
-            let dilation = if dilate && b > 0 { 2 } else { 1 };
-            Ok(ResNetBlock { inner, stride, dilation, projection: clues.has(&format!("{name}.projection.weight")) })
+            let projection = clues.has(&format!("{name}.projection.weight"));
+            let block = ResNetBlock { inner, stride, dilation: 1, second_dilation: None, projection };
+            Ok(if dilated && s == last { block.dilated(b == 0) } else { block })
         });
-        let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+        let blocks = blocks.collect::<Result<Vec<_>, String>>()?;
         Ok(ResNetStage { channels, blocks })
     });
     Ok(ResNet { stem: clues.size("backbone.stem.weight", 0)?, stages: stages.collect::<Result<_, String>>()? })
@@ -205,17 +201,16 @@ impl<'a> Heads<'a> {
         let stated = if self.clues.guess.heads.is_some() { None } else { stated };
         let heads = stated.map_or(Some(self.default), |heads| heads.of(layer));
         let heads = heads.filter(|heads| *heads > 0).ok_or_else(|| format!("no number of attention heads is stated for layer {layer}"))?;
-        let head_width = match (self.head_width, stated) {
-            (Some(head_width), _) => head_width,
-            (None, Some(PerLayer::Each(_))) => width / heads,
+        let (head_width, rest) = match (self.head_width, stated) {
+            (Some(head_width), _) => (head_width, 0),
+            (None, Some(PerLayer::Each(_))) => (width / heads, width % heads),
             // A trimmed layer has fewer heads of the width that all had.
-            (None, _) => self.d_model / heads,
+            (None, _) => (self.d_model / heads, self.d_model % heads),
         };
-        if head_width == 0 || !width.is_multiple_of(head_width) {
+        if head_width == 0 || rest != 0 || !width.is_multiple_of(head_width) {
             let foreign = &self.clues.tensors.tensors[&name].foreign;
-            return Err(format!(
-                "tensor {foreign} has {width} rows, which can't be divided into heads of width {head_width} (see --heads, --head-width)"
-            ));
+            let division = self.head_width.map_or(format!("{heads} heads"), |width| format!("heads of width {width}"));
+            return Err(format!("tensor {foreign} has {width} rows, which can't be divided into {division} (see --heads and --head-width)"));
         }
         Ok(Attention { heads: width / head_width, head_width })
     }

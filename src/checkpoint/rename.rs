@@ -32,7 +32,7 @@ impl<'a> Renamed<'a> {
             renamed.spellings.insert((root.into(), prefix, dialect));
             let names = alternatives(&ours);
             for (part, name) in names.iter().enumerate() {
-                let tensor = tensor.rows(part, names.len());
+                let tensor = if names.len() == 1 { Some(tensor.clone()) } else { tensor.rows(part, names.len()) };
                 let tensor = tensor.ok_or_else(|| format!("tensor {foreign} can't be divided into {} blocks of rows", names.len()))?;
                 if let Some(other) = renamed.tensors.insert(name.clone(), Named { foreign: foreign.clone(), tensor }) {
                     return Err(format!("tensors {} and {foreign} are the same part of the network", other.foreign));

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Stated {
+    pub model_type: Option<String>,
     pub d_model: Option<usize>,
     pub num_queries: Option<usize>,
     pub encoder_layers: Option<usize>,
@@ -138,6 +139,9 @@ impl Stated {
 
     /// Refuses what our network can't be.
     pub fn check(&self) -> Result<(), String> {
+        if let Some(kind) = self.model_type.as_deref().filter(|kind| *kind != "detr") {
+            return Err(format!("config.json is about a model of type {kind}; only detr is supported"));
+        }
         if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "sine") {
             return Err(format!("position embeddings of type {kind} are not supported (only sine)"));
         }

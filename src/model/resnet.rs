@@ -29,9 +29,13 @@ impl<B: Backend> ResNet<B> {
         for (s, stage) in config.stages.iter().enumerate() {
             for (b, block) in stage.blocks.iter().enumerate() {
                 let loader = loader.part(&format!("stage{}.block{b}", s + 1));
-                let spatial = |stride| Window::new(3, stride, Padding::Even(block.dilation)).dilated(block.dilation);
-                let windows =
-                    if block.inner.len() == 1 { vec![spatial(block.stride), spatial(1)] } else { vec![POINTWISE, spatial(block.stride), POINTWISE] };
+                let spatial = |stride, dilation| Window::new(3, stride, Padding::Even(dilation)).dilated(dilation);
+                let first = spatial(block.stride, block.dilation);
+                let windows = if block.inner.len() == 1 {
+                    vec![first, spatial(1, block.second_dilation.unwrap_or(block.dilation))]
+                } else {
+                    vec![POINTWISE, first, POINTWISE]
+                };
                 let widths: Vec<usize> = [&[input], &block.inner[..], &[stage.channels]].concat();
                 let convs = windows.iter().enumerate().map(|(i, &window)| loader.conv(&format!("conv{}", i + 1), widths[i], widths[i + 1], window));
                 let shortcut = Window::new(1, block.stride, Padding::Even(0));

@@ -6,6 +6,7 @@
 
 mod archive;
 mod legacy;
+mod machine;
 mod pickle;
 mod value;
 

@@ -1,11 +1,7 @@
 //! Runs a pickle's program (protocols 0 to 5, as CPython's `pickletools` documents them), building inert values only.
 
+use super::machine::{MAX_STEPS, Machine, pairs};
 use super::value::{Global, Id, Value, Values};
-use std::collections::HashMap;
-
-/// More steps than any checkpoint's pickle takes (a DETR's with its optimiser's state: some thirty thousand). Each makes at most one
-/// value of less than a hundred bytes, so this bounds memory too.
-const MAX_STEPS: usize = 4_000_000;
 
 /// A pickle's values.
 pub struct Pickle<'a> {
@@ -18,8 +14,7 @@ pub struct Pickle<'a> {
 impl<'a> Pickle<'a> {
     /// Runs the pickle at the beginning of `bytes`.
     pub fn load(bytes: &'a [u8]) -> Result<Self, String> {
-        let mut machine =
-            Machine { bytes, place: 0, values: Values(Vec::new()), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copied: 0 };
+        let mut machine = Machine::new(bytes);
         for _ in 0..MAX_STEPS {
             if machine.step().map_err(|problem| format!("broken pickle at byte {}: {problem}", machine.place))? {
                 let root = machine.pop()?;
@@ -40,18 +35,6 @@ impl<'a> Pickle<'a> {
     pub fn values(&self) -> &[Value<'a>] {
         &self.values.0
     }
-}
-
-struct Machine<'a> {
-    bytes: &'a [u8],
-    place: usize,
-    values: Values<'a>,
-    stack: Vec<Id>,
-    /// Heights of the stack.
-    marks: Vec<usize>,
-    memo: HashMap<u64, Id>,
-    /// Entries of dictionaries that a call copied: the only values that can become large in one step.
-    copied: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -238,135 +221,4 @@ impl<'a> Machine<'a> {
         }
         Ok(false)
     }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
-        let taken = self.bytes[self.place..].get(..length).ok_or("it ends too early")?;
-        self.place += length;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        self.take(N)?.try_into().map_err(|_| "it ends too early".into())
-    }
-
-    fn byte(&mut self) -> Result<u8, String> {
-        self.array().map(|[byte]| byte)
-    }
-
-    fn length4(&mut self) -> Result<usize, String> {
-        Ok(u32::from_le_bytes(self.array()?) as usize)
-    }
-
-    fn length8(&mut self) -> Result<usize, String> {
-        usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|_| "an impossible length".into())
-    }
-
-    /// Up to a line's end, which is not part of it.
-    fn line(&mut self) -> Result<&'a [u8], String> {
-        let length = self.bytes[self.place..].iter().position(|&byte| byte == b'\n').ok_or("it ends too early")?;
-        let line = self.take(length)?;
-        self.place += 1;
-        Ok(line)
-    }
-
-    fn line_number(&mut self) -> Result<u64, String> {
-        std::str::from_utf8(self.line()?).ok().and_then(|line| line.parse().ok()).ok_or_else(|| "a number was expected".into())
-    }
-
-    fn take_text(&mut self, length: usize) -> Result<(), String> {
-        let text = self.take(length)?;
-        self.push(Value::Text(text))
-    }
-
-    /// A signed number of some bytes, the lowest first.
-    fn long(&mut self, length: usize) -> Result<(), String> {
-        let bytes = self.take(length)?;
-        if length > 8 {
-            return self.push(Value::Long(bytes));
-        }
-        let mut number = if bytes.last().is_some_and(|&byte| byte >= 0x80) { [0xff; 8] } else { [0; 8] };
-        number[..length].copy_from_slice(bytes);
-        self.push(Value::Int(i64::from_le_bytes(number)))
-    }
-
-    fn push(&mut self, value: Value<'a>) -> Result<(), String> {
-        let id = Id::try_from(self.values.0.len()).map_err(|_| "too many values")?;
-        self.values.0.push(value);
-        self.stack.push(id);
-        Ok(())
-    }
-
-    fn call(&mut self) -> Result<(), String> {
-        let (arguments, function) = (self.pop()?, self.pop()?);
-        let value = self.values.call(function, arguments)?;
-        if let Value::Dict(entries) = &value {
-            self.copied += entries.len();
-            if self.copied > MAX_STEPS {
-                return Err("too many values".into());
-            }
-        }
-        self.push(value)
-    }
-
-    fn top(&self) -> Result<Id, String> {
-        // What lies below the last mark belongs to somebody else.
-        let floor = self.marks.last().copied().unwrap_or(0);
-        self.stack[floor.min(self.stack.len())..].last().copied().ok_or_else(|| "the stack is empty".into())
-    }
-
-    fn pop(&mut self) -> Result<Id, String> {
-        let top = self.top()?;
-        self.stack.pop();
-        Ok(top)
-    }
-
-    /// Drops the top of the stack, or the last mark if it is there.
-    fn discard(&mut self) -> Result<(), String> {
-        if self.marks.last() == Some(&self.stack.len()) {
-            self.marks.pop();
-            return Ok(());
-        }
-        self.pop().map(drop)
-    }
-
-    /// Everything above the last mark.
-    fn items(&mut self) -> Result<Vec<Id>, String> {
-        let from = self.marks.pop().ok_or("there is no mark")?;
-        self.above(from)
-    }
-
-    fn above(&mut self, from: usize) -> Result<Vec<Id>, String> {
-        if from > self.stack.len() || self.marks.last().is_some_and(|&mark| from < mark) {
-            return Err("the stack is empty".into());
-        }
-        Ok(self.stack.split_off(from))
-    }
-
-    /// Adds to the collection on top of the stack; other objects forget what they are given.
-    fn extend(&mut self, items: &[Id]) -> Result<(), String> {
-        let top = self.top()?;
-        match self.values.0.get_mut(top as usize) {
-            Some(Value::Sequence(list)) => list.extend_from_slice(items),
-            Some(Value::Dict(entries)) => entries.extend(pairs(items)),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn memorise(&mut self, key: u64) -> Result<(), String> {
-        let top = self.top()?;
-        self.memo.insert(key, top);
-        Ok(())
-    }
-
-    fn recall(&mut self, key: u64) -> Result<(), String> {
-        let id = *self.memo.get(&key).ok_or_else(|| format!("nothing was memorised under {key}"))?;
-        self.stack.push(id);
-        Ok(())
-    }
-}
-
-/// Key, value, key, value, …
-fn pairs(items: &[Id]) -> Vec<(Id, Id)> {
-    items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
 }

@@ -1,0 +1,59 @@
+//! What every config must keep to, whoever wrote the file that it came from.
+
+use super::*;
+use crate::error::{Error, Result};
+
+/// More channels, queries or neurons than any detector has.
+const MAX_WIDTH: usize = 1 << 16;
+/// More than any kernel's side, stride or dilation.
+const MAX_WINDOW: usize = 32;
+/// A larger input than any detector is given.
+const MAX_SIDE: usize = 8192;
+
+impl Config {
+    /// Refuses what no network can have, so that later code needn't look again: with sizes bounded, products of a few don't overflow.
+    pub fn check(&self) -> Result<()> {
+        let attentions = self.encoder.iter().map(|l| l.self_attention).chain(self.decoder.iter().flat_map(|l| [l.self_attention, l.cross_attention]));
+        let mut widths = vec![self.d_model, self.queries, self.classes];
+        widths.extend(self.encoder.iter().map(|l| l.ffn).chain(self.decoder.iter().map(|l| l.ffn)));
+        let blocks_fit = match &self.backbone {
+            Backbone::Resnet(net) => {
+                widths.push(net.stem);
+                widths.extend(net.stages.iter().flat_map(|s| s.blocks.iter().flat_map(|b| &b.inner).chain([&s.channels])));
+                let mut blocks = net.stages.iter().flat_map(|s| &s.blocks);
+                blocks.all(|b| {
+                    matches!(b.inner.len(), 1 | 2)
+                        && [b.stride, b.dilation, b.second_dilation.unwrap_or(1)].iter().all(|n| (1..=MAX_WINDOW).contains(n))
+                })
+            }
+            Backbone::EfficientNetLite(net) => {
+                widths.push(net.stem);
+                widths.extend(net.stages.iter().flatten().flat_map(|b| [b.channels, b.expansion.unwrap_or(1)]));
+                net.stages.iter().flatten().all(|b| (1..=MAX_WINDOW).contains(&b.kernel) && (1..=MAX_WINDOW).contains(&b.stride))
+            }
+        };
+        let attention_fits = |a: Attention| a.heads.checked_mul(a.head_width).is_some_and(|width| (1..=MAX_WIDTH).contains(&width));
+        let size_fits = match self.pixels.resize {
+            Resize::ShortestSide { short, long } => short > 0 && long >= short && long <= MAX_SIDE,
+            Resize::Stretch { height, width } => (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width),
+        };
+        let no_object = usize::from(self.class_activation == ClassActivation::Softmax);
+        for (fits, problem) in [
+            (self.d_model > 0 && self.d_model.is_multiple_of(4), format!("d_model must be a multiple of 4, not {}", self.d_model)),
+            (self.queries > 0, "there must be at least one query".into()),
+            (self.classes > no_object, format!("{} class logits leave no class", self.classes)),
+            (self.labels.len() + no_object == self.classes, format!("{} labels don't go with {} class logits", self.labels.len(), self.classes)),
+            (widths.iter().all(|width| (1..=MAX_WIDTH).contains(width)), format!("every width must be from 1 to {MAX_WIDTH}")),
+            (attentions.into_iter().all(attention_fits), format!("the heads of every attention must be from 1 to {MAX_WIDTH} wide together")),
+            (blocks_fit, "a backbone block has an impossible stride, dilation, kernel or number of convolutions".into()),
+            (size_fits, format!("the input size must be from 1 to {MAX_SIDE} a side, the long side not below the short one")),
+            (self.pixels.std.iter().all(|s| s.is_finite() && *s > 0.0), "pixel deviations must be positive".into()),
+            (self.pixels.mean.iter().all(|m| m.is_finite()), "pixel means must be numbers".into()),
+        ] {
+            if !fits {
+                return Err(Error::Config(problem));
+            }
+        }
+        Ok(())
+    }
+}

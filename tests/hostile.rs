@@ -1,0 +1,155 @@
+//! Broken and hostile checkpoints: an error that names the file and the tensor, never a panic.
+
+use crate::tiny;
+use detrim::Config;
+use detrim::checkpoint::{Guess, Storage, open, random, read_own, to_bytes};
+use detrim::config::{Attention, Backbone, DecoderLayer, EncoderLayer, Label, ResNet};
+use proptest::prelude::*;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+/// A small model of ours.
+static OWN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut config = Config::detr(Backbone::Resnet(ResNet { stem: 4, stages: ResNet::of_depth(18, false).unwrap().stages }));
+    let Backbone::Resnet(net) = &mut config.backbone else { unreachable!() };
+    for stage in &mut net.stages {
+        stage.channels = 4;
+        stage.blocks.truncate(1);
+        stage.blocks[0].inner = vec![4];
+    }
+    let attention = Attention { heads: 2, head_width: 3 };
+    config.d_model = 8;
+    config.encoder = vec![EncoderLayer { self_attention: attention, ffn: 6 }];
+    config.decoder = vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 5 }];
+    config.classes = 3;
+    config.labels = ["cat", "dog"].map(|name| Label { id: 1, name: name.into() }).into();
+    config.queries = 3;
+    to_bytes(&random(config, "tiny", 1), Storage::F16).unwrap()
+});
+
+static FOREIGN: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::bytes(&tiny::hugging_face()));
+
+fn inspect(path: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_detrim")).arg("inspect").arg(path).args(more).output().unwrap()
+}
+
+/// The command's complaint about a file; it must exit with 1.
+fn complaint(path: &Path) -> String {
+    let output = inspect(path, &[]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&*path.file_name().unwrap().to_string_lossy()), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+#[test]
+fn a_broken_file_is_named_and_exits_with_1() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("broken.safetensors");
+    let write = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
+    for bytes in [&OWN[..], &FOREIGN[..]] {
+        write(bytes);
+        assert!(inspect(&file, &["--heads", "2"]).status.success());
+        write(&bytes[..bytes.len() - 2]);
+        let text = complaint(&file);
+        assert!(text.contains("cut off in tensor "), "{text}");
+        write(&bytes[..100]);
+        assert!(complaint(&file).contains("cut off inside its header"));
+    }
+    write(b"");
+    complaint(&file);
+    write(b"not a checkpoint at all");
+    assert!(complaint(&file).contains("not a checkpoint"));
+    assert!(complaint(&directory.path().join("absent.safetensors")).contains("No such file"));
+    let empty = directory.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    assert!(complaint(&empty).contains("model.safetensors"));
+}
+
+#[test]
+fn inspect_prints_every_part_and_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tiny.safetensors");
+    std::fs::write(&file, &*OWN).unwrap();
+    let text = String::from_utf8(inspect(&file, &["--tensors", "--size", "64x96"]).stdout).unwrap();
+    for expected in ["backbone.stage4", "heads 2 × 3, FFN 6", "decoder.0", "64 × 96", "encoder.0.self_attention.query.weight", "[6, 8]", "f16"] {
+        assert!(text.contains(expected), "{expected} is missing in\n{text}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&inspect(&file, &["--json"]).stdout).unwrap();
+    let bytes: u64 = json["parts"].as_array().unwrap().iter().map(|part| part["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(json["total"]["bytes"].as_u64(), Some(bytes));
+    assert_eq!(json["config"]["d_model"], 8);
+}
+
+#[test]
+fn writing_leaves_no_half_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, out) = (directory.path().join("tiny.safetensors"), directory.path().join("no/such/place.safetensors"));
+    std::fs::write(&file, &*OWN).unwrap();
+    let convert = |out: &Path| Command::new(env!("CARGO_BIN_EXE_detrim")).arg("convert").arg(&file).arg("--out").arg(out).output().unwrap();
+    let failed = convert(&out);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8(failed.stderr).unwrap().contains("place.safetensors"));
+    // In place, and the same again.
+    assert!(convert(&file).status.success());
+    assert_eq!(std::fs::read(&file).unwrap(), *OWN);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// A header that claims more than any network has must be refused before it is believed.
+#[test]
+fn impossible_configs_are_refused() {
+    let length = usize::try_from(u64::from_le_bytes(*OWN.first_chunk().unwrap())).unwrap();
+    let header = std::str::from_utf8(&OWN[8..8 + length]).unwrap();
+    for (from, to) in [
+        (r#"\"queries\":3"#, r#"\"queries\":18446744073709551615"#),
+        (r#"\"heads\":2"#, r#"\"heads\":9223372036854775807"#),
+        (r#"\"d_model\":8"#, r#"\"d_model\":0"#),
+        (r#"\"stride\":2"#, r#"\"stride\":0"#),
+        (r#"\"dilation\":1"#, r#"\"dilation\":4294967296"#),
+        (r#"\"long\":1333"#, r#"\"long\":13333333333"#),
+        (r#"\"version\":1"#, r#"\"version\":2"#),
+        (r#"\"ffn\":5"#, r#"\"ffn\":7"#),
+        (r#"\"inner\":[4]"#, r#"\"inner\":[]"#),
+        (r#"\"inner\":[4]"#, r#"\"inner\":[4,4,4]"#),
+        (r#"\"classes\":3"#, r#"\"classes\":4"#),
+        ("decoder.norm.bias", "decoder.norm.bios"),
+    ] {
+        assert!(header.contains(from), "{from} is not in {header}");
+        let header = header.replace(from, to);
+        let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &OWN[8 + length..]].concat();
+        let problem = read_own(&file, "x.safetensors").unwrap_err().to_string();
+        assert!(problem.starts_with("x.safetensors: "), "{to}: {problem}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever happens to our file, reading it ends without a panic; a byte among the numbers may even go unnoticed.
+    #[test]
+    fn own_survives_mutations(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), header in any::<bool>(), length in any::<prop::sample::Index>()) {
+        let mut bytes = OWN.clone();
+        let within = if header { 3000.min(bytes.len()) } else { bytes.len() };
+        for (place, byte) in edits {
+            bytes[place.index(within)] = byte;
+        }
+        let _ = read_own(&bytes, "mutated");
+        bytes.truncate(length.index(bytes.len()));
+        prop_assert!(read_own(&bytes, "mutated").is_err());
+    }
+
+    #[test]
+    fn foreign_survives_mutations(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut bytes = FOREIGN.clone();
+        let header = 8 + usize::try_from(u64::from_le_bytes(*bytes.first_chunk().unwrap())).unwrap();
+        for (place, byte) in edits {
+            bytes[place.index(header)] = byte;
+        }
+        let file = tempfile::Builder::new().suffix(".safetensors").tempfile().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let _ = open(file.path(), &Guess { heads: Some(2), ..Guess::default() });
+    }
+}
