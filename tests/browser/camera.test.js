@@ -76,7 +76,7 @@ test('live boxes, paused in a hidden tab, kept as a photo, saved and stopped', a
   await camera(page, 'on');
   await runsReach(page, paused + 2);
 
-  await page.getByRole('button', { name: 'Keep this frame' }).click();
+  await page.getByRole('button', { name: 'Keep frame' }).click();
   await page.locator('#app[data-mode="photo"][data-camera="off"]:not([data-shown=""])').waitFor();
   assert.match((await page.locator('#photo').getAttribute('alt')) ?? '', /^Camera 20/);
   assert.deepEqual(await labels(page), ['cat']);

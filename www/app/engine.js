@@ -113,14 +113,23 @@ function changed(from, message, info) {
  */
 export async function detect(source, signal) {
   for (;;) {
-    const opened = await withSignal(ready ?? load(), signal);
+    const attempt = ready ?? load();
+    /** @type {Detector} */
+    let opened;
+    try {
+      opened = await withSignal(attempt, signal);
+    } catch (error) {
+      // Another backend or model was chosen meanwhile: wait for that one.
+      if (!signal.aborted && ready && ready !== attempt) continue;
+      throw error;
+    }
     update({ runs: state.runs + 1 });
     try {
       const detections = await opened.detect(source, { threshold: FLOOR, signal });
       if (opened === detector) update({ info: { ...opened.info } });
       return { detections: [...detections], times: detections.times, backend: opened.info.backend, model: state.model?.name ?? '' };
     } catch (error) {
-      // Another backend or model was chosen meanwhile: ask that one.
+      // The same, but later.
       if (codeOf(error) !== 'disposed' || opened === detector) throw error;
     }
   }

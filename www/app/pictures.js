@@ -108,6 +108,8 @@ export function clear() {
   cancel();
   cleared = state.pictures;
   update({ pictures: [], current: null, result: null, active: null, mode: state.mode === 'photo' ? 'empty' : state.mode });
+  // The button that was pressed is gone; the keyboard goes on where photos come in.
+  document.getElementById('file')?.focus({ preventScroll: true });
   notify('info', 'clear', `Cleared ${plural(cleared.length, 'photo')}.`, { label: 'Undo', run: undo });
 }
 
@@ -146,6 +148,10 @@ async function run(picture) {
   } catch (error) {
     if (isAbort(error)) return mark(picture, { status: 'cancelled' });
     mark(picture, { status: 'failed', error: explain(error) });
+    // Without a detector the others would only try to load it once more each.
+    if (state.engine !== 'ready') {
+      for (const other of state.pictures) if (other.status === 'waiting') mark(other, { status: 'failed', error: picture.error });
+    }
     if (codeOf(error) === 'crashed') notify('error', 'crash', explain(error));
   } finally {
     running = null;

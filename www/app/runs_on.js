@@ -27,13 +27,13 @@ export function startRunsOn() {
   watch(['backend'], () => {
     for (const radio of backends.querySelectorAll('input')) radio.checked = radio.value === state.backend;
   });
-  watch(['engine', 'info'], () => {
+  watch(['engine', 'info', 'backend'], () => {
     const { engine, info } = state;
     pill.dataset.engine = engine;
     pill.dataset.backend = info?.backend ?? '';
     short.textContent = engine === 'ready' && info ? (NAMES[info.backend] ?? info.backend) : { off: 'Not loaded', loading: 'Loading', failed: 'Failed', ready: '' }[engine];
     name.textContent = info ? [...new Set([NAMES[info.backend], info.adapter])].filter(Boolean).join(', ') : '';
-    why.textContent = info?.why ?? '';
+    why.textContent = info ? reason(info) : '';
     memory.textContent = info ? memoryText(info.memory) : '';
   });
   watch(['models', 'model'], () => {
@@ -42,6 +42,13 @@ export function startRunsOn() {
     field.hidden = models.length < 2;
     about.textContent = model ? `${model.name}: ${plural(model.labels.length, 'class', 'classes')}, ${bytes(model.bytes)}${model.licence ? `, ${model.licence}` : ''}` : '';
   });
+}
+
+/** Why this backend runs. @param {import('./state.js').Info} info */
+function reason({ backend, why }) {
+  if (why) return `Not WebGPU: ${why}`;
+  if (state.backend !== 'auto') return 'As chosen.';
+  return backend === 'webgpu' ? 'Chosen because this browser has WebGPU.' : '';
 }
 
 /** @param {{wasm: number, gpu: number}} memory */

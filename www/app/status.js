@@ -21,8 +21,11 @@ export function startStatus() {
     const share = progressShare();
     if (share === null) bar.removeAttribute('value');
     else bar.value = share;
+    const focused = document.activeElement === cancelButton;
     cancelButton.hidden = !isBusy();
     againButton.hidden = !canRedo();
+    // Where Cancel was, Try again may be: the keyboard stays there.
+    if (focused && cancelButton.hidden) againButton.focus();
   });
 }
 

@@ -35,6 +35,6 @@ export function startTimes() {
     }
     const total = times?.total ?? 0;
     const fps = state.mode === 'camera' ? state.fps : total > 0 ? 1e3 / total : 0;
-    rate.textContent = fps > 0 ? `${fps < 10 ? fps.toFixed(1) : Math.round(fps)} per second` : '';
+    rate.textContent = fps > 0 ? `${fps.toFixed(fps < 0.1 ? 2 : fps < 10 ? 1 : 0)} per second` : '';
   });
 }
