@@ -19,6 +19,9 @@ const table = byId('bench-table', HTMLTableElement);
 /** Height × width of the network's input; the article's sizes among them. @type {[number, number][]} */
 const SIZES = [[320, 320], [384, 384], [480, 640], [800, 1066]];
 
+/** The package's names of the stages, in the order of the table's columns. */
+const STAGES = ['pre-processing', 'backbone', 'encoder', 'decoder', 'heads', 'network', 'post-processing', 'total'];
+
 /** @type {AbortController | null} */
 let running = null;
 
@@ -58,14 +61,15 @@ async function measure() {
 async function measureOne(backend, options) {
   try {
     const { size: measured, stages, info } = await bench(backend, options);
-    const of = (/** @type {string} */ name) => stages.find((stage) => stage.name === name)?.median ?? 0;
-    const [pre, network, post, total] = ['pre-processing', 'network', 'post-processing', 'total'].map(of);
     const name = backend === 'webgpu' ? `WebGPU (${info.adapter})` : 'CPU';
-    row(backend, [name, measured.join(' × '), time(pre), time(network), time(post), time(total), (1e3 / total).toFixed(1)]);
+    // A GPU runs all parts of the network in one go: only the CPU can tell them apart.
+    const medians = STAGES.map((stage) => stages.find((found) => found.name === stage)?.median);
+    const total = medians[STAGES.indexOf('total')];
+    row(backend, [name, measured.join(' × '), ...medians.map((ms) => (ms === undefined ? '–' : time(ms))), total ? (1e3 / total).toFixed(total > 1e4 ? 2 : 1) : '–']);
   } catch (error) {
     if (isAbort(error)) throw error;
     // One backend that doesn't work here keeps nobody from the other.
-    const cell = make('td', { colspan: 6 }, explain(error));
+    const cell = make('td', { colspan: STAGES.length + 2 }, explain(error));
     body().append(make('tr', { 'data-backend': backend, class: 'failed' }, make('th', { scope: 'row' }, nameOf(backend)), cell));
     table.hidden = false;
   }
