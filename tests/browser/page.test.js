@@ -168,8 +168,6 @@ test('everything can be done with the keyboard alone', async (t) => {
   assert.equal(await page.locator('#app').getAttribute('data-mode'), 'empty');
   await page.keyboard.press('Control+z');
   assert.deepEqual(await labels(page), ['cat']);
-  // The first stop of a visitor without a mouse leads past all of it.
-  await page.evaluate(() => /** @type {HTMLElement | null} */ (document.activeElement)?.blur());
 });
 
 test('every control has a name for screen readers', async (t) => {
@@ -228,6 +226,27 @@ test('WebGPU asked for where there is none: the CPU answers, and the page says s
   assert.ok(await page.locator('input[name="backend"][value="cpu"]').isChecked());
 });
 
+test('when the engine breaks down the page says so, and the next photo works', async (t) => {
+  const { page, url } = await open(t, { page: null });
+  await page.addInitScript(() => {
+    const Native = Worker;
+    globalThis.Worker = class extends Native {
+      /** @param {ConstructorParameters<typeof Worker>} args */
+      constructor(...args) {
+        super(...args);
+        addEventListener('break-down', () => this.dispatchEvent(new ErrorEvent('error', { message: 'unreachable' })), { once: true });
+      }
+    };
+  });
+  await page.goto(url);
+  await ready(page, 'cpu');
+  await page.evaluate(() => dispatchEvent(new Event('break-down')));
+  await page.locator('.notice.warning').waitFor();
+  assert.match(await page.locator('.notice.warning').innerText(), /broke down and was started again; it now runs on the CPU\. \(unreachable\)/);
+  await pick(page, 'Chelsea the cat');
+  assert.deepEqual(await labels(page), ['cat']);
+});
+
 test('a damaged model is reported, and loading can be tried again', async (t) => {
   let damaged = true;
   const { page } = await open(t, {
@@ -274,6 +293,54 @@ test('the page is there before the engine; loading tells bytes, can be cancelled
   holding = false;
   await page.getByRole('button', { name: 'Try again' }).click();
   await ready(page, 'cpu');
+});
+
+test('a browser that saves data fetches the model with the first photo', async (t) => {
+  const { page, url, site } = await open(t, { page: null });
+  await page.addInitScript(() => Object.defineProperty(navigator, 'connection', { value: { saveData: true } }));
+  await page.goto(url);
+  await page.locator('.notice.info', { hasText: 'saves data' }).waitFor();
+  const fetched = () => site.requests.filter((request) => request.path.endsWith('.safetensors')).length;
+  assert.equal(fetched(), 0);
+  await pick(page, 'Chelsea the cat');
+  assert.deepEqual(await labels(page), ['cat']);
+  assert.equal(fetched(), 1);
+});
+
+test('one of several models is chosen by address and by hand, and the photo on show runs again', async (t) => {
+  const [first] = JSON.parse(await readFile(path.join(DIST, 'models', 'index.json'), 'utf8'));
+  const models = [first, { ...first, name: 'the-other' }];
+  const { page } = await open(t, {
+    page: '?model=the-other',
+    server: {
+      intercept: (request, response) => {
+        if (!request.url?.endsWith('models/index.json')) return false;
+        response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(models));
+        return true;
+      },
+    },
+  });
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#model').inputValue(), 'the-other');
+  await pick(page, 'Chelsea the cat');
+  await page.locator('#model').selectOption(first.name);
+  await page.locator('#app[data-runs="2"]').waitFor();
+  await page.locator('#app[data-engine="ready"]').waitFor();
+  assert.match(await page.locator('#model-about').innerText(), new RegExp(`^${first.name}: ${first.labels.length} classes`));
+});
+
+test('the snippet is copied, and what it names is there', async (t) => {
+  const { page, context, url } = await open(t);
+  await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: new URL(url).origin });
+  await ready(page, 'cpu');
+  await page.locator('#embed summary').click();
+  await page.locator('#snippet-copy').click();
+  await page.locator('#snippet-copy', { hasText: 'Copied' }).waitFor();
+  const copied = await page.evaluate(() => navigator.clipboard.readText());
+  assert.equal(copied, await page.locator('#snippet').innerText());
+  const named = [...copied.matchAll(/'(\.\/(?:detrim|models)\/[^']+)'/g)].map(([, file]) => file);
+  assert.equal(named.length, 2);
+  for (const file of named) assert.equal((await fetch(new URL(file, url))).status, 200, file);
 });
 
 test('?bench shows medians of each stage for each backend that works', async (t) => {

@@ -89,21 +89,21 @@ async function start(signal) {
     signal.throwIfAborted();
   }
   detector = opened;
-  opened.onchange = ({ message, info }) => changed(opened, message, info);
+  opened.onchange = (event) => changed(opened, event);
   update({ engine: 'ready', progress: {}, info: opened.info, threshold: model.threshold ?? opened.info.threshold ?? state.threshold });
   return opened;
 }
 
 /**
- * The package restarted its worker or fell back to the CPU by itself.
+ * The package restarted its worker, or fell back to the CPU, by itself.
  * @param {Detector} from
- * @param {string} message
- * @param {import('./state.js').Info} info
+ * @param {import('../detrim/index.js').ChangeEvent} event
  */
-function changed(from, message, info) {
+function changed(from, { reason, message, info }) {
   if (from !== detector) return;
   update({ info: { ...info } });
-  notify('warning', 'backend', message);
+  const what = reason === 'gpu-lost' ? 'The graphics processor went away' : 'The detector broke down and was started again';
+  notify('warning', 'backend', `${what}; it now runs on ${info.backend === 'webgpu' ? 'WebGPU' : 'the CPU'}. (${message})`);
 }
 
 /**

@@ -1,7 +1,7 @@
 // The photos of this visit: added, shown, run one after another, cleared and brought back.
 
 import { detect } from './engine.js';
-import { codeOf, explain, isAbort } from './errors.js';
+import { explain, isAbort } from './errors.js';
 import { byId, make } from './dom.js';
 import { plural } from './format.js';
 import { dismiss, notify } from './notices.js';
@@ -152,7 +152,6 @@ async function run(picture) {
     if (state.engine !== 'ready') {
       for (const other of state.pictures) if (other.status === 'waiting') mark(other, { status: 'failed', error: picture.error });
     }
-    if (codeOf(error) === 'crashed') notify('error', 'crash', explain(error));
   } finally {
     running = null;
   }
