@@ -1,0 +1,118 @@
+// The package as npm hands it out: packed, installed into an application of its own, type-checked, bundled by Vite, and run; and without any
+// bundler, as the example page has it.
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+import { model, noWorker } from './embed.js';
+import { REPOSITORY, open, serve } from './harness.js';
+
+const run = promisify(execFile);
+const WWW = path.join(REPOSITORY, 'www');
+const CAT = path.join(WWW, 'samples', 'chelsea.png');
+
+const { file } = await model();
+
+/** What somebody might write in TypeScript. It calls each thing that is promised, so that its type is checked. */
+const APPLICATION = `
+import { ChangeEvent, Detrim, DetrimError, type Detection, type Detections, type Info, type Progress } from 'detrim';
+
+const phases = new Set<Progress['phase']>();
+const detector: Detrim = await Detrim.load('./model.safetensors', {
+  backend: 'cpu', worker: location.hash !== '#here', onProgress: ({ phase, loaded, total }) => { if (total === null || loaded <= total) phases.add(phase); },
+});
+detector.addEventListener('change', (event) => { if (event instanceof ChangeEvent) console.warn(event.reason, event.info.why); });
+const picture = document.querySelector('img')!;
+const found: Detections = await detector.detect(picture, { threshold: 0.5, labels: ['cat'] });
+const [cat]: Detection[] = found;
+const info: Info = detector.info;
+let code = '';
+try {
+  await detector.detect(new Blob(['no picture']));
+} catch (error) {
+  if (error instanceof DetrimError) code = error.code satisfies 'source' | string;
+}
+// @ts-expect-error: there is no such option
+void (() => detector.detect(picture, { treshold: 0.5 }));
+detector.dispose();
+document.title = 'done';
+document.body.dataset.result = JSON.stringify({
+  cat, width: found.width, network: found.times.network, backend: info.backend, memory: info.memory.wasm, phases: [...phases], code, worker: info.worker,
+});
+`;
+
+const TSCONFIG = {
+  compilerOptions: { strict: true, noEmit: true, target: 'es2022', module: 'esnext', moduleResolution: 'bundler', lib: ['es2022', 'dom'], types: [] },
+  include: ['main.ts'],
+};
+
+/** An application that has the packed package installed, and only that. @param {import('node:test').TestContext} t */
+async function install(t) {
+  const folder = await mkdtemp(path.join(tmpdir(), 'detrim-application-'));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: WWW });
+  const [packed] = JSON.parse(stdout.slice(stdout.indexOf('[')));
+  await writeFile(path.join(folder, 'package.json'), JSON.stringify({ name: 'application', private: true, type: 'module' }));
+  await run('npm', ['install', '--offline', '--no-audit', '--no-fund', path.join(folder, packed.filename)], { cwd: folder });
+  return { folder, names: /** @type {string[]} */ (packed.files.map((/** @type {{path: string}} */ entry) => entry.path)) };
+}
+
+test('the packed package works in an application that Vite builds', async (t) => {
+  const { folder, names } = await install(t);
+  for (const needed of ['detrim/index.js', 'detrim/worker.js', 'detrim/wasm/detrim_bg.wasm', 'types/index.d.ts', 'README.md', 'LICENSE-APACHE', 'LICENSE-MIT']) {
+    assert.ok(names.includes(needed), `${needed} is not in the package: ${names}`);
+  }
+  assert.ok(!names.some((name) => /^(app|node_modules|bindgen|dist|samples)\/|\.stamp|\.test\./.test(name)), String(names));
+
+  await mkdir(path.join(folder, 'public'));
+  await copyFile(path.join(REPOSITORY, 'models', file), path.join(folder, 'public', 'model.safetensors'));
+  await copyFile(CAT, path.join(folder, 'public', 'cat.png'));
+  await writeFile(path.join(folder, 'index.html'),
+    '<!doctype html><html lang="en"><title>An application</title><link rel="icon" href="data:,"><body><img src="./cat.png" alt=""><script type="module" src="./main.ts"></script></body></html>');
+  await writeFile(path.join(folder, 'main.ts'), APPLICATION);
+  await writeFile(path.join(folder, 'tsconfig.json'), JSON.stringify(TSCONFIG));
+
+  await run(process.execPath, [path.join(WWW, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', folder]).catch((error) => assert.fail(error.stdout));
+  const vite = await import(pathToFileURL(createRequire(path.join(WWW, 'package.json')).resolve('vite')).href);
+  await vite.build({ root: folder, base: './', logLevel: 'warn', build: { target: 'es2022' } });
+
+  // Under a sub-path, as many hosts have it.
+  const site = await serve(t, { root: path.join(folder, 'dist'), base: '/some/where/' });
+  for (const where of ['', '#here']) {
+    const { page } = await open(t, { site, page: `index.html${where}` });
+    await page.waitForFunction(() => document.title === 'done', undefined, { timeout: 60_000 });
+    const result = JSON.parse(String(await page.locator('body').getAttribute('data-result')));
+    assert.equal(result.cat.label, 'cat');
+    assert.ok(result.cat.score > 0.8 && result.network > 0 && result.memory > 1e6, JSON.stringify(result));
+    assert.deepEqual([result.backend, result.code, result.worker, result.width], ['cpu', 'source', where === '', 451]);
+    assert.deepEqual(result.phases.sort(), ['compile', 'download', 'load']);
+    await noWorker(page);
+  }
+  const paths = site.requests.map((request) => request.path);
+  assert.ok(paths.every((requested) => requested.startsWith('/some/where/')), String(paths));
+  assert.ok(site.requests.every(({ status }) => status === 200), JSON.stringify(site.requests));
+});
+
+test('without a bundler: the example page, beside nothing but the package and a model', async (t) => {
+  const { folder } = await install(t);
+  const root = path.join(folder, 'site');
+  await cp(path.join(folder, 'node_modules', 'detrim', 'detrim'), path.join(root, 'detrim'), { recursive: true });
+  await cp(path.join(REPOSITORY, 'models'), path.join(root, 'models'), { recursive: true });
+  const example = ['example.html', 'example.js'];
+  for (const name of example) await copyFile(path.join(WWW, name), path.join(root, name));
+  const lines = (await Promise.all(example.map((name) => readFile(path.join(root, name), 'utf8')))).join('').trim().split('\n');
+  assert.ok(lines.length <= 20, `the example has ${lines.length} lines`);
+
+  const { page, site } = await open(t, { site: await serve(t, { root }), page: 'example.html', expected: [/favicon/] });
+  await page.getByText('Ready, on cpu').waitFor();
+  const before = site.requests.length;
+  await page.getByLabel('Choose a photo').setInputFiles(CAT);
+  await page.getByText(/^cat 0\.[89]/).waitFor();
+  assert.equal(site.requests.length, before, 'a photo that was chosen must not cause a request');
+});
