@@ -19,6 +19,9 @@ pub enum Error {
     /// A picture that can't be decoded or used.
     #[error("{0}")]
     Image(String),
+    /// A file that can't be used as a case for a network.
+    #[error("{file}: {problem}")]
+    Case { file: String, problem: String },
     /// A network whose output can't be used.
     #[error("network output: {0}")]
     Output(String),

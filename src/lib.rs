@@ -12,6 +12,7 @@ pub mod error;
 pub mod eval;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod fetch;
+pub mod forward;
 pub mod gpu;
 pub mod image;
 mod labels;

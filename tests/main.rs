@@ -10,5 +10,6 @@ mod gpu;
 mod hostile;
 mod kernels;
 mod naive;
+mod parity;
 mod pictures;
 mod tiny;

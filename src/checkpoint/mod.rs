@@ -13,9 +13,9 @@ mod own;
 mod pth;
 mod random;
 mod rename;
-mod safetensors;
+pub(crate) mod safetensors;
 mod stated;
-mod tensors;
+pub(crate) mod tensors;
 
 use crate::config::{Activation, ClassActivation, Config, Resize};
 use crate::error::Result;

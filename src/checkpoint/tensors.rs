@@ -95,7 +95,19 @@ impl<'a> RawTensor<'a> {
         }
     }
 
-    fn read<const SIZE: usize>(&self, number: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
+    /// Whether each element is something else than zero, whatever its type; none where that has an odd size.
+    pub fn nonzero(&self) -> Vec<bool> {
+        match (self.to_f32(), self.dtype.size()) {
+            (Some(numbers), _) => numbers.into_iter().map(|x| x != 0.0).collect(),
+            (None, 1) => self.read(|bytes| bytes != [0; 1]),
+            (None, 2) => self.read(|bytes| bytes != [0; 2]),
+            (None, 4) => self.read(|bytes| bytes != [0; 4]),
+            (None, 8) => self.read(|bytes| bytes != [0; 8]),
+            _ => Vec::new(),
+        }
+    }
+
+    fn read<const SIZE: usize, T>(&self, number: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
         let (cells, _) = self.bytes.as_chunks::<SIZE>();
         let elements = self.elements();
         let mut out = Vec::with_capacity(elements);

@@ -1,5 +1,6 @@
 //! `detrim bench`
 
+use super::Backend;
 use super::model::{ModelArguments, height_width};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
@@ -29,13 +30,6 @@ pub struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Backend {
-    #[default]
-    Cpu,
-    Gpu,
-}
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Record {
@@ -47,12 +41,8 @@ struct Record {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = arguments.model.open()?;
-    let device = match arguments.backend {
-        Backend::Cpu => Device::Cpu,
-        Backend::Gpu => Device::Gpu,
-    };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0)).build().context("can't start the threads")?;
-    let report = pool.install(|| pollster::block_on(bench(&checkpoint, device, arguments.runs, arguments.size)))?;
+    let report = pool.install(|| pollster::block_on(bench(&checkpoint, arguments.backend.device(), arguments.runs, arguments.size)))?;
     let record = Record { model: arguments.model.model.display().to_string(), threads: pool.current_num_threads(), report };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&record)?);

@@ -14,7 +14,25 @@ pub mod inspect;
 pub mod model;
 mod photos;
 
+use detrim::detector::Device;
 use std::io::{ErrorKind, Write};
+
+/// What to compute on.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Backend {
+    #[default]
+    Cpu,
+    Gpu,
+}
+
+impl Backend {
+    fn device(self) -> Device {
+        match self {
+            Backend::Cpu => Device::Cpu,
+            Backend::Gpu => Device::Gpu,
+        }
+    }
+}
 
 /// Prints to standard output; nobody listening any more (`detrim … | head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {

@@ -1,0 +1,87 @@
+//! Every stage of every fixture (see make_fixtures.py), and of the reference where it is at hand, against what PyTorch computed,
+//! on each backend. How far a stage may be off stands in `src/forward/compare.rs`.
+
+use detrim::checkpoint::{Guess, open};
+use detrim::detector::Device;
+use detrim::forward::{Case, Runner, compare};
+use pollster::block_on;
+use std::path::{Path, PathBuf};
+
+/// What shapes can't tell and the original repository's files don't say.
+fn guess(fixture: &str) -> Guess {
+    match fixture {
+        "original-zip" => Guess { heads: Some(4), ..Guess::default() },
+        "original-legacy" => Guess { heads: Some(3), dilation: Some(true), ..Guess::default() },
+        _ => Guess::default(),
+    }
+}
+
+/// The checkpoint in a folder, and its cases.
+fn files(folder: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let mut all: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    let stem = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let model = all.iter().find(|path| stem(path) == "model").unwrap_or_else(|| panic!("no model in {}", folder.display())).clone();
+    let is_case = |path: &PathBuf| stem(path).starts_with("case_") || ["plain", "masked", "even"].contains(&&*stem(path));
+    (model, all.into_iter().filter(|path| is_case(path)).collect())
+}
+
+/// Runs all cases of a folder and gives what is too far off, a line each.
+fn check(folder: &Path, guess: &Guess, device: Device) -> Vec<String> {
+    let (model, cases) = files(folder);
+    assert!(!cases.is_empty(), "no cases in {}", folder.display());
+    let checkpoint = open(&model, guess).unwrap();
+    let mut runner = block_on(Runner::load(&checkpoint, device)).unwrap();
+    let mut problems = Vec::new();
+    for path in cases {
+        let name = format!("{}/{}", folder.file_name().unwrap().display(), path.file_stem().unwrap().display());
+        let case = Case::read(&std::fs::read(&path).unwrap(), &name).unwrap();
+        let stages = block_on(runner.run(&case)).unwrap();
+        // A case that expects less than what is computed could hide a mistake.
+        assert_eq!(stages.len(), case.expected.len(), "{name}: every stage is expected");
+        let differences = compare(&stages, &case.expected).unwrap();
+        let worst = differences.iter().map(|d| d.absolute / d.allowed).fold(0.0, f32::max);
+        eprintln!("{name} on {device:?}: at most {worst:.3} of what is allowed");
+        problems.extend(differences.iter().filter(|d| !d.fits()).map(|d| format!("{name} on {device:?}: {d:?}")));
+        assert_eq!(runner.gpu_info().is_some_and(|info| info.dispatches > 0), device == Device::Gpu);
+    }
+    problems
+}
+
+fn check_fixtures(device: Device) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let names = ["basic", "bottleneck-dc5", "lite0", "native", "native-basic", "original-legacy", "original-zip", "trimmed"];
+    let problems: Vec<String> = names.iter().flat_map(|name| check(&folder.join(name), &guess(name), device)).collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+fn check_reference(device: Device) {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/reference");
+    let folder = std::env::var_os("DETRIM_REFERENCE").map_or(here, PathBuf::from);
+    if !folder.is_dir() {
+        eprintln!("skipped: {} isn't here", folder.display());
+        return;
+    }
+    let problems = check(&folder, &Guess::default(), device);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn fixtures_on_the_cpu() {
+    check_fixtures(Device::Cpu);
+}
+
+#[test]
+fn fixtures_on_the_gpu() {
+    check_fixtures(Device::Gpu);
+}
+
+#[test]
+fn reference_on_the_cpu() {
+    check_reference(Device::Cpu);
+}
+
+#[test]
+fn reference_on_the_gpu() {
+    check_reference(Device::Gpu);
+}
