@@ -50,7 +50,7 @@ def hf_detr(body=None, backbone="resnet18", native=None, **kwargs):
     else:
         config = DetrConfig(use_timm_backbone=True, backbone=backbone, **common)
     config._attn_implementation = "eager"
-    model = DetrForObjectDetection(config).eval()
+    model = DetrForObjectDetection(config)
     if body:
         model.model.backbone.model = body
         model.model.input_projection = nn.Conv2d(body.channels, config.d_model, 1)

@@ -51,6 +51,7 @@ def batch(sizes, height, width, seed=0):
 @torch.no_grad()
 def spread(model, run, dtype, seed, gain=1):
     """Gives every tensor values that matter, then rounds them to `dtype`. `gain` is for the heads: it widens float32's error too."""
+    model.eval()
     g = torch.Generator().manual_seed(seed)
     normal = lambda t, s: torch.randn(t.shape, generator=g) * s
     uniform = lambda t, a, b: torch.rand(t.shape, generator=g) * (b - a) + a
@@ -174,7 +175,7 @@ def native_basic():
 def original(folder, model, dtype, seed, legacy, extra):
     """As the original repository saves: {"model": …} and what else training leaves; no config beside it."""
     run = lambda m, pixels, mask: m(pixels, mask)
-    spread(model.eval(), run, dtype, seed)
+    spread(model, run, dtype, seed)
     (OUT / folder).mkdir(parents=True, exist_ok=True)
     state = {k: v.to(dtype) for k, v in model.state_dict().items()}
     torch.save({"model": state, **extra}, OUT / folder / "model.pth", _use_new_zipfile_serialization=not legacy)
@@ -203,7 +204,7 @@ def lite0():
                     encoder_ffn_dim=64, decoder_ffn_dim=64, num_queries=10)
     model.class_labels_classifier = nn.Linear(32, 11)  # no logit for no-object
     add_content_and_reference(model)
-    spread(model, run_hf, torch.float16, 22, gain=.6)
+    spread(model, run_hf, torch.float16, 7)
     save_hf("lite0", model, torch.float16)
     config = {k: getattr(model.config, k) for k in (
         "model_type d_model encoder_layers decoder_layers encoder_attention_heads decoder_attention_heads encoder_ffn_dim "
@@ -230,7 +231,7 @@ def trimmed():
         "queries": 13, "classes": 8, "activation": "relu", "class_activation": "softmax",
         "labels": [{"id": i + 1, "name": f"kind {i}"} for i in range(7)],
         "pixels": {"mean": [.485, .456, .406], "std": [.229, .224, .225], "resize": {"rule": "shortest-side", "short": 75, "long": 120}}}
-    model, run = TrimmedDetr(config).eval(), lambda m, pixels, mask: m(pixels, mask)
+    model, run = TrimmedDetr(config), lambda m, pixels, mask: m(pixels, mask)
     spread(model, run, torch.float16, 7)
     tensors = {k: v.half() for k, v in model.state_dict().items()}
     tensors = {k: v.permute(0, 2, 3, 1).contiguous() if v.dim() == 4 else v for k, v in tensors.items()}

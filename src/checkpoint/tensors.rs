@@ -74,6 +74,10 @@ impl<'a> RawTensor<'a> {
 
     /// The `part`-th of `parts` equal blocks of rows.
     pub fn rows(&self, part: usize, parts: usize) -> Option<Self> {
+        if parts == 1 {
+            // Even a scalar, which has no rows.
+            return (part == 0).then(|| self.clone());
+        }
         let rows = *self.shape.first()?;
         if part >= parts || !rows.is_multiple_of(parts) {
             return None;
@@ -157,7 +161,10 @@ mod tests {
     #[test]
     fn a_scalar_has_one_number() {
         let bytes = bytes(&[7.0]);
-        assert_eq!(RawTensor::contiguous(Dtype::F32, vec![], &bytes).unwrap().to_f32().unwrap(), [7.0]);
+        let scalar = RawTensor::contiguous(Dtype::F32, vec![], &bytes).unwrap();
+        assert_eq!(scalar.to_f32().unwrap(), [7.0]);
+        assert_eq!(scalar.rows(0, 1), Some(scalar.clone()));
+        assert_eq!(scalar.rows(0, 2), None);
     }
 
     #[test]

@@ -33,3 +33,58 @@ pub fn sine_position(mask: &PixelMask, d_model: usize) -> Vec<f32> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len());
+        for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+            assert!((f - e).abs() < 2e-6, "number {i} is {f}, expected {e}");
+        }
+    }
+
+    // transformers 5.23:
+    // mask = torch.tensor([[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]]]).bool()
+    // embed = DetrSinePositionEmbedding(4, normalize=True)
+    // embed(torch.Size([2, 8, 2, 3]), "cpu", torch.float32, mask=mask).flatten(2).transpose(1, 2)
+    #[test]
+    fn padding_is_not_counted() {
+        let valid = [1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0].map(|valid| valid == 1).to_vec();
+        let found = sine_position(&PixelMask::new(2, 2, 3, valid).unwrap(), 8);
+        let nothing = [0.0, 1.0, 0.0, 1.0];
+        let half = [0.0000013, -1.0, 0.0314107, 0.9995065];
+        let whole = [-0.0000027, 1.0, 0.0627905, 0.9980267];
+        let third = [0.8660257, -0.4999994, 0.0209424, 0.9997807];
+        let two_thirds = [-0.8660247, -0.5000011, 0.0418756, 0.9991228];
+        // A row or column that holds one place only is more sensitive to the epsilon.
+        let one = [-0.000006, 1.0, 0.0627905, 0.9980267];
+        let three = [-0.0000017, 1.0, 0.0627905, 0.9980267];
+        let expected = [
+            [half, half],
+            [half, whole],
+            [nothing, whole],
+            [whole, half],
+            [whole, whole],
+            [nothing, whole],
+            [one, third],
+            [one, two_thirds],
+            [one, three],
+            [one, nothing],
+            [one, nothing],
+            [one, nothing],
+        ];
+        check(&found, expected.as_flattened().as_flattened());
+    }
+
+    // DetrSinePositionEmbedding(6, normalize=True)(torch.Size([1, 12, 1, 2]), "cpu", torch.float32, mask=torch.ones(1, 1, 2).bool())
+    #[test]
+    fn channels_are_sines_and_cosines_of_ever_slower_waves() {
+        let found = sine_position(&PixelMask::full(1, 2), 12);
+        let y = [-0.000006, 1.0, 0.2875227, 0.9577738, 0.0135363, 0.9999084];
+        let first = [0.0000013, -1.0, 0.1453035, 0.9893872, 0.0067683, 0.9999771];
+        let second = [-0.0000027, 1.0, 0.2875229, 0.9577738, 0.0135363, 0.9999084];
+        check(&found, [y, first, y, second].as_flattened());
+    }
+}
