@@ -1,15 +1,10 @@
 //! The wgpu backend, on whatever adapter there is. Without one these tests fail: build.sh installs a software adapter.
 
 use crate::kernels::{check_kernels, random};
-use detrim::HostTensor;
-use detrim::checkpoint::{self, Guess};
 use detrim::config::{Pixels, Resize};
-use detrim::gpu::{Gpu, GpuDetr, Recorder};
+use detrim::gpu::{Gpu, Recorder};
 use detrim::image::{Picture, prepare};
-use detrim::model::PixelMask;
 use pollster::block_on;
-use safetensors::SafeTensors;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 fn recorder() -> Recorder {

@@ -6,6 +6,7 @@ mod cpu;
 mod detect;
 mod fetch;
 mod foreign;
+mod forward;
 mod gpu;
 mod hostile;
 mod kernels;

@@ -30,7 +30,7 @@ impl Difference {
     }
 
     pub fn fits(&self) -> bool {
-        self.absolute <= self.allowed
+        self.absolute.is_finite() && self.absolute <= self.allowed
     }
 }
 

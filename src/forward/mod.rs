@@ -65,9 +65,7 @@ fn run_on_cpu(detr: &Detr<Cpu>, case: &Case) -> Result<Stages> {
 /// Channels before places, and as many pictures as the batch has: what is the same for all is computed for one.
 fn in_pytorch_layout(tensor: HostTensor, batch: usize) -> HostTensor {
     match tensor.shape[..] {
-        [n, height, width, channels] => {
-            HostTensor::f32(&[n, channels, height, width], transposed(&tensor.to_f32(), height * width, channels))
-        }
+        [n, height, width, channels] => HostTensor::f32(&[n, channels, height, width], transposed(&tensor.to_f32(), height * width, channels)),
         [1, tokens, width] => HostTensor::f32(&[batch, tokens, width], tensor.to_f32().repeat(batch)),
         _ => tensor,
     }
