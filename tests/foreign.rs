@@ -1,8 +1,14 @@
 //! Checkpoints of other projects: how the architecture is found, and what is said about a file that doesn't fit.
 
 use crate::tiny::{self, Shapes};
+use detrim::HostTensor;
+use detrim::backend::Backend as _;
 use detrim::checkpoint::{Checkpoint, Guess, open};
 use detrim::config::{Activation, Attention, Backbone, Resize};
+use detrim::cpu::{self, Cpu};
+use detrim::model::Detr;
+use safetensors::SafeTensors;
+use std::path::Path;
 
 const CONFIG: &str = r#"{
     "model_type": "detr", "backbone": "resnet50", "backbone_config": null, "dilation": false, "d_model": 8, "num_queries": 3, "encoder_layers": 1,
@@ -165,4 +171,27 @@ fn batch_norm_is_folded() {
     assert_eq!(stem.shape, [4, 7, 7, 3]);
     assert!(stem.to_f32().iter().all(|&x| x == (0.5 * scale) as f32));
     assert!(weights.tensors["backbone.stem.bias"].to_f32().iter().all(|&x| x == (0.5 - 0.5 * scale) as f32));
+}
+
+/// timm dilates the second convolution of a dilated stage's first basic block, but not the first. Made by `make_dilated_fixture.py`.
+#[test]
+fn dilated_basic_blocks_give_what_timm_gives() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dilated");
+    let bytes = std::fs::read(directory.join("case.safetensors")).unwrap();
+    let case = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| {
+        let view = case.tensor(name).unwrap();
+        HostTensor::f32(view.shape(), view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+    };
+    let (pixels, expected) = (tensor("pixels"), tensor("features"));
+    let model = open(&directory, &Guess::default()).unwrap();
+    let network = Detr::load(&Cpu, &model.config, &model.weights).unwrap();
+    let features = network.features(&Cpu, &Cpu.constant(&pixels).unwrap()).unwrap();
+    let features = cpu::to_host(&features).unwrap();
+    assert_eq!(features.shape, expected.shape);
+    let difference = features.to_f32().iter().zip(&*expected.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 1e-5, "{difference}");
+    // Strided, its last stage couldn't add its input to its output.
+    let problem = open(&directory, &Guess { dilation: Some(false), ..Guess::default() }).err().unwrap().to_string();
+    assert!(problem.contains("impossible stride"), "{problem}");
 }

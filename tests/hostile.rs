@@ -114,6 +114,8 @@ fn impossible_configs_are_refused() {
         (r#"\"ffn\":5"#, r#"\"ffn\":7"#),
         (r#"\"inner\":[4]"#, r#"\"inner\":[]"#),
         (r#"\"inner\":[4]"#, r#"\"inner\":[4,4,4]"#),
+        (r#"\"projection\":true"#, r#"\"projection\":false"#),
+        (r#"\"channels\":4"#, r#"\"channels\":5"#),
         (r#"\"classes\":3"#, r#"\"classes\":4"#),
         ("decoder.norm.bias", "decoder.norm.bios"),
     ] {

@@ -16,21 +16,10 @@ impl Config {
         let attentions = self.encoder.iter().map(|l| l.self_attention).chain(self.decoder.iter().flat_map(|l| [l.self_attention, l.cross_attention]));
         let mut widths = vec![self.d_model, self.queries, self.classes];
         widths.extend(self.encoder.iter().map(|l| l.ffn).chain(self.decoder.iter().map(|l| l.ffn)));
+        widths.extend(self.backbone.widths());
         let blocks_fit = match &self.backbone {
-            Backbone::Resnet(net) => {
-                widths.push(net.stem);
-                widths.extend(net.stages.iter().flat_map(|s| s.blocks.iter().flat_map(|b| &b.inner).chain([&s.channels])));
-                let mut blocks = net.stages.iter().flat_map(|s| &s.blocks);
-                blocks.all(|b| {
-                    matches!(b.inner.len(), 1 | 2)
-                        && [b.stride, b.dilation, b.second_dilation.unwrap_or(1)].iter().all(|n| (1..=MAX_WINDOW).contains(n))
-                })
-            }
-            Backbone::EfficientNetLite(net) => {
-                widths.push(net.stem);
-                widths.extend(net.stages.iter().flatten().flat_map(|b| [b.channels, b.expansion.unwrap_or(1)]));
-                net.stages.iter().flatten().all(|b| (1..=MAX_WINDOW).contains(&b.kernel) && (1..=MAX_WINDOW).contains(&b.stride))
-            }
+            Backbone::Resnet(net) => net.blocks_fit(),
+            Backbone::EfficientNetLite(net) => net.blocks_fit(),
         };
         let attention_fits = |a: Attention| a.heads.checked_mul(a.head_width).is_some_and(|width| (1..=MAX_WIDTH).contains(&width));
         let size_fits = match self.pixels.resize {
@@ -45,7 +34,7 @@ impl Config {
             (self.labels.len() + no_object == self.classes, format!("{} labels don't go with {} class logits", self.labels.len(), self.classes)),
             (widths.iter().all(|width| (1..=MAX_WIDTH).contains(width)), format!("every width must be from 1 to {MAX_WIDTH}")),
             (attentions.into_iter().all(attention_fits), format!("the heads of every attention must be from 1 to {MAX_WIDTH} wide together")),
-            (blocks_fit, "a backbone block has an impossible stride, dilation, kernel or number of convolutions".into()),
+            (blocks_fit, "a block of the backbone has an impossible stride, dilation, kernel, shortcut or number of convolutions".into()),
             (size_fits, format!("the input size must be from 1 to {MAX_SIDE} a side, the long side not below the short one")),
             (self.pixels.std.iter().all(|s| s.is_finite() && *s > 0.0), "pixel deviations must be positive".into()),
             (self.pixels.mean.iter().all(|m| m.is_finite()), "pixel means must be numbers".into()),
@@ -55,5 +44,52 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Backbone {
+    /// The channels of all its convolutions.
+    fn widths(&self) -> Vec<usize> {
+        match self {
+            Backbone::Resnet(net) => {
+                let stages = net.stages.iter().flat_map(|s| s.blocks.iter().flat_map(|b| b.inner.iter().copied()).chain([s.channels]));
+                stages.chain([net.stem]).collect()
+            }
+            Backbone::EfficientNetLite(net) => {
+                let blocks = net.stages.iter().flatten().flat_map(|b| [b.channels, b.expansion.unwrap_or(1)]);
+                blocks.chain([net.stem]).collect()
+            }
+        }
+    }
+}
+
+fn windows_fit(sizes: &[usize]) -> bool {
+    sizes.iter().all(|size| (1..=MAX_WINDOW).contains(size))
+}
+
+impl ResNet {
+    fn blocks_fit(&self) -> bool {
+        let mut input = self.stem;
+        self.stages.iter().all(|stage| {
+            let mut fits = !stage.blocks.is_empty();
+            for block in &stage.blocks {
+                fits &= matches!(block.inner.len(), 1 | 2) && windows_fit(&[block.stride, block.dilation, block.second_dilation.unwrap_or(1)]);
+                // The identity can't change the shape.
+                fits &= block.projection || (block.stride == 1 && input == stage.channels);
+                input = stage.channels;
+            }
+            fits
+        })
+    }
+}
+
+impl EfficientNetLite {
+    fn blocks_fit(&self) -> bool {
+        let mut input = self.stem;
+        self.stages.iter().flatten().all(|block| {
+            let fits = windows_fit(&[block.kernel, block.stride]) && (!block.residual || (block.stride == 1 && input == block.channels));
+            input = block.channels;
+            fits
+        })
     }
 }
