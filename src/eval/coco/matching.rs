@@ -57,29 +57,36 @@ pub struct Matches {
     pub positives: Vec<u32>,
 }
 
+/// The true boxes and the detections of one class in one picture.
+#[derive(Clone, Default)]
+struct Cell<'a> {
+    truths: Vec<&'a Annotation>,
+    found: Vec<&'a Scored>,
+}
+
 /// Matches of each category (in the dataset's order) in each size class (in the order of [`Area::EVERY`]).
 pub fn match_all(dataset: &Dataset, detections: &[Scored]) -> Vec<[Matches; 4]> {
     use rayon::prelude::*;
     let (images, categories) = (dataset.image_index(), dataset.category_index());
-    let mut cells: Vec<HashMap<usize, (Vec<&Annotation>, Vec<&Scored>)>> = vec![HashMap::new(); dataset.categories.len()];
+    let mut cells: Vec<HashMap<usize, Cell>> = vec![HashMap::new(); dataset.categories.len()];
     for truth in &dataset.annotations {
         if let (Some(&image), Some(&category)) = (images.get(&truth.image_id), categories.get(&truth.category_id)) {
-            cells[category].entry(image).or_default().0.push(truth);
+            cells[category].entry(image).or_default().truths.push(truth);
         }
     }
     for found in detections {
         if let (Some(&image), Some(&category)) = (images.get(&found.image_id), categories.get(&found.category_id)) {
-            cells[category].entry(image).or_default().1.push(found);
+            cells[category].entry(image).or_default().found.push(found);
         }
     }
     cells.into_par_iter().map(|cell| match_category(cell, dataset.images.len())).collect()
 }
 
-fn match_category(cell: HashMap<usize, (Vec<&Annotation>, Vec<&Scored>)>, images: usize) -> [Matches; 4] {
-    let mut cell: Vec<_> = cell.into_iter().collect();
-    cell.sort_by_key(|(image, _)| *image);
+fn match_category(cells: HashMap<usize, Cell>, images: usize) -> [Matches; 4] {
+    let mut cells: Vec<_> = cells.into_iter().collect();
+    cells.sort_by_key(|(image, _)| *image);
     let mut matches = Area::EVERY.map(|_| Matches { judged: Vec::new(), positives: vec![0; images] });
-    for (image, (truths, mut found)) in cell {
+    for (image, Cell { truths, mut found }) in cells {
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         found.truncate(MOST_DETECTIONS);
         let overlaps: Vec<Vec<f64>> = found.iter().map(|f| truths.iter().map(|t| overlap(f, t)).collect()).collect();
