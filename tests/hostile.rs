@@ -77,6 +77,9 @@ fn inspect_prints_every_part_and_json() {
     for expected in ["backbone.stage4", "heads 2 × 3, FFN 6", "decoder.0", "64 × 96", "encoder.0.self_attention.query.weight", "[6, 8]", "f16"] {
         assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
+    let huge = inspect(&file, &["--size", "65536x65536"]);
+    assert!(huge.status.success(), "{}", String::from_utf8_lossy(&huge.stderr));
+    assert!(!inspect(&file, &["--size", "65537x1"]).status.success());
     let json: serde_json::Value = serde_json::from_slice(&inspect(&file, &["--json"]).stdout).unwrap();
     let bytes: u64 = json["parts"].as_array().unwrap().iter().map(|part| part["bytes"].as_u64().unwrap()).sum();
     assert_eq!(json["total"]["bytes"].as_u64(), Some(bytes));
@@ -96,6 +99,30 @@ fn writing_leaves_no_half_file() {
     assert!(convert(&file).status.success());
     assert_eq!(std::fs::read(&file).unwrap(), *OWN);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn convert_keeps_the_index_true() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, out, index) = (directory.path().join("tiny.safetensors"), directory.path().join("m.safetensors"), directory.path().join("index.json"));
+    std::fs::write(&file, &*OWN).unwrap();
+    let convert = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.arg("convert").arg(&file).arg("--out").arg(&out).arg("--index").arg(&index).args(["--name", "m"]).args(more);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let entries: serde_json::Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+        assert_eq!(entries.as_array().unwrap().len(), 1);
+        entries[0].clone()
+    };
+    let first = convert(&["--metric", "AP50=39.2", "--measured-on", "some pictures"]);
+    let second = convert(&["--dtype", "f32", "--threshold", "0.5"]);
+    assert_eq!((&first["threshold"], second["threshold"].as_f64()), (&serde_json::Value::Null, Some(0.5)));
+    assert_eq!(second["bytes"].as_u64(), Some(std::fs::metadata(&out).unwrap().len()));
+    assert_ne!(first["sha256"], second["sha256"]);
+    // What was measured stays until something else is.
+    assert_eq!((&second["metrics"], second["metrics"]["AP50"].as_f64()), (&first["metrics"], Some(39.2)));
+    assert_eq!(second["labels"], serde_json::json!(["cat", "dog"]));
 }
 
 /// A header that claims more than any network has must be refused before it is believed.

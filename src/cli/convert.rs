@@ -2,6 +2,7 @@
 
 use super::index::{self, Metrics};
 use super::model::{self, GuessArguments};
+use super::print;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use detrim::Config;
@@ -95,6 +96,5 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let metrics = arguments.measured_on.map(|on| Metrics { on, values: arguments.metrics.into_iter().collect() });
         index::update(index, &arguments.out, &checkpoint.config, &checkpoint.card, metrics)?;
     }
-    println!("wrote {} ({:.1} MB)", arguments.out.display(), bytes as f64 / 1e6);
-    Ok(())
+    print(&format!("wrote {} ({:.1} MB)\n", arguments.out.display(), bytes as f64 / 1e6))
 }

@@ -1,6 +1,7 @@
 //! `detrim inspect`
 
 use super::model::{ModelArguments, height_width};
+use super::print;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use detrim::checkpoint::Checkpoint;
@@ -29,12 +30,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = arguments.model.open()?;
     let size = arguments.size.unwrap_or_else(|| own_size(checkpoint.config.pixels.resize));
     let parts: Vec<(Part, usize)> = cost(&checkpoint.config, size).into_iter().map(|part| (part.clone(), bytes(&checkpoint, &part.name))).collect();
-    if arguments.json {
-        print_json(&checkpoint, size, &parts, arguments.tensors)
-    } else {
-        print_tables(&checkpoint, size, &parts, arguments.tensors);
-        Ok(())
-    }
+    print(&if arguments.json { json(&checkpoint, size, &parts, arguments.tensors)? } else { tables(&checkpoint, size, &parts, arguments.tensors) })
 }
 
 /// The size that a picture of 4:3 is resized to.
@@ -50,7 +46,7 @@ fn bytes(checkpoint: &Checkpoint, name: &str) -> usize {
     tensors.iter().filter(|(tensor, _)| part(tensor) == name).map(|(_, tensor)| tensor.bytes()).sum()
 }
 
-fn print_json(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> Result<()> {
+fn json(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> Result<String> {
     let parts_json: Vec<_> = parts
         .iter()
         .map(|(part, bytes)| json!({ "name": part.name, "shape": part.shape, "parameters": part.parameters, "bytes": bytes, "macs": part.macs }))
@@ -68,12 +64,11 @@ fn print_json(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)]
         let list = checkpoint.weights.tensors.iter().map(|(name, tensor)| json!({ "name": name, "shape": tensor.shape, "type": kind(&tensor.data) }));
         out["tensors"] = list.collect();
     }
-    println!("{}", serde_json::to_string_pretty(&out)?);
-    Ok(())
+    Ok(serde_json::to_string_pretty(&out)? + "\n")
 }
 
-fn print_tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) {
-    print_summary(checkpoint);
+fn tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> String {
+    let mut text = summary(checkpoint);
     let (parameters, bytes, macs) = total(parts);
     let mut table = new_table(&["part", "", "parameters", "bytes", "MACs", "of all"]);
     for (part, bytes) in parts {
@@ -90,9 +85,9 @@ fn print_tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize
         String::new(),
     ]);
     align_right(&mut table, 2..6);
-    println!("{table}");
-    println!(
-        "{:.1} M parameters, {:.1} MB in memory, {:.1} GMAC at {} × {}",
+    text += &format!("{table}\n");
+    text += &format!(
+        "{:.2} M parameters, {:.2} MB in memory, {:.2} GMAC at {} × {}\n",
         parameters as f64 / 1e6,
         bytes as f64 / 1e6,
         macs as f64 / 1e9,
@@ -105,31 +100,40 @@ fn print_tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize
             table.add_row([name.clone(), format!("{:?}", tensor.shape), kind(&tensor.data).into(), grouped(tensor.len() as u64)]);
         }
         align_right(&mut table, 3..4);
-        println!("{table}");
+        text += &format!("{table}\n");
     }
+    text
 }
 
-fn print_summary(checkpoint: &Checkpoint) {
+/// A few lines about the model.
+fn summary(checkpoint: &Checkpoint) -> String {
     let Checkpoint { config, card, .. } = checkpoint;
     let backbone = match &config.backbone {
         Backbone::Resnet(net) => format!("ResNet of {:?} blocks", net.stages.iter().map(|s| s.blocks.len()).collect::<Vec<_>>()),
         Backbone::EfficientNetLite(net) => format!("EfficientNet-Lite of {:?} blocks", net.stages.iter().map(Vec::len).collect::<Vec<_>>()),
     };
     let named = config.labels.iter().filter(|label| !label.is_gap()).count();
-    println!("{}", if card.name.is_empty() { "unnamed" } else { &card.name });
-    println!("  {backbone}, d_model {}, {} + {} layers, {} queries", config.d_model, config.encoder.len(), config.decoder.len(), config.queries);
-    println!("  {named} classes ({:?}), feed-forward {:?}, input {:?}", config.class_activation, config.activation, config.pixels.resize);
+    let mut lines = vec![if card.name.is_empty() { "unnamed".into() } else { card.name.clone() }];
+    lines.push(format!(
+        "  {backbone}, d_model {}, {} + {} layers, {} queries",
+        config.d_model,
+        config.encoder.len(),
+        config.decoder.len(),
+        config.queries
+    ));
+    lines.push(format!("  {named} classes ({:?}), feed-forward {:?}, input {:?}", config.class_activation, config.activation, config.pixels.resize));
     if let Some(threshold) = card.threshold {
-        println!("  threshold {threshold}");
+        lines.push(format!("  threshold {threshold}"));
     }
     for line in card.provenance.iter().chain((!card.licence.is_empty()).then_some(&card.licence)) {
-        println!("  {line}");
+        lines.push(format!("  {line}"));
     }
+    lines.join("\n") + "\n"
 }
 
 fn total(parts: &[(Part, usize)]) -> (usize, usize, u64) {
     let parameters = parts.iter().map(|(part, _)| part.parameters).sum();
-    (parameters, parts.iter().map(|(_, bytes)| bytes).sum(), parts.iter().map(|(part, _)| part.macs).sum())
+    (parameters, parts.iter().map(|(_, bytes)| bytes).sum(), parts.iter().fold(0, |sum: u64, (part, _)| sum.saturating_add(part.macs)))
 }
 
 fn kind(data: &Data) -> &'static str {

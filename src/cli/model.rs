@@ -97,12 +97,15 @@ impl GuessArguments {
     }
 }
 
+/// A larger picture than anybody has; costs at this size can still be counted in 64 bits.
+const MAX_SIDE: usize = 1 << 16;
+
 /// `384x512`: height and width.
 pub fn height_width(text: &str) -> Result<[usize; 2]> {
     let (height, width) = text.split_once('x').context("expected HEIGHTxWIDTH, as 800x1066")?;
     let (height, width) = (height.trim().parse()?, width.trim().parse()?);
-    if height == 0 || width == 0 {
-        bail!("a size must not be zero");
+    if !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
+        bail!("a side must be from 1 to {MAX_SIDE}");
     }
     Ok([height, width])
 }

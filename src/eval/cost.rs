@@ -27,7 +27,7 @@ pub fn cost(config: &Config, size: [usize; 2]) -> Vec<Part> {
         let name = part(&entry.name);
         let elements: usize = entry.shape.iter().product();
         let macs = match entry.role {
-            Role::Matrix | Role::Depthwise => elements as u64 * sizes.places(&entry.name) as u64,
+            Role::Matrix | Role::Depthwise => (elements as u64).saturating_mul(sizes.places(&entry.name) as u64),
             _ => 0,
         };
         let place = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
@@ -36,7 +36,7 @@ pub fn cost(config: &Config, size: [usize; 2]) -> Vec<Part> {
         });
         let frozen = entry.role == Role::Bias && entry.name.starts_with("backbone.");
         parts[place].parameters += if frozen { 0 } else { elements };
-        parts[place].macs += macs;
+        parts[place].macs = parts[place].macs.saturating_add(macs);
     }
     parts
 }
@@ -127,13 +127,13 @@ impl Sizes {
 
     /// The two products of a layer's attentions.
     fn attention(&self, config: &Config, part: &str) -> u64 {
-        let products = |queries: usize, keys: usize, width: usize| 2 * queries as u64 * keys as u64 * width as u64;
+        let products = |queries: usize, keys: usize, width: usize| (queries as u64 * keys as u64).saturating_mul(2 * width as u64);
         match layer(part) {
             Some(("encoder", i)) => products(self.tokens(), self.tokens(), config.encoder[i].self_attention.width()),
             Some(("decoder", i)) => {
                 let layer = &config.decoder[i];
-                products(self.queries, self.queries, layer.self_attention.width())
-                    + products(self.queries, self.tokens(), layer.cross_attention.width())
+                let own = products(self.queries, self.queries, layer.self_attention.width());
+                own.saturating_add(products(self.queries, self.tokens(), layer.cross_attention.width()))
             }
             _ => 0,
         }
