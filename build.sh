@@ -17,7 +17,7 @@ Usage: ./build.sh [COMMAND]
       --host         to the local network over plain http
       --port N       at this port (default 8080, or the next free one)
       --base /PATH/  under a path, as some hosts do
-      --quick        compile for fast rebuilds instead of fast detection, for working on the page
+      --quick        without optimising and compressing the wasm, for working on the page
   test [rust|web]    run every test, or only those of one side
   help               this
 
@@ -58,14 +58,10 @@ summary() {
   printf '\n%s%6d s  in all\n' "$durations" "$SECONDS"
 }
 
-# Links what the compiler needs into one place: profile and directory of the wasm build.
-compile_wasm() { # [--quick]
-  local profile=web toolchain
-  if [ "${1-}" = --quick ]; then profile=web-quick; fi
-  toolchain=$(wasm_toolchain)
-  local options=(build --lib --profile "$profile" --target wasm32-unknown-unknown --target-dir target/web)
+compile_wasm() {
+  local options=(build --lib --profile web --target wasm32-unknown-unknown --target-dir target/web)
   export RUSTFLAGS='-C target-feature=+simd128'
-  if [ "$toolchain" = rustup ]; then
+  if [ "$(wasm_toolchain)" = rustup ]; then
     cargo "${options[@]}"
   else
     # Debian ships this target's standard library as source only, and building it is a nightly feature.
@@ -75,14 +71,12 @@ compile_wasm() { # [--quick]
 }
 
 assemble() { # [--quick]
-  local profile=web
-  if [ "${1-}" = --quick ]; then profile=web-quick; fi
-  node www/site.js --wasm "target/web/wasm32-unknown-unknown/$profile/detrim.wasm" --bindgen target/bindgen/release/detrim-bindgen "$@"
+  node www/site.js --wasm target/web/wasm32-unknown-unknown/web/detrim.wasm --bindgen target/bindgen/release/detrim-bindgen "$@"
 }
 
 build_site() { # [--quick]
   step 'set-up' setup_web
-  step 'wasm' compile_wasm "$@"
+  step 'wasm' compile_wasm
   step 'wasm-bindgen' cargo build --locked --release --manifest-path www/bindgen/Cargo.toml --target-dir target/bindgen
   step 'site' assemble "$@"
 }
@@ -129,7 +123,10 @@ case ${1-} in
   serve) serve "${@:2}" ;;
   test)
     case ${2-} in
-      '') test_rust && test_web ;;
+      '')
+        test_rust
+        test_web
+        ;;
       rust) test_rust ;;
       web) test_web ;;
       *) die "./build.sh test $2: rust or web, or nothing for both" ;;
