@@ -153,6 +153,9 @@ export class Engine {
     const { backend } = /** @type {LoadRequest} */ (this.#request);
     this.#failures += 1;
     if (this.#failures > 1 && backend === 'webgpu') {
+      // The next call tries anew.
+      this.dispose();
+      this.#failures = 0;
       throw new DetrimError('gpu-lost', `the GPU failed twice: ${problem}`);
     }
     try {
