@@ -4,6 +4,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::detector::{self, Device};
 use crate::error::Error;
 use crate::eval;
+use crate::forward::{self, Case, Runner};
 use crate::image::Picture;
 use js_sys::Function;
 use serde::Serialize;
@@ -105,6 +106,14 @@ pub async fn bench(model: &Model, gpu: bool, runs: usize, height: Option<usize>,
     to_js(&eval::bench::bench(&model.0, device(gpu), runs, height.zip(width).map(|(height, width)| [height, width])).await.map_err(fail)?)
 }
 
+/// What every stage of the network makes of a case, both as safetensors.
+#[wasm_bindgen]
+pub async fn forward(model: &Model, gpu: bool, case: Vec<u8>) -> Result<Vec<u8>, JsValue> {
+    let case = Case::read(&case, "the case").map_err(fail)?;
+    let mut runner = Runner::load(&model.0, device(gpu)).await.map_err(fail)?;
+    forward::to_bytes(&runner.run(&case).await.map_err(fail)?).map_err(fail)
+}
+
 fn device(gpu: bool) -> Device {
     if gpu { Device::Gpu } else { Device::Cpu }
 }
@@ -115,7 +124,7 @@ fn to_js(value: &impl Serialize) -> Result<JsValue, JsValue> {
 
 fn fail(error: Error) -> JsValue {
     let code = match &error {
-        Error::Image(_) => "source",
+        Error::Image(_) | Error::Case { .. } => "source",
         Error::Gpu(_) => "gpu",
         Error::Cpu(_) => "crashed",
         _ => "model",

@@ -1,7 +1,7 @@
 // What the tests of the package share: a page that isn't ours, which embeds it, and small models.
 
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -51,16 +51,18 @@ export async function model() {
 }
 
 /**
- * A fixture's checkpoint as our own file. It knows nothing, but is small enough for a software GPU.
- * @param {string} fixture a folder of tests/fixtures
+ * A checkpoint as our own file.
+ * @param {string} from the folder which holds it, as model.safetensors or model.pth
  * @param {...string} options of `detrim convert`
  */
-export async function convert(fixture, ...options) {
+export async function convert(from, ...options) {
   const folder = await mkdtemp(path.join(tmpdir(), 'detrim-model-'));
   try {
     const out = path.join(folder, 'model.safetensors');
-    const from = path.join(REPOSITORY, 'tests', 'fixtures', fixture);
-    await promisify(execFile)(path.join(REPOSITORY, 'target', 'release', 'detrim'), ['convert', from, '--out', out, '--dtype', 'f32', ...options]);
+    // A folder stands for a .safetensors file with its config beside it.
+    const legacy = path.join(from, 'model.pth');
+    const file = await access(legacy).then(() => legacy, () => from);
+    await promisify(execFile)(path.join(REPOSITORY, 'target', 'release', 'detrim'), ['convert', file, '--out', out, '--dtype', 'f32', ...options]);
     return await readFile(out);
   } finally {
     await rm(folder, { recursive: true });

@@ -2,15 +2,17 @@
 // something broken in it first; `workerUrl` is how a page names one.
 
 import assert from 'node:assert/strict';
+import path from 'node:path';
 import { test } from 'node:test';
 import { convert, embed, model } from './embed.js';
+import { REPOSITORY } from './harness.js';
 
 const { file, sha256 } = await model();
 const MODEL = `/models/${file}`;
 const CAT = '/samples/chelsea.png';
 
-/** It knows nothing, but a software GPU is done with it in a moment. */
-const TINY = { '/tiny.safetensors': await convert('basic', '--resize', '64x64', '--name', 'tiny', '--threshold', '0') };
+/** A model that knows nothing, but a software GPU is done with it in a moment. */
+const TINY = { '/tiny.safetensors': await convert(path.join(REPOSITORY, 'tests', 'fixtures', 'basic'), '--resize', '64x64', '--name', 'tiny', '--threshold', '0') };
 
 /** Devices are lost at the word 'lose'; after 'lose all', so is each later one as soon as it has work. The emulated GPU passes for a real one. */
 const LOSING = `

@@ -1,6 +1,6 @@
 // The detector on the thread that computes: in a worker, or on the calling thread for those who want no worker.
 
-import init, { Detector, Model, bench, onPanic } from './wasm/detrim.js';
+import init, { Detector, Model, bench, forward, onPanic } from './wasm/detrim.js';
 import { DetrimError } from './errors.js';
 import { count } from './download.js';
 import { toPixels } from './source.js';
@@ -28,6 +28,7 @@ import { toPixels } from './source.js';
  * @property {(request: LoadRequest) => Promise<void>} load
  * @property {(args: {frame: Frame | Pixels, owned: boolean, threshold: number}) => Promise<Detected>} detect
  * @property {(args: {runs: number, size?: [number, number]}) => Promise<Bench>} bench
+ * @property {(args: {bytes: Uint8Array}) => Promise<Uint8Array>} forward
  */
 
 /** The code's memory: one instance serves all engines of a thread. @type {Promise<WebAssembly.Memory> | undefined} */
@@ -183,6 +184,22 @@ export class Engine {
     } finally {
       model.free();
       await this.#open(gpu ? 'webgpu' : 'cpu', this.#why);
+    }
+  }
+
+  /**
+   * Every stage of the network for a case's pixel values, both as safetensors: the parity tool.
+   *
+   * @param {{bytes: Uint8Array}} args
+   */
+  async forward({ bytes }) {
+    const model = await this.#read();
+    try {
+      return await forward(model, this.info.backend === 'webgpu', bytes);
+    } catch (error) {
+      throw typed(error);
+    } finally {
+      model.free();
     }
   }
 

@@ -171,6 +171,17 @@ export class Detrim extends EventTarget {
     return await this.#queue(signal, () => this.#running.call('bench', { runs, size }));
   }
 
+  /**
+   * Runs the `pixel_values` (and `pixel_mask`) of a safetensors file through the network: a file of every stage's output,
+   * to compare with another implementation's.
+   *
+   * @param {Uint8Array} bytes
+   * @returns {Promise<Uint8Array>}
+   */
+  async forward(bytes) {
+    return await this.#queue(undefined, () => this.#running.call('forward', { bytes }));
+  }
+
   /** What computes, and what it occupies; as of the last call. @returns {Info} */
   get info() {
     const { info } = this.#running;
