@@ -1,8 +1,8 @@
 //! The wgpu backend, on whatever adapter there is. Without one these tests fail: build.sh installs a software adapter.
 
-use crate::kernels::{check_kernels, random};
+use crate::kernels::{check_kernels, check_products, random};
 use detrim::config::{Pixels, Resize};
-use detrim::gpu::{Gpu, Recorder};
+use detrim::gpu::{Gpu, Recorder, Variant};
 use detrim::image::{Picture, prepare};
 use pollster::block_on;
 use std::rc::Rc;
@@ -14,8 +14,16 @@ fn recorder() -> Recorder {
 
 #[test]
 fn kernels_agree_with_the_naive_ones() {
-    let recorder = recorder();
+    let mut recorder = recorder();
+    let [others @ .., last] = Variant::ALL;
+    recorder.variants = [last; 2];
     check_kernels(&recorder, |tensor| block_on(recorder.read(tensor)).unwrap());
+    for variant in others {
+        eprintln!("{}", variant.name);
+        recorder.restart();
+        recorder.variants = [variant; 2];
+        check_products(&recorder, |tensor| block_on(recorder.read(tensor)).unwrap());
+    }
 }
 
 /// A picture of noise, so that every weight of the resize counts.

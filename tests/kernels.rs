@@ -10,15 +10,21 @@ const ACTIVATIONS: [Activation; 6] = [Activation::None, Activation::Relu, Activa
 
 /// Runs every case on `backend`; `read` gives a tensor's numbers.
 pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f32>) {
+    check_products(backend, &read);
     let bench = Bench { backend, read: &read };
-    bench.linears();
-    bench.convolutions();
     bench.depthwise_convolutions();
     bench.pools();
     bench.attentions();
     bench.norms();
     bench.sums();
     bench.reuse();
+}
+
+/// The cases of matrix products and convolutions, of which a backend may have several implementations.
+pub fn check_products<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f32>) {
+    let bench = Bench { backend, read: &read };
+    bench.linears();
+    bench.convolutions();
 }
 
 /// Numbers between -1 and 1 that depend on nothing but `seed` (splitmix64).

@@ -5,11 +5,12 @@ use super::graph::Tensor;
 use super::prepare;
 use super::program::Program;
 use super::recorder::Recorder;
+use super::tune;
 use crate::config::{Config, Pixels};
 use crate::error::{Error, Result};
 use crate::image::{self, Picture};
 use crate::model::{Detr, Output, PixelMask};
-use crate::weights::{HostTensor, Weights};
+use crate::weights::{Data, HostTensor, Weights};
 use serde::Serialize;
 use std::rc::Rc;
 
@@ -17,6 +18,7 @@ use std::rc::Rc;
 pub struct GpuDetr {
     recorder: Recorder,
     detr: Detr<Recorder>,
+    weight_bytes: usize,
     pixels: Pixels,
     /// The least recently used first.
     programs: Vec<Entry>,
@@ -72,13 +74,23 @@ impl GpuDetr {
     /// Opens the best adapter and loads the network onto it.
     pub async fn new(config: &Config, weights: &Weights) -> Result<Self> {
         let gpu = Rc::new(Gpu::open().await?);
-        let recorder = Recorder::new(gpu.clone());
+        let mut recorder = Recorder::new(gpu.clone());
+        let half = weights.tensors.values().any(|tensor| matches!(tensor.data, Data::F16(_)));
+        tune::choose(&mut recorder, half).await?;
+        let before = recorder.constant_bytes();
         let watch = gpu.watch();
         let detr = Detr::load(&recorder, config, weights);
         watch.end().await?;
         let detr = detr?;
         gpu.check()?;
-        Ok(Self { recorder, detr, pixels: config.pixels.clone(), programs: Vec::new(), dispatches: 0 })
+        Ok(Self {
+            weight_bytes: recorder.constant_bytes() - before,
+            recorder,
+            detr,
+            pixels: config.pixels.clone(),
+            programs: Vec::new(),
+            dispatches: 0,
+        })
     }
 
     /// `pixels` `[batch, height, width, 3]`, normalised → every observed stage by name; feature maps are channels-last.
@@ -130,7 +142,7 @@ impl GpuDetr {
             backend: gpu.adapter.backend.to_str().into(),
             software: gpu.is_software(),
             dispatches: self.dispatches,
-            weight_bytes: self.recorder.constant_bytes(),
+            weight_bytes: self.weight_bytes,
             activation_bytes: self.programs.iter().map(Entry::bytes).sum(),
             variants: self.recorder.variants.map(|variant| variant.name.into()),
         }
@@ -174,8 +186,9 @@ impl GpuDetr {
             return Ok(());
         }
         self.recorder.restart();
-        let entry = self.record(key).await?;
-        self.programs.push(entry);
+        let entry = self.record(key).await;
+        self.recorder.restart();
+        self.programs.push(entry?);
         let mut total: usize = self.programs.iter().map(Entry::bytes).sum();
         while total > MOST_BYTES && self.programs.len() > 1 {
             total -= self.programs.remove(0).bytes();

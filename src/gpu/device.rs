@@ -110,7 +110,6 @@ impl Gpu {
         let data = view.to_vec();
         drop(view);
         staging.unmap();
-        self.check()?;
         Ok(data)
     }
 

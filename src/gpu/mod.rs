@@ -15,9 +15,11 @@ mod prepare;
 mod program;
 mod recorder;
 mod template;
+mod tune;
 mod window;
 
 pub use detr::{GpuDetr, GpuInfo};
 pub use device::Gpu;
+pub use gemm::Variant;
 pub use graph::Tensor;
 pub use recorder::Recorder;

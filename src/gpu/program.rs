@@ -99,6 +99,7 @@ impl Program {
         let submitted = watch.end();
         let read = gpu.read(&staging.0, offset).await;
         submitted.await?;
+        gpu.check()?;
         let data = read?;
 
         let mut rest = &data[..];

@@ -40,7 +40,7 @@ impl Recorder {
         Self {
             gpu,
             kernels: Kernels::default(),
-            variants: Variant::DEFAULTS,
+            variants: [Variant::ALL[0]; 2],
             recording: RefCell::default(),
             next: Cell::new(0),
             constant_bytes: Cell::new(0),

@@ -2,16 +2,16 @@
 
 @compute @workgroup_size($WN, $WM)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    let m0 = ((group.z * groups.y + group.y) * $WMu + local.y) * $TMu;
-    let n0 = (group.x * $WNu + local.x) * $TNu;
-    if (m0 >= p.rows || n0 >= p.outs4) {
+    let row = ((group.z * groups.y + group.y) * $WMu + local.y) * $TMu;
+    let column = (group.x * $WNu + local.x) * $TNu;
+    if (row >= p.rows || column >= p.outs4) {
         return;
     }
 #for j in TN
-    let n$j = min(n0 + $ju, p.outs4 - 1u);
+    let n$j = min(column + $ju, p.outs4 - 1u);
 #end
 #for i in TM
-    let window$i = origin(m0 + $iu);
+    let window$i = origin(row + $iu);
 #for j in TN
     var sum$i_$j = vec4<f32>();
 #end
@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 #for i in TM
 #for j in TN
-    finish(m0 + $iu, n0 + $ju, sum$i_$j);
+    finish(row + $iu, column + $ju, sum$i_$j);
 #end
 #end
 }

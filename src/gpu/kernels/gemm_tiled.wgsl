@@ -13,12 +13,12 @@ var<workgroup> tile_w: array<vec4<f32>, 16u * COLUMNS>;
 @compute @workgroup_size($WN, $WM)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let m0 = (group.z * groups.y + group.y) * PLACES;
-    let n0 = group.x * COLUMNS;
+    let row = (group.z * groups.y + group.y) * PLACES;
+    let column = group.x * COLUMNS;
     // Every invocation loads the same quarter of the sixteen inputs for all of its places.
     let quarter = index % 4u;
 #for l in LOADS_X
-    let window$l = origin(m0 + ($lu * THREADS + index) / 4u);
+    let window$l = origin(row + ($lu * THREADS + index) / 4u);
 #end
 #for i in TM
 #for j in TN
@@ -34,8 +34,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #if VECTOR
         let element = k / 4u + quarter;
         let known = element < p.taps * p.inner;
+#if GATHER
         let tap = element / p.inner;
         let c = element % p.inner;
+#else
+        let tap = 0u;
+        let c = element;
+#end
 #for l in LOADS_X
         var value$l = vec4<f32>();
         if (known) {
@@ -64,11 +69,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #for l in LOADS_W
         {
             let at = $lu * THREADS + index;
-            let row = k + at / COLUMNS;
-            let n = n0 + at % COLUMNS;
+            let input = k + at / COLUMNS;
+            let n = column + at % COLUMNS;
             var value = vec4<f32>();
-            if (row < inputs && n < p.outs4) {
-                value = weight_at(row * p.outs4 + n);
+            if (input < inputs && n < p.outs4) {
+                value = weight_at(input * p.outs4 + n);
             }
             tile_w[at] = value;
         }
@@ -94,7 +99,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 #for i in TM
 #for j in TN
-    finish(m0 + local.y * $TMu + $iu, n0 + $ju * $WNu + local.x, sum$i_$j);
+    finish(row + local.y * $TMu + $iu, column + $ju * $WNu + local.x, sum$i_$j);
 #end
 #end
 }
