@@ -31,6 +31,10 @@ impl Variant {
         Variant { name: "direct 4×8", tiled: false, group: [8, 8], block: [4, 2] },
     ];
 
+    pub fn is_tiled(&self) -> bool {
+        self.tiled
+    }
+
     fn places(&self) -> usize {
         self.group[1] * self.block[0]
     }

@@ -3,9 +3,9 @@
 //! Workgroup memory makes a GPU faster and a software adapter slower, and phones differ. The likely winner goes first, since
 //! compiling alone can use up the time that measuring may take.
 
-use super::gemm::Variant;
+use super::gemm::{Matrix, Variant};
 use super::recorder::Recorder;
-use crate::backend::{Backend, Padding, Window};
+use crate::backend::Backend;
 use crate::config::Activation;
 use crate::error::Result;
 use crate::weights::HostTensor;
@@ -15,82 +15,83 @@ use std::time::Duration;
 use web_time::Instant;
 
 /// After this much time no further variant is tried.
-const PATIENCE: Duration = Duration::from_millis(120);
-/// Work that is measured should take at least so long, or the way to the adapter and back would be measured.
-const WORTHWHILE: Duration = Duration::from_millis(5);
-const MOST_REPEATS: u32 = 64;
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Work that is measured should take about so long.
+const WORTHWHILE: Duration = Duration::from_millis(4);
+const MOST_REPEATS: u128 = 64;
+/// A linear map from `WIDTH` to `WIDTH`, as a transformer's: few rows in a decoder, many in an encoder or a backbone.
+const WIDTH: usize = 256;
+const FEW: usize = 100;
+const MANY: usize = 1600;
+/// No graphics hardware is so slow on few rows; a software adapter that doesn't say what it is is.
+const SLOW: Duration = Duration::from_millis(4);
 
 /// By adapter, and whether weights are f16.
 static KNOWN: Mutex<Option<HashMap<(String, bool), [Variant; 2]>>> = Mutex::new(None);
 
-/// Variants for large and for small outputs.
+/// Sets the recorder's variants for large and for small outputs.
 pub async fn choose(recorder: &mut Recorder, half: bool) -> Result<()> {
     let key = (format!("{:?}", recorder.gpu.adapter), half);
     let known = KNOWN.lock().ok().and_then(|known| known.as_ref()?.get(&key).copied());
-    if let Some(variants) = known {
-        recorder.variants = variants;
-        return Ok(());
-    }
-    let software = recorder.gpu.is_software();
-    let mut candidates = Variant::ALL;
-    if software {
-        candidates.reverse();
-    }
-    // A decoder's linear map, and a convolution of a ResNet's first stage.
-    let small = fastest(recorder, &candidates, half, [1, 1, 100, 256], 256, Window::new(1, 1, Padding::Even(0))).await?;
-    let large = match software {
-        true => candidates[0],
-        false => fastest(recorder, &candidates, half, [1, 56, 56, 64], 64, Window::new(3, 1, Padding::Even(1))).await?,
+    let variants = match known {
+        Some(variants) => variants,
+        None => measure(recorder, half).await?,
     };
-    recorder.variants = [large, small];
+    recorder.variants = variants;
     if let Ok(mut known) = KNOWN.lock() {
-        known.get_or_insert_default().insert(key, [large, small]);
+        known.get_or_insert_default().insert(key, variants);
     }
     Ok(())
 }
 
-async fn fastest(recorder: &mut Recorder, candidates: &[Variant], half: bool, shape: [usize; 4], out: usize, window: Window) -> Result<Variant> {
-    let weight =
-        HostTensor::f32(&[out, window.kernel[0], window.kernel[1], shape[3]], vec![0.01; out * window.kernel[0] * window.kernel[1] * shape[3]]);
+async fn measure(recorder: &mut Recorder, half: bool) -> Result<[Variant; 2]> {
+    let weight = HostTensor::f32(&[WIDTH, WIDTH], vec![0.01; WIDTH * WIDTH]);
     let weight = if half { weight.to_f16() } else { weight };
+    let matrix = recorder.load_linear(&weight, &HostTensor::f32(&[WIDTH], vec![0.0; WIDTH]))?;
+    let mut software = recorder.gpu.is_software();
+    let mut candidates = Variant::ALL.to_vec();
+    let mut best = [(Variant::ALL[0], Duration::MAX); 2];
     let began = Instant::now();
-    let conv = recorder.load_conv(&weight, &HostTensor::f32(&[out], vec![0.0; out]), window)?;
-    let mut best = (candidates[0], Duration::MAX);
-    for &variant in candidates {
-        if began.elapsed() > PATIENCE {
-            break;
-        }
+    while !candidates.is_empty() && began.elapsed() < PATIENCE {
+        let variant = candidates.remove(if software { candidates.len() - 1 } else { 0 });
         recorder.variants = [variant; 2];
-        let mut time = Duration::MAX;
-        let mut repeats = 1;
-        // The first run compiles.
-        for attempt in 0..4 {
-            recorder.restart();
-            let x = recorder.input(&shape)?;
-            let mut y = recorder.conv(&x, &conv, Activation::Relu, None)?;
-            for _ in 1..repeats {
-                y = recorder.conv(&recorder.reshape(&y, &shape)?, &conv, Activation::Relu, None)?;
+        let few = time(recorder, &matrix, FEW).await?;
+        software |= few > SLOW;
+        // What takes a processor a second needn't be measured: few rows tell it already.
+        let many = if software { few * (MANY / FEW) as u32 } else { time(recorder, &matrix, MANY).await? };
+        for (best, time) in best.iter_mut().zip([many, few]) {
+            if time < best.1 {
+                *best = (variant, time);
             }
-            let program = recorder.finish(std::slice::from_ref(&y)).await?;
-            let start = Instant::now();
-            program.run(&recorder.gpu, None).await?;
-            let one = start.elapsed() / repeats;
-            if attempt == 0 {
-                continue;
-            }
-            time = time.min(one);
-            if began.elapsed() > PATIENCE {
-                break;
-            }
-            if one * repeats < WORTHWHILE {
-                let enough = WORTHWHILE.as_nanos() / one.as_nanos().max(1);
-                repeats = (enough as u32).clamp(1, MOST_REPEATS);
-            }
-        }
-        if time < best.1 {
-            best = (variant, time);
         }
     }
+    if software && best[0].0.is_tiled() && candidates.len() == Variant::ALL.len() - 1 {
+        // It took all the time to find out that this is a processor.
+        return Ok([Variant::ALL[Variant::ALL.len() - 1]; 2]);
+    }
+    Ok(best.map(|(variant, _)| variant))
+}
+
+/// How long one linear map of so many rows takes. The way to the adapter and back, which can take longer, is not counted:
+/// it is the same for one map and for many.
+async fn time(recorder: &Recorder, matrix: &Matrix, rows: usize) -> Result<Duration> {
+    // Compiles.
+    run(recorder, matrix, rows, 1).await?;
+    let one = run(recorder, matrix, rows, 1).await?;
+    let repeats = (WORTHWHILE.as_nanos() / one.as_nanos().max(1)).clamp(4, MOST_REPEATS) as u32;
+    let many = run(recorder, matrix, rows, repeats).await?.min(run(recorder, matrix, rows, repeats).await?);
+    Ok(many.saturating_sub(one) / (repeats - 1))
+}
+
+async fn run(recorder: &Recorder, matrix: &Matrix, rows: usize, repeats: u32) -> Result<Duration> {
     recorder.restart();
-    Ok(best.0)
+    let mut x = recorder.input(&[rows, WIDTH])?;
+    for _ in 0..repeats {
+        x = recorder.linear(&x, matrix, Activation::Relu, None)?;
+    }
+    let program = recorder.finish(std::slice::from_ref(&x)).await?;
+    recorder.restart();
+    let start = Instant::now();
+    program.run(&recorder.gpu, None).await?;
+    Ok(start.elapsed())
 }
