@@ -26,8 +26,9 @@ const MANY: usize = 1600;
 /// No graphics hardware is so slow on few rows; a software adapter that doesn't say what it is is.
 const SLOW: Duration = Duration::from_millis(4);
 
-/// By adapter, and whether weights are f16.
-static KNOWN: Mutex<Option<HashMap<(String, bool), [Variant; 2]>>> = Mutex::new(None);
+/// An adapter, and whether weights are f16.
+type Case = (String, bool);
+static KNOWN: Mutex<Option<HashMap<Case, [Variant; 2]>>> = Mutex::new(None);
 
 /// Sets the recorder's variants for large and for small outputs.
 pub async fn choose(recorder: &mut Recorder, half: bool) -> Result<()> {
