@@ -33,13 +33,16 @@ thread_local! {
     static ON_PANIC: RefCell<Option<Function>> = const { RefCell::new(None) };
 }
 
-/// Calls `callback` with the message of every panic. The instance can't be used after one.
+/// Calls `callback` with the message of every panic, a line. The instance can't be used after one.
 #[wasm_bindgen(js_name = onPanic)]
 pub fn on_panic(#[wasm_bindgen(unchecked_param_type = "(message: string) => void")] callback: Function) {
     ON_PANIC.set(Some(callback));
     std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().and_then(|text| text.lines().next()).unwrap_or("panic");
+        let place = panic.location().map(|place| (place.file().rsplit('/').next().unwrap_or_default(), place.line()));
+        let (file, line) = place.unwrap_or_default();
         // Whatever the callback does, the panic goes on to the trap.
-        ON_PANIC.with_borrow(|callback| callback.as_ref().map(|f| f.call1(&JsValue::NULL, &panic.to_string().into())));
+        ON_PANIC.with_borrow(|callback| callback.as_ref().map(|f| f.call1(&JsValue::NULL, &format!("{message} ({file}:{line})").into())));
     }));
 }
 

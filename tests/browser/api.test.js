@@ -109,6 +109,29 @@ test('a photo is turned upright, and its size is that of the upright picture', a
   }
 });
 
+test('a picture may have more pixels than a phone\'s canvas, or just one', async (t) => {
+  const { page, api } = await embed(t);
+  const found = await page.evaluate(async ({ api, MODEL, CAT }) => {
+    const { Detrim } = api;
+    const d = await Detrim.load(MODEL, { backend: 'cpu' });
+    const cat = await createImageBitmap(await (await fetch(CAT)).blob());
+    const scale = 12;
+    const canvas = new OffscreenCanvas(cat.width * scale, cat.height * scale);
+    canvas.getContext('2d')?.drawImage(cat, 0, 0, canvas.width, canvas.height);
+    const large = await d.detect(canvas);
+    const [size, [first]] = [[large.width, large.height], large];
+    return { scale, small: [cat.width, cat.height], size, first, original: (await d.detect(cat))[0], one: (await d.detect(new ImageData(1, 1), { threshold: 0 })).length };
+  }, { api, MODEL, CAT });
+  const { scale, small, size, first, original } = found;
+  assert.ok(size[0] * size[1] > 4096 * 4096);
+  assert.deepEqual(size, small.map((side) => side * scale));
+  assert.equal(first.label, 'cat');
+  for (const side of /** @type {const} */ (['xmin', 'ymin', 'xmax', 'ymax'])) {
+    assert.ok(Math.abs(first.box[side] - scale * original.box[side]) < 0.02 * size[0], `${side}: ${first.box[side]}, not ${scale} × ${original.box[side]}`);
+  }
+  assert.ok(found.one > 0);
+});
+
 test('threshold and labels choose; the result is a plain array as JSON', async (t) => {
   const { page, api } = await embed(t);
   const result = await page.evaluate(async ({ api, MODEL, CAT }) => {

@@ -26,7 +26,7 @@ export async function embed(t, { files = {}, server, ...options } = {}) {
     if (server?.intercept?.(request, response)) return true;
     const file = all[request.url ?? ''];
     if (file === undefined) return false;
-    const type = TYPES[path.extname(request.url ?? '')] ?? 'application/octet-stream';
+    const type = TYPES[path.extname((request.url ?? '').replace(/\?.*/, ''))] ?? 'application/octet-stream';
     response.writeHead(200, { 'Content-Type': type, 'Content-Length': Buffer.byteLength(file) }).end(file);
     return true;
   };

@@ -116,3 +116,39 @@ test('without a bundler: the example page, beside nothing but the package and a 
   await page.getByText(/^cat 0\.[89]/).waitFor();
   assert.equal(site.requests.length, before, 'a photo that was chosen must not cause a request');
 });
+
+test('the package on another origin, with a worker script of one line on one\'s own', async (t) => {
+  const packages = await serve(t, {
+    intercept: (_, response) => {
+      response.setHeader('Access-Control-Allow-Origin', '*');
+      response.setHeader('Cross-Origin-Resource-Policy', 'cross-origin');
+      return false;
+    },
+  });
+  const own = {
+    '/': ['text/html', '<!doctype html><html lang="en"><title>Elsewhere</title><link rel="icon" href="data:,"></html>'],
+    '/detrim-worker.js': ['text/javascript', `import '${packages.url}detrim/worker.js';`],
+    '/cat.png': ['image/png', await readFile(CAT)],
+  };
+  const site = await serve(t, {
+    intercept: (request, response) => {
+      const file = own[/** @type {keyof typeof own} */ (request.url)];
+      if (!file) return false;
+      response.setHeader('Content-Security-Policy', `default-src 'self' data:; connect-src 'self' ${packages.url}; script-src 'self' ${packages.url} 'wasm-unsafe-eval'`);
+      response.writeHead(200, { 'Content-Type': String(file[0]) }).end(file[1]);
+      return true;
+    },
+  });
+  const { page } = await open(t, { site, expected: [/asked another host/] });
+  const [label, worker, code] = await page.evaluate(async ({ from, model }) => {
+    /** @type {typeof import('../../www/detrim/index.js')} */
+    const { Detrim } = await import(`${from}detrim/index.js`);
+    const d = await Detrim.load(`${from}${model}`, { backend: 'cpu', workerUrl: '/detrim-worker.js' });
+    const [{ label }] = await d.detect('/cat.png');
+    const code = await Detrim.load(`${from}${model}`, { backend: 'cpu' }).then(() => 'none', (error) => error.code);
+    return [label, d.info.worker, code];
+  }, { from: packages.url, model: `models/${file}` });
+  assert.deepEqual([label, worker], ['cat', true]);
+  // Without one the browser refuses, which must be an error and not a wait without end.
+  assert.equal(code, 'network');
+});

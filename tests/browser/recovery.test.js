@@ -39,7 +39,14 @@ addEventListener('message', (event) => {
 await import('/detrim/worker.js');
 `;
 
-/** At the word 'trap' the code runs into an address that it doesn't have. */
+/** The GPU passes for a real one, and an exception comes out of one of its methods in the middle of wasm. */
+const THROWING = `
+Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });
+GPUDevice.prototype[new URL(import.meta.url).search.slice(1)] = () => { throw new Error('a driver without manners'); };
+await import('/detrim/worker.js');
+`;
+
+/** When asked for this threshold, the code runs into an address that it doesn't have. */
 const TRAPPING = `
 const instantiate = WebAssembly.instantiateStreaming;
 let exports;
@@ -162,6 +169,30 @@ test('where only WebGPU will do, a GPU that keeps failing is an error', async (t
   }, { api, CAT });
   assert.deepEqual([result.code, result.backend], ['gpu-lost', 'webgpu']);
   assert.ok(result.found > 0);
+});
+
+test('a GPU that throws leaves the CPU', async (t) => {
+  const files = { ...TINY, '/throwing.js?createBuffer': THROWING, '/throwing.js?createShaderModule': THROWING };
+  const { page, api, site } = await embed(t, { webgpu: true, files, expected: [/without manners/] });
+  const { whileLoading, later, code } = await page.evaluate(async ({ api, CAT }) => {
+    const { Detrim } = api;
+    const a = await Detrim.load('/tiny.safetensors', { workerUrl: '/throwing.js?createBuffer' });
+    const whileLoading = { found: (await a.detect(CAT)).length, info: a.info };
+    const b = await Detrim.load('/tiny.safetensors', { workerUrl: '/throwing.js?createShaderModule' });
+    const before = b.info.backend;
+    const lost = await b.detect(CAT).then(() => 'none', (error) => error.code);
+    const later = { before, lost, found: (await b.detect(CAT)).length, info: b.info };
+    const code = await Detrim.load('/tiny.safetensors', { backend: 'webgpu', workerUrl: '/throwing.js?createBuffer' }).then(() => 'none', (error) => error.code);
+    return { whileLoading, later, code };
+  }, { api, CAT });
+  for (const { info, found } of [whileLoading, later]) {
+    assert.equal(info.backend, 'cpu');
+    assert.match(String(info.why), /^with WebGPU the engine broke down: .*without manners[^\n]*$/);
+    assert.ok(found > 0);
+  }
+  assert.deepEqual([later.before, later.lost, code], ['webgpu', 'crashed', 'crashed']);
+  // One for each load, none for each worker.
+  assert.equal(site.requests.filter(({ path }) => path === '/tiny.safetensors').length, 3);
 });
 
 test('after a trap the worker is replaced, without another request for the model', async (t) => {

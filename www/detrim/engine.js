@@ -241,6 +241,8 @@ async function findAdapter(any) {
   }
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) throw new DetrimError('unsupported', 'the browser offers WebGPU, but found no graphics adapter for it');
+  // The first implementations had no such thing, nor much else that is needed.
+  if (!adapter.info) throw new DetrimError('unsupported', 'this browser\'s WebGPU is too old');
   const { description, vendor, architecture, device, isFallbackAdapter } = adapter.info;
   const name = description || [vendor, architecture, device].filter(Boolean).join(' ') || 'an unnamed adapter';
   if (isFallbackAdapter && !any) throw new DetrimError('unsupported', `WebGPU is only emulated here (${name})`);

@@ -62,7 +62,7 @@ export class LocalEngine {
     return new Promise((resolve, reject) => {
       this.#reject = reject;
       const onTrap = (/** @type {ErrorEvent} */ event) => {
-        if (event.error instanceof WebAssembly.RuntimeError) this.#crashed(event.message);
+        if (event.error instanceof WebAssembly.RuntimeError || /wasm/.test(event.error?.stack)) this.#crashed(event.message);
       };
       globalThis.addEventListener('error', onTrap);
       const running = call();

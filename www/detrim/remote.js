@@ -23,7 +23,6 @@ export class RemoteEngine {
   /** The worker has loaded the model; gone when it broke down and a new one failed to start. @type {Promise<void> | undefined} */ #loaded;
   /** The call that the worker is at. @type {{id: number, resolve: (result: any) => void, reject: (error: DetrimError) => void} | undefined} */ #call;
   #calls = 0;
-  /** How often in a row it broke down. */ #crashes = 0;
   /** @type {(() => void) | undefined} */ #announce;
 
   /**
@@ -42,9 +41,16 @@ export class RemoteEngine {
   }
 
   /** @param {LoadRequest} request */
-  load(request) {
+  async load(request) {
     this.#request = request;
-    return this.#start(request);
+    try {
+      await this.#start(request);
+    } catch (error) {
+      // Some drivers and early implementations of WebGPU don't fail politely.
+      if (!(error instanceof DetrimError && error.code === 'crashed' && request.backend === 'auto')) throw error;
+      this.#request = withoutGpu(request, error.message);
+      await this.#start(this.#request);
+    }
   }
 
   /**
@@ -58,9 +64,7 @@ export class RemoteEngine {
    */
   async call(name, args, transfer) {
     await (this.#loaded ?? this.#start(/** @type {LoadRequest} */ (this.#request)));
-    const result = await this.#ask(name, args, transfer);
-    this.#crashes = 0;
-    return result;
+    return await this.#ask(name, args, transfer);
   }
 
   dispose() {
@@ -85,13 +89,25 @@ export class RemoteEngine {
       this.#announce = resolve;
       this.#call = { id: 0, resolve, reject };
     });
-    const worker = this.#url === undefined
-      ? new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
-      : new Worker(this.#url, { type: 'module' });
+    /** @type {Worker} */
+    let worker;
+    try {
+      worker = this.#url === undefined
+        ? new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+        : new Worker(this.#url, { type: 'module' });
+    } catch (error) {
+      // From another origin, for one.
+      this.#end(DetrimError.from(error, 'network', 'the worker can\'t be started'));
+      return ready;
+    }
     this.#worker = worker;
-    worker.onmessage = ({ data }) => this.#hear(/** @type {Message} */ (data));
+    // What a worker said before it was ended may still be on its way.
+    worker.onmessage = ({ data }) => {
+      if (worker === this.#worker) this.#hear(/** @type {Message} */ (data));
+    };
     worker.onerror = event => {
       event.preventDefault();
+      if (worker !== this.#worker) return;
       if (this.#announce) this.#end(new DetrimError('network', `the worker's script can't be loaded${event.message ? `: ${event.message}` : ''}`));
       else this.#crashed(event.message);
     };
@@ -152,16 +168,25 @@ export class RemoteEngine {
 
   /** @param {string} message */
   #crashed(message) {
-    const loading = this.info === undefined;
-    this.#end(new DetrimError('crashed', `the engine broke down: ${message}`));
-    if (loading || !this.#request) return;
-    this.#crashes += 1;
-    // Twice in a row on the GPU may be the GPU's fault.
-    const { backend } = this.#request;
-    const again = this.#crashes > 1 && backend === 'auto'
-      ? { ...this.#request, backend: /** @type {const} */ ('cpu'), why: `WebGPU broke down: ${message}` } : this.#request;
-    this.#start(again).then(() => {
-      this.#emit({ kind: 'change', reason: 'crashed', message, info: /** @type {Info} */ (this.info) });
+    const { info } = this;
+    const problem = `the engine broke down: ${message}`;
+    this.#end(new DetrimError('crashed', problem));
+    // Who loads is told, and nobody else would be.
+    if (!info || !this.#request) return;
+    if (this.#request.backend === 'auto' && info.backend === 'webgpu') this.#request = withoutGpu(this.#request, problem);
+    this.#start(this.#request).then(() => {
+      this.#emit({ kind: 'change', reason: 'crashed', message: problem, info: /** @type {Info} */ (this.info) });
     }, () => {});
   }
+}
+
+/**
+ * Where there is a choice, whatever broke down on the GPU isn't tried there again: it may be the driver.
+ *
+ * @param {LoadRequest} request
+ * @param {string} problem
+ * @returns {LoadRequest}
+ */
+function withoutGpu(request, problem) {
+  return { ...request, backend: 'cpu', why: `with WebGPU ${problem}` };
 }
