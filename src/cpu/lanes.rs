@@ -33,6 +33,20 @@ pub fn bounds(activation: Activation) -> Option<[f32; 2]> {
     }
 }
 
+/// `x` within `bounds`; what is no number stays none. Comparing and selecting is faster in wasm than its minimum and maximum,
+/// for which V8 needs eight instructions.
+#[inline(always)]
+pub fn clamp<S: Simd>(simd: S, x: S::f32s, bounds: Option<[f32; 2]>) -> S::f32s {
+    let Some([least, most]) = bounds else { return x };
+    let bound = simd.splat_f32s(least);
+    let x = simd.select_f32s(simd.less_than_f32s(x, bound), bound, x);
+    if most == f32::INFINITY {
+        return x;
+    }
+    let bound = simd.splat_f32s(most);
+    simd.select_f32s(simd.less_than_f32s(bound, x), bound, x)
+}
+
 /// What remains of an activation after its [`bounds`].
 pub fn bend(x: &mut [f32], activation: Activation) {
     dispatch(Bend(x, activation));

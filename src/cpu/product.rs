@@ -5,7 +5,7 @@
 //! A tile of [`TILE`] rows by one panel is summed in registers; a panel passes all tiles of a block before the next one comes,
 //! so that it stays in the first-level cache, and the block's left side in the second.
 
-use super::lanes::{bend, bounds, dispatch, vectors, vectors_mut};
+use super::lanes::{bend, bounds, clamp, dispatch, vectors, vectors_mut};
 use super::threads;
 use crate::config::Activation;
 use pulp::{Simd, WithSimd};
@@ -13,7 +13,7 @@ use pulp::{Simd, WithSimd};
 /// Rows of a tile. With two vectors a row, six fill the 16 registers of AVX2; V8 makes the fastest code from four.
 pub const TILE: usize = if cfg!(target_arch = "wasm32") { 4 } else { 6 };
 
-/// Bytes of the left side that a block may have: half of a small second-level cache.
+/// Bytes that a block may have on its left side and in its output together: what a small second-level cache holds.
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// How a product ends: `activation(product + bias + residual)`.
@@ -48,7 +48,8 @@ pub fn runs<'a>(rows: usize, taps: usize, at: impl Fn(usize, usize) -> &'a [f32]
 pub fn product<'a>(right: Right, end: End, at: impl Fn(usize, usize) -> &'a [f32] + Sync, out: &mut [f32]) {
     let Right { taps, run, outputs, .. } = right;
     let rows = out.len() / outputs;
-    let most = (BLOCK_BYTES / (run * size_of::<f32>())).clamp(8 * TILE, 4096);
+    let row = run + outputs * if end.residual.is_some() { 2 } else { 1 };
+    let most = (BLOCK_BYTES / (row * size_of::<f32>())).clamp(8 * TILE, 4096);
     let block = threads::block(rows, most, taps * run * outputs).next_multiple_of(TILE);
     threads::each_block(out, block * outputs, |index, out| {
         let first = index * block;
@@ -80,18 +81,40 @@ impl WithSimd for Multiply<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Right { packed, taps, run, outputs } = self.right;
+        let Self { end: End { bias, residual, activation }, stride, .. } = self;
+        let bounds = bounds(activation);
         let width = 2 * S::F32_LANES;
         for (panel, column) in packed.chunks_exact(taps * run * width).zip((0..outputs).step_by(width)) {
             let panel = vectors::<S>(panel).as_chunks().0;
             let columns = width.min(outputs - column);
+            let mut first = [simd.splat_f32s(0.0); 2];
+            if let Some(bias) = bias {
+                bytemuck::cast_slice_mut(&mut first)[..columns].copy_from_slice(&bias[column..][..columns]);
+            }
             for (tile, left) in self.left.chunks_exact(taps).enumerate() {
-                let sums = sum(simd, left, panel, run);
-                for (row, sums) in (tile * TILE..).zip(sums) {
-                    if row < self.rows {
-                        let out = &mut self.out[row * self.stride + column..][..columns];
-                        let bias = self.end.bias.map(|bias| &bias[column..][..columns]);
-                        let residual = self.end.residual.map(|residual| &residual[row * outputs + column..][..columns]);
-                        finish(simd, sums, bias, residual, bounds(self.end.activation), out);
+                let mut sums = sum(simd, first, left, panel, run);
+                let row = tile * TILE;
+                if columns == width && row + TILE <= self.rows {
+                    let out = &mut self.out[row * stride + column..];
+                    for r in 0..TILE {
+                        for (v, sum) in sums[r].iter_mut().enumerate() {
+                            if let Some(residual) = residual {
+                                *sum = simd.add_f32s(*sum, pair::<S>(&residual[(row + r) * outputs + column..])[v]);
+                            }
+                            *sum = clamp(simd, *sum, bounds);
+                        }
+                        *pair_mut::<S>(&mut out[r * stride..]) = sums[r];
+                    }
+                } else {
+                    // At the edge, number by number. On a copy, so that the sums themselves needn't lie in memory.
+                    let sums = sums;
+                    for (row, sums) in (row..self.rows).zip(&sums) {
+                        let out = &mut self.out[row * stride + column..][..columns];
+                        out.copy_from_slice(&bytemuck::cast_slice(sums)[..columns]);
+                        for (c, x) in out.iter_mut().enumerate() {
+                            let residual = residual.map_or(0.0, |residual| residual[row * outputs + column + c]);
+                            *x = clamp(pulp::Scalar, *x + residual, bounds);
+                        }
                     }
                 }
             }
@@ -99,55 +122,31 @@ impl WithSimd for Multiply<'_, '_> {
     }
 }
 
-/// One tile: the sum over all runs of (run of a row) · (rows of the panel).
+/// One tile: `first` + the sum over all runs of (run of a row) · (rows of the panel).
 #[inline(always)]
-fn sum<S: Simd>(simd: S, left: &[[&[f32]; TILE]], panel: &[[S::f32s; 2]], run: usize) -> [[S::f32s; 2]; TILE] {
-    let mut sums = [[simd.splat_f32s(0.0); 2]; TILE];
+fn sum<S: Simd>(simd: S, first: [S::f32s; 2], left: &[[&[f32]; TILE]], panel: &[[S::f32s; 2]], run: usize) -> [[S::f32s; 2]; TILE] {
+    let mut sums = [first; TILE];
     for (runs, panel) in left.iter().zip(panel.chunks_exact(run)) {
         let runs = runs.map(|r| &r[..run]);
-        for (i, &[first, second]) in panel.iter().enumerate() {
+        for (i, &[left, right]) in panel.iter().enumerate() {
             for (sums, run) in sums.iter_mut().zip(runs) {
                 let x = simd.splat_f32s(run[i]);
-                sums[0] = simd.mul_add_e_f32s(x, first, sums[0]);
-                sums[1] = simd.mul_add_e_f32s(x, second, sums[1]);
+                sums[0] = simd.mul_add_e_f32s(x, left, sums[0]);
+                sums[1] = simd.mul_add_e_f32s(x, right, sums[1]);
             }
         }
     }
     sums
 }
 
-/// Bias, residual and bounds of one row of a tile.
 #[inline(always)]
-fn finish<S: Simd>(simd: S, sums: [S::f32s; 2], bias: Option<&[f32]>, residual: Option<&[f32]>, bounds: Option<[f32; 2]>, out: &mut [f32]) {
-    let width = 2 * S::F32_LANES;
-    if out.len() < width {
-        // The last panel's: put together in a full one.
-        let mut padded = [[simd.splat_f32s(0.0); 2]; 3];
-        let [bias_row, residual_row, out_row] = padded.each_mut().map(|row| bytemuck::cast_slice_mut::<S::f32s, f32>(row));
-        for (row, values) in [(&mut *bias_row, bias), (&mut *residual_row, residual)] {
-            if let Some(values) = values {
-                row[..values.len()].copy_from_slice(values);
-            }
-        }
-        finish_full(simd, sums, Some(bias_row), Some(residual_row), bounds, out_row);
-        out.copy_from_slice(&out_row[..out.len()]);
-    } else {
-        finish_full(simd, sums, bias, residual, bounds, out);
-    }
+fn pair<S: Simd>(x: &[f32]) -> [S::f32s; 2] {
+    let x = vectors::<S>(x);
+    [x[0], x[1]]
 }
 
 #[inline(always)]
-fn finish_full<S: Simd>(simd: S, sums: [S::f32s; 2], bias: Option<&[f32]>, residual: Option<&[f32]>, bounds: Option<[f32; 2]>, out: &mut [f32]) {
-    let out = vectors_mut::<S>(out);
-    let bounds = bounds.map(|bounds| bounds.map(|bound| simd.splat_f32s(bound)));
-    for v in 0..2 {
-        let mut x = sums[v];
-        for term in [bias, residual].into_iter().flatten() {
-            x = simd.add_f32s(x, vectors::<S>(term)[v]);
-        }
-        if let Some([least, most]) = bounds {
-            x = simd.min_f32s(simd.max_f32s(x, least), most);
-        }
-        out[v] = x;
-    }
+fn pair_mut<S: Simd>(x: &mut [f32]) -> &mut [S::f32s; 2] {
+    let (pairs, _) = vectors_mut::<S>(x).as_chunks_mut();
+    &mut pairs[0]
 }
