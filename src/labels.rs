@@ -1,10 +1,10 @@
-//! What class logits stand for: COCO's names and numbers, or whatever the file says.
+//! COCO's classes.
 
 use crate::config::Label;
 
 /// COCO's numbers and names; the numbers have gaps.
 #[rustfmt::skip]
-const COCO: [(u32, &str); 80] = [
+pub const COCO: [(u32, &str); 80] = [
     (1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (5, "airplane"), (6, "bus"), (7, "train"), (8, "truck"), (9, "boat"),
     (10, "traffic light"), (11, "fire hydrant"), (13, "stop sign"), (14, "parking meter"), (15, "bench"), (16, "bird"), (17, "cat"),
     (18, "dog"), (19, "horse"), (20, "sheep"), (21, "cow"), (22, "elephant"), (23, "bear"), (24, "zebra"), (25, "giraffe"),
@@ -33,21 +33,6 @@ impl Label {
     }
 }
 
-/// Labels of these names. Where all of them are COCO's they get COCO's ids, else each its position.
-pub fn from_names(names: Vec<String>) -> Vec<Label> {
-    let id = |name: &str| COCO.iter().find(|(_, coco)| *coco == name).map(|(id, _)| *id);
-    let positions = 0..names.len() as u32;
-    let coco: Option<Vec<u32>> =
-        names.iter().zip(positions.clone()).map(|(name, place)| if name == Label::GAP { Some(place) } else { id(name) }).collect();
-    let ids = coco.unwrap_or_else(|| positions.collect());
-    ids.into_iter().zip(names).map(|(id, name)| Label { id, name }).collect()
-}
-
-/// Whether these are the names that a config gets when nobody named its classes.
-pub fn are_placeholders(names: &[String]) -> bool {
-    names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,13 +42,5 @@ mod tests {
         let labels = Label::coco91();
         assert_eq!((labels.len(), labels[17].name.as_str(), labels[12].is_gap(), labels[90].name.as_str()), (91, "cat", true, "toothbrush"));
         assert_eq!(labels.iter().filter(|l| !l.is_gap()).count(), 80);
-    }
-
-    #[test]
-    fn ids_are_cocos_only_where_all_names_are() {
-        let ids = |names: &[&str]| from_names(names.iter().map(|n| n.to_string()).collect()).iter().map(|l| l.id).collect::<Vec<_>>();
-        assert_eq!(ids(&["dog", "cat"]), [18, 17]);
-        assert_eq!(ids(&["N/A", "cat"]), [0, 17]);
-        assert_eq!(ids(&["dog", "unicorn"]), [0, 1]);
     }
 }

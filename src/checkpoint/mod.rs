@@ -1,20 +1,15 @@
 //! Reading checkpoints of any kind that DETR comes in, and reading and writing our own file.
 //!
-//! A foreign file goes: bytes → `tensors` (by `safetensors` or `pth`) → our names (`rename`, by the table in `names`) → a
-//! config (`architecture`) → weights with batch norm folded in (`fold`). Our own file (`own`) holds config and weights as they are.
+//! A [foreign](self::foreign) file is converted as it is opened: what runs are our own names, layouts and folded batch norm, whatever
+//! the file. Our own file (`own`) holds config and weights as they are; it is all that the browser reads.
 
-mod architecture;
-mod fold;
-mod names;
+#[cfg(not(target_arch = "wasm32"))]
+mod foreign;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
 mod own;
-#[cfg(not(target_arch = "wasm32"))]
-mod pth;
 mod random;
-mod rename;
 pub(crate) mod safetensors;
-mod stated;
 pub(crate) mod tensors;
 
 use crate::config::{Activation, ClassActivation, Config, Resize};

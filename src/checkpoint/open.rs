@@ -1,14 +1,10 @@
 //! Opens a checkpoint of any kind from the disk, and writes our own.
 
-use super::architecture::{self, Clues};
-use super::rename::Renamed;
-use super::stated::{Preprocessor, Stated};
-use super::tensors::Tensors;
-use super::{Card, Checkpoint, Guess, Storage, fold, own, pth, safetensors};
+use super::foreign::{self, pth};
+use super::{Checkpoint, Guess, Storage, own, safetensors};
 use crate::error::{Error, Result};
 use crate::output;
 use memmap2::Mmap;
-use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
 /// What a directory's checkpoint may be called.
@@ -26,12 +22,20 @@ pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
         if own::is_own(&content) {
             return own::parse(&content, &name);
         }
-        return foreign(content.tensors, &file, guess);
+        return named(foreign::convert(content.tensors, &file, guess)?, &file);
     }
     if pth::is_pth(&bytes) {
-        return foreign(pth::read(&bytes).map_err(fail)?, &file, guess);
+        return named(foreign::convert(pth::read(&bytes).map_err(fail)?, &file, guess)?, &file);
     }
     Err(fail("not a checkpoint that detrim knows (.safetensors, or .pth as PyTorch saves it)".into()))
+}
+
+/// A foreign checkpoint is called as its file is, or as its directory where the file is called as all are.
+fn named(mut checkpoint: Checkpoint, file: &Path) -> Result<Checkpoint> {
+    let common = file.file_name().is_some_and(|name| NAMES.iter().any(|common| name == *common));
+    let name = if common { file.parent().and_then(Path::file_name) } else { file.file_stem() };
+    checkpoint.card.name = name.unwrap_or_default().to_string_lossy().into_owned();
+    Ok(checkpoint)
 }
 
 /// The checkpoint's file: the path itself, or what lies in it.
@@ -51,46 +55,9 @@ fn map(path: &Path) -> Result<Mmap> {
     if !file.metadata().map_err(fail)?.is_file() {
         return Err(Error::Checkpoint { file: path.display().to_string(), problem: "not a file".into() });
     }
-    // SAFETY: the bytes may only change under us if somebody rewrites the file in place meanwhile; we never keep a reference into
-    // it beyond `open`, and every number in it is valid.
+    // SAFETY: we only read, and keep no reference beyond `open`. What remains is somebody rewriting the file in place in that second:
+    // as with every program that maps its files, and as we never do ourselves (see `output`).
     unsafe { Mmap::map(&file) }.map_err(fail)
-}
-
-/// Makes a checkpoint of ours of foreign tensors.
-fn foreign(tensors: Tensors, file: &Path, guess: &Guess) -> Result<Checkpoint> {
-    let fail = |problem: String| Error::Checkpoint { file: file.display().to_string(), problem };
-    let stated: Option<Stated> = beside(file, "config.json")?;
-    let preprocessor: Option<Preprocessor> = beside(file, "preprocessor_config.json")?;
-    let renamed = Renamed::new(tensors).map_err(fail)?;
-    let clues = Clues { tensors: &renamed, stated: stated.as_ref(), preprocessor: preprocessor.as_ref(), guess };
-    let (config, mut guesses) = architecture::derive(&clues).map_err(fail)?;
-    let weights = fold::convert(&renamed, &config).map_err(fail)?;
-    guesses.extend(left_over(&renamed.strays));
-    let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let directory = file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    let name = if NAMES.iter().any(|known| known.starts_with(&format!("{name}."))) { directory.unwrap_or(name) } else { name };
-    Ok(Checkpoint { config, weights, card: Card { name, ..Card::default() }, guesses })
-}
-
-/// A JSON file beside the checkpoint, if there is one.
-fn beside<T: DeserializeOwned>(file: &Path, name: &str) -> Result<Option<T>> {
-    let path = file.with_file_name(name);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Io { file: path.display().to_string(), source }),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|error| Error::Checkpoint { file: path.display().to_string(), problem: error.to_string() })
-}
-
-/// A sentence about tensors that the detector has no use for.
-fn left_over(strays: &[String]) -> Option<String> {
-    let names: Vec<&str> = strays.iter().map(String::as_str).filter(|name| !name.ends_with("num_batches_tracked")).collect();
-    let (first, count) = (names.first()?, names.len());
-    Some(match count {
-        1 => format!("tensor {first} is not part of the detector"),
-        _ => format!("{count} tensors are not part of the detector: {first}, …"),
-    })
 }
 
 /// Writes our own file: under another name first, so that there is never half a file under this one.

@@ -34,6 +34,7 @@ pub enum Storage {
 }
 
 /// Whether a safetensors header is one of ours.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn is_own(file: &File) -> bool {
     file.metadata.contains_key(KEY)
 }

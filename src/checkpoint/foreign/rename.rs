@@ -1,7 +1,7 @@
 //! Finds our names for a foreign file's tensors, by the table in `names.rs`.
 
 use super::names::{DIALECTS, Dialect, ROOTS};
-use super::tensors::{RawTensor, Tensors};
+use crate::checkpoint::tensors::{RawTensor, Tensors};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A foreign file's tensors under our names, batch norm not yet folded.
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn names_a_missing_tensor_as_the_file_would() {
         let bytes = [0; 12];
-        let tensor = RawTensor::contiguous(super::super::tensors::Dtype::F32, vec![3], &bytes).unwrap();
+        let tensor = RawTensor::contiguous(crate::checkpoint::tensors::Dtype::F32, vec![3], &bytes).unwrap();
         let names = ["model.encoder.layers.0.fc1.bias", "model.backbone.conv_encoder.model.encoder.stages.0.layers.0.layer.0.convolution.weight"];
         let renamed = Renamed::new(names.map(|name| (name.to_string(), tensor.clone())).into()).unwrap();
         assert_eq!(renamed.foreign_name("encoder.3.ffn2.weight"), "model.encoder.layers.3.fc2.weight");

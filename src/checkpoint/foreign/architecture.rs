@@ -1,11 +1,11 @@
 //! Finds the architecture of a foreign checkpoint: from the tensors' shapes, with what shapes can't tell from `config.json`,
 //! the caller or DETR's defaults, and checked against `config.json` where there is one.
 
-use super::Guess;
+use super::labels;
 use super::rename::Renamed;
 use super::stated::{PerLayer, Preprocessor, Stated};
+use crate::checkpoint::Guess;
 use crate::config::*;
-use crate::labels;
 
 /// Everything that is known about a foreign checkpoint.
 pub struct Clues<'a> {

@@ -10,7 +10,7 @@ mod machine;
 mod pickle;
 mod value;
 
-use super::tensors::{RawTensor, Tensors};
+use crate::checkpoint::tensors::{RawTensor, Tensors};
 use pickle::Pickle;
 use std::collections::HashMap;
 use value::{StorageRef, TensorRef, Value};
@@ -77,12 +77,12 @@ mod tests {
 
     /// Made by `tests/make_pth_fixtures.py`.
     const FIXTURES: [(&str, &[u8]); 6] = [
-        ("state, zip", include_bytes!("../../../tests/fixtures/pth/state_zip.pth")),
-        ("state, legacy", include_bytes!("../../../tests/fixtures/pth/state_legacy.pth")),
-        ("training, zip", include_bytes!("../../../tests/fixtures/pth/training_zip.pth")),
-        ("training, legacy", include_bytes!("../../../tests/fixtures/pth/training_legacy.pth")),
-        ("protocol 4, zip", include_bytes!("../../../tests/fixtures/pth/protocol4_zip.pth")),
-        ("protocol 5, legacy", include_bytes!("../../../tests/fixtures/pth/protocol5_legacy.pth")),
+        ("state, zip", include_bytes!("../../../../tests/fixtures/pth/state_zip.pth")),
+        ("state, legacy", include_bytes!("../../../../tests/fixtures/pth/state_legacy.pth")),
+        ("training, zip", include_bytes!("../../../../tests/fixtures/pth/training_zip.pth")),
+        ("training, legacy", include_bytes!("../../../../tests/fixtures/pth/training_legacy.pth")),
+        ("protocol 4, zip", include_bytes!("../../../../tests/fixtures/pth/protocol4_zip.pth")),
+        ("protocol 5, legacy", include_bytes!("../../../../tests/fixtures/pth/protocol5_legacy.pth")),
     ];
 
     fn floats(numbers: impl Iterator<Item = usize>) -> Vec<f32> {
