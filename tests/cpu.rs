@@ -1,10 +1,11 @@
 //! The CPU backend against the naive one: its own kernels, and the operations that have gradients.
 
-use crate::kernels::check_kernels;
+use crate::kernels::{check_kernels, random};
 use candle_core::{Tensor, Var};
 use detrim::backend::{Backend, Window};
-use detrim::config::Activation;
+use detrim::config::*;
 use detrim::cpu::{self, Cpu};
+use detrim::model::Detr;
 use detrim::{HostTensor, Result};
 
 fn numbers(x: &Tensor) -> Vec<f32> {
@@ -88,4 +89,45 @@ fn differentiable(x: &Tensor, result: Result<Tensor>) -> Result<Tensor> {
         assert!(numbers(gradient).iter().all(|g| g.is_finite()));
     }
     Ok(result)
+}
+
+/// The gradient of the whole network's output by its pixels agrees with what a small step in its direction changes.
+#[test]
+fn the_network_has_gradients() {
+    let numbers = |x: &Tensor| numbers(x).iter().map(|&x| f64::from(x)).sum::<f64>();
+    let attention = Attention { heads: 2, head_width: 3 };
+    let config = Config {
+        backbone: Backbone::EfficientNetLite(EfficientNetLite {
+            stem: 6,
+            stages: vec![vec![InvertedResidual { expansion: Some(8), kernel: 5, stride: 2, channels: 6, residual: false }]],
+        }),
+        d_model: 8,
+        encoder: vec![EncoderLayer { self_attention: attention, ffn: 12 }],
+        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 12 }],
+        queries: 5,
+        classes: 3,
+        activation: Activation::Gelu,
+        class_activation: ClassActivation::Sigmoid,
+        query_content: true,
+        box_reference: true,
+        labels: (0..3).map(|id| Label { id, name: format!("label {id}") }).collect(),
+        pixels: Pixels::detr(),
+    };
+    let weights = detrim::checkpoint::random(config.clone(), "test", 1).weights;
+    let network = Detr::load(&Cpu, &config, &weights).unwrap();
+    let forward = |pixels: &Tensor| {
+        let output = network.forward(&Cpu, pixels, None, &mut |_, _| {}).unwrap();
+        (output.logits.sum_all().unwrap() + output.boxes.sum_all().unwrap()).unwrap()
+    };
+    let pixels = Var::from_tensor(&Cpu.constant(&random(&[2, 9, 11, 3], 2)).unwrap()).unwrap();
+    let start = forward(&pixels);
+    let gradient = start.backward().unwrap().get(&pixels).unwrap().detach();
+    let steepness = numbers(&gradient.sqr().unwrap());
+    assert!(steepness > 1e-6, "the gradient vanishes: {steepness}");
+    // By the kernels without gradients, which must compute the same.
+    let step = 1e-2 / steepness.sqrt();
+    let at = |step: f64| numbers(&forward(&(pixels.detach() + (&gradient * step).unwrap()).unwrap()));
+    assert!((at(0.0) - numbers(&start)).abs() < 1e-4);
+    let slope = (at(step) - at(-step)) / (2.0 * step);
+    assert!((slope / steepness - 1.0).abs() < 0.02, "slope {slope}, squared gradient {steepness}");
 }

@@ -60,9 +60,10 @@ fn print(Record { model, threads, report }: &Record) {
     let [height, width] = report.size;
     println!("{model} at {height}×{width} on {on}, {} runs", report.runs);
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["stage", "median ms", "fastest ms"]);
+    table.load_style(presets::NOTHING).set_header(["stage", "median ms", "fastest ms", "GMAC/s"]);
     for stage in &report.stages {
-        table.add_row([stage.name.to_string(), format!("{:.2}", stage.median), format!("{:.2}", stage.fastest)]);
+        let speed = stage.speed().map_or(String::new(), |speed| format!("{speed:.1}"));
+        table.add_row([stage.name.to_string(), format!("{:.2}", stage.median), format!("{:.2}", stage.fastest), speed]);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

@@ -2,8 +2,9 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Resize;
-use crate::detector::{Detector, Device, Info, Parts, Times};
+use crate::detector::{Detector, Device, Info, Times};
 use crate::error::{Error, Result};
+use crate::eval::cost::{Part, cost};
 use crate::image::{Picture, target_size};
 use serde::Serialize;
 
@@ -25,6 +26,16 @@ pub struct Stage {
     pub name: &'static str,
     pub median: f64,
     pub fastest: f64,
+    /// Multiply-accumulates, where it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs: Option<u64>,
+}
+
+impl Stage {
+    /// Billions of multiply-accumulates a second, by the median.
+    pub fn speed(&self) -> Option<f64> {
+        Some(self.macs? as f64 / self.median / 1e6)
+    }
 }
 
 /// Runs a detector `runs` times, after once to warm up. With `size` (height, width) every picture is stretched to it.
@@ -40,6 +51,7 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
     let [height, width] = size.map_or(PHOTO, |size| size.map(|side| 2 * side));
     let photo = photo(height, width)?;
     let size = target_size(checkpoint.config.pixels.resize, width, height)?;
+    let cost = cost(&checkpoint.config, size);
     let mut detector = Detector::load(&checkpoint, device).await?;
     drop(checkpoint);
     let mut times = Vec::with_capacity(runs);
@@ -49,28 +61,28 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
             times.push(found.times);
         }
     }
-    Ok(Report { info: detector.info(), size, runs, stages: stages(&times) })
+    Ok(Report { info: detector.info(), size, runs, stages: stages(&times, &cost) })
 }
 
-fn stages(times: &[Times]) -> Vec<Stage> {
+fn stages(times: &[Times], cost: &[Part]) -> Vec<Stage> {
     type Pick = fn(&Times) -> Option<f64>;
-    fn part(times: &Times, pick: fn(Parts) -> f64) -> Option<f64> {
-        times.parts.map(pick)
-    }
-    let stages: [(&str, Pick); 8] = [
-        ("pre-processing", |t| Some(t.pre)),
-        ("backbone", |t| part(t, |p| p.backbone)),
-        ("encoder", |t| part(t, |p| p.encoder)),
-        ("decoder", |t| part(t, |p| p.decoder)),
-        ("heads", |t| part(t, |p| p.heads)),
-        ("network", |t| Some(t.network)),
-        ("post-processing", |t| Some(t.post)),
-        ("total", |t| Some(t.pre + t.network + t.post)),
+    // How long it took, and the beginnings of the names of its parts.
+    let stages: [(&str, Pick, &[&str]); 8] = [
+        ("pre-processing", |t| Some(t.pre), &[]),
+        ("backbone", |t| Some(t.parts?.backbone), &["backbone"]),
+        ("encoder", |t| Some(t.parts?.encoder), &["input_projection", "encoder"]),
+        ("decoder", |t| Some(t.parts?.decoder), &["decoder"]),
+        ("heads", |t| Some(t.parts?.heads), &["heads"]),
+        ("network", |t| Some(t.network), &[""]),
+        ("post-processing", |t| Some(t.post), &[]),
+        ("total", |t| Some(t.pre + t.network + t.post), &[]),
     ];
-    let stage = |(name, pick): (&'static str, Pick)| {
+    let stage = |(name, pick, names): (&'static str, Pick, &[&str])| {
         let mut sorted: Vec<f64> = times.iter().filter_map(pick).collect();
         sorted.sort_by(f64::total_cmp);
-        Some(Stage { name, median: median(&sorted)?, fastest: *sorted.first()? })
+        let parts = cost.iter().filter(|part| names.iter().any(|name| part.name.starts_with(name)));
+        let macs = (!names.is_empty()).then(|| parts.map(|part| part.macs).sum());
+        Some(Stage { name, median: median(&sorted)?, fastest: *sorted.first()?, macs })
     };
     stages.into_iter().filter_map(stage).collect()
 }
@@ -90,14 +102,24 @@ fn photo(height: usize, width: usize) -> Result<Picture> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::detector::Parts;
 
     #[test]
     fn stages_are_medians_and_absent_parts_are_left_out() {
         let times = |pre, network| Times { pre, network, post: 1.0, parts: None };
-        let found = stages(&[times(5.0, 30.0), times(1.0, 10.0), times(4.0, 20.0), times(2.0, 40.0)]);
+        let part = |name: &str, macs| Part { name: name.into(), shape: String::new(), parameters: 0, macs };
+        let cost = [part("backbone.stem", 1_000_000), part("input_projection", 300_000), part("encoder.0", 700_000), part("heads", 50)];
+        let found = stages(&[times(5.0, 30.0), times(1.0, 10.0), times(4.0, 20.0), times(2.0, 40.0)], &cost);
         let rows: Vec<_> = found.iter().map(|s| (s.name, s.median, s.fastest)).collect();
         assert_eq!(rows, [("pre-processing", 3.0, 1.0), ("network", 25.0, 10.0), ("post-processing", 1.0, 1.0), ("total", 30.5, 12.0)]);
-        let parts = Some(Parts { backbone: 7.0, encoder: 1.0, decoder: 1.0, heads: 1.0 });
-        assert_eq!(stages(&[Times { parts, ..times(0.0, 10.0) }]).len(), 8);
+        assert_eq!(found[1].macs, Some(2_000_050));
+        assert_eq!(found[3].speed(), None);
+
+        let parts = Some(Parts { backbone: 7.0, encoder: 2.0, decoder: 1.0, heads: 1.0 });
+        let found = stages(&[Times { parts, ..times(0.0, 10.0) }], &cost);
+        let rows: Vec<_> = found.iter().map(|s| (s.name, s.median, s.macs)).collect();
+        assert_eq!(rows[2], ("encoder", 2.0, Some(1_000_000)));
+        assert_eq!(rows[3], ("decoder", 1.0, Some(0)));
+        assert_eq!(found[2].speed(), Some(0.5));
     }
 }
