@@ -9,7 +9,7 @@ use detrim::{Config, HostTensor};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// A file of the workshop's shared directory, or `None` (with a note) where that isn't at hand.
+/// A file of the test material beside the repository, which is too large for it; `None` (with a note) where that isn't at hand.
 fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
     if !path.exists() {

@@ -1,6 +1,6 @@
 //! Reading checkpoints of any kind that DETR comes in, and reading and writing our own file.
 //!
-//! A [foreign](self::foreign) file is converted as it is opened: what runs are our own names, layouts and folded batch norm, whatever
+//! A foreign file (`foreign`) is converted as it is opened: what runs are our own names, layouts and folded batch norm, whatever
 //! the file. Our own file (`own`) holds config and weights as they are; it is all that the browser reads.
 
 #[cfg(not(target_arch = "wasm32"))]
