@@ -9,20 +9,13 @@
 // host for anything. Test files are named *.test.js and run one after another: a software GPU fills the machine.
 
 import assert from 'node:assert/strict';
-import { accessSync, constants } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { startServer } from '../../www/serve.js';
-
-// The npm packages live with the page, not at the top.
-const { chromium, devices } = createRequire(new URL('../../www/package.json', import.meta.url))('playwright-core');
+import { closeBrowsers, devices, launch } from './chromium.js';
 
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').Page} Page */
-/** @typedef {import('../../www/node_modules/playwright-core/index.js').Browser} Browser */
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').BrowserContext} BrowserContext */
 /** @typedef {import('node:test').TestContext} TestContext */
 /** @typedef {{method: string, path: string, status: number}} Request */
@@ -30,13 +23,7 @@ const { chromium, devices } = createRequire(new URL('../../www/package.json', im
 export const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 export const DIST = path.join(REPOSITORY, 'www', 'dist');
 
-const QUIET = [
-  '--no-sandbox', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-  // Any host but ours is unknown, so that a stray request fails at once and is seen.
-  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1',
-];
-const WEBGPU = ['--enable-unsafe-webgpu'];
-const NO_WEBGPU = ['--disable-features=WebGPU', '--disable-gpu', '--disable-blink-features=WebGPU'];
+after(closeBrowsers);
 
 /**
  * Serves a folder until the test ends. `requests` is what the server has answered so far, `violations` what browsers reported.
@@ -112,60 +99,4 @@ function watch(context, page, site) {
     if (!['data:', 'blob:'].includes(url.protocol) && url.origin !== origin) seen.push(`asked another host: ${url}`);
   });
   return () => [...seen, ...site.violations.map((report) => `policy violation: ${report}`)];
-}
-
-/** @type {Map<string, Promise<Browser>>} */
-const browsers = new Map();
-/** @type {string[]} */
-const folders = [];
-
-/** One browser for each set of arguments, shared by the tests of a file. @param {Opening} options */
-async function launch(options) {
-  const args = [...QUIET, ...(options.webgpu ? WEBGPU : NO_WEBGPU), ...(options.args ?? [])];
-  if (options.camera) {
-    args.push('--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream', `--use-file-for-fake-video-capture=${await film(options.camera)}`);
-  }
-  const key = args.join(' ');
-  const browser = browsers.get(key) ?? chromium.launch({ executablePath: findChromium(), headless: true, args });
-  browsers.set(key, browser);
-  return browser;
-}
-
-after(async () => {
-  for (const browser of browsers.values()) await browser.then((running) => running.close());
-  for (const folder of folders) await rm(folder, { recursive: true, force: true });
-});
-
-/** @type {Map<string, Promise<string>>} */
-const films = new Map();
-
-/** A film of one JPEG, as Chromium's fake camera wants it: frames one after another. @param {string} photo */
-function film(photo) {
-  const made = films.get(photo) ?? (async () => {
-    const folder = await mkdtemp(path.join(tmpdir(), 'detrim-camera-'));
-    folders.push(folder);
-    const file = path.join(folder, 'camera.mjpeg');
-    const frame = await readFile(photo);
-    await writeFile(file, Buffer.concat([frame, frame]));
-    return file;
-  })();
-  films.set(photo, made);
-  return made;
-}
-
-/** The browser: $CHROMIUM, or one where systems keep it. */
-function findChromium() {
-  const names = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
-  const places = (process.env.PATH ?? '').split(path.delimiter).flatMap((folder) => names.map((name) => path.join(folder, name)));
-  const apps = ['/Applications/Google Chrome.app/Contents/MacOS/Google Chrome', '/Applications/Chromium.app/Contents/MacOS/Chromium'];
-  const found = [process.env.CHROMIUM ?? '', ...places, ...apps].find((file) => {
-    try {
-      accessSync(file, constants.X_OK);
-      return file !== '';
-    } catch {
-      return false;
-    }
-  });
-  if (!found) throw new Error('no Chromium or Chrome found: install one, or name it in the environment variable CHROMIUM');
-  return found;
 }
