@@ -5,7 +5,7 @@ use super::print;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use detrim::checkpoint::Checkpoint;
-use detrim::config::{Backbone, Resize};
+use detrim::config::{Backbone, ClassActivation, Resize};
 use detrim::eval::cost::{Part, cost, part};
 use detrim::weights::Data;
 use serde_json::json;
@@ -121,7 +121,16 @@ fn summary(checkpoint: &Checkpoint) -> String {
         config.decoder.len(),
         config.queries
     ));
-    lines.push(format!("  {named} classes ({:?}), feed-forward {:?}, input {:?}", config.class_activation, config.activation, config.pixels.resize));
+    let scores = match config.class_activation {
+        ClassActivation::Softmax => "softmax with no-object",
+        ClassActivation::Sigmoid => "sigmoid",
+    };
+    let input = match config.pixels.resize {
+        Resize::ShortestSide { short, long } => format!("short side {short}, long side at most {long}"),
+        Resize::Stretch { height, width } => format!("stretched to {height} × {width}"),
+    };
+    let activation = format!("{:?}", config.activation).to_lowercase();
+    lines.push(format!("  {named} classes ({scores}), feed-forward {activation}, input {input}"));
     if let Some(threshold) = card.threshold {
         lines.push(format!("  threshold {threshold}"));
     }
