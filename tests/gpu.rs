@@ -8,6 +8,7 @@ use detrim::config::{Activation, Pixels, Resize};
 use detrim::gpu::{Gpu, GpuDetr, Recorder, Variant};
 use detrim::image::{Picture, prepare};
 use pollster::block_on;
+use std::process::Command;
 use std::rc::Rc;
 
 fn recorder() -> Recorder {
@@ -137,4 +138,16 @@ fn a_lost_device_is_an_error() {
     }
     assert!(block_on(detr.run(&picture, 96, 64)).is_err(), "nothing new can be recorded");
     assert!(detr.lost().is_some());
+}
+
+#[test]
+fn no_adapter_is_an_error() {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/lite0");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.args(["forward", fixture, &format!("{fixture}/plain.safetensors"), "--backend", "gpu", "--compare"]);
+    // An interface that no program here is built for.
+    let output = command.env("WGPU_BACKEND", "noop").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("no graphics adapter"), "{error}");
 }

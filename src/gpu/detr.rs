@@ -67,8 +67,8 @@ pub struct GpuInfo {
     pub variants: [String; 2],
 }
 
-/// Bytes of programs that are kept beside the one in use.
-const MOST_BYTES: usize = 512 << 20;
+/// Programs are forgotten, the least recently used first, while all together need more bytes. A phone's page must live with 1 GB.
+const MOST_BYTES: usize = 256 << 20;
 
 impl GpuDetr {
     /// Opens the best adapter and loads the network onto it.
@@ -189,10 +189,8 @@ impl GpuDetr {
         let entry = self.record(key).await;
         self.recorder.restart();
         self.programs.push(entry?);
-        let mut total: usize = self.programs.iter().map(Entry::bytes).sum();
-        while total > MOST_BYTES && self.programs.len() > 1 {
-            total -= self.programs.remove(0).bytes();
-        }
+        let sizes: Vec<usize> = self.programs.iter().map(Entry::bytes).collect();
+        self.programs.drain(..surplus(&sizes, MOST_BYTES));
         Ok(())
     }
 
@@ -226,6 +224,12 @@ impl Entry {
     }
 }
 
+/// How many of the first programs must go so that no more than `most` bytes are left; never the last one.
+fn surplus(sizes: &[usize], most: usize) -> usize {
+    let fits = |&first: &usize| sizes[first..].iter().sum::<usize>() <= most;
+    (0..sizes.len()).find(fits).unwrap_or(sizes.len().saturating_sub(1))
+}
+
 fn nothing() -> Error {
     Error::Gpu("nothing was recorded".into())
 }
@@ -235,5 +239,19 @@ fn output(stages: Vec<(String, HostTensor)>) -> Result<Output<HostTensor>> {
     match (stages.next(), stages.next()) {
         (Some(logits), Some(boxes)) => Ok(Output { logits, boxes }),
         _ => Err(Error::Gpu("the network has no outputs".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::surplus;
+
+    #[test]
+    fn the_oldest_programs_go_first_and_the_last_one_stays() {
+        assert_eq!(surplus(&[], 10), 0);
+        assert_eq!(surplus(&[5, 5], 10), 0);
+        assert_eq!(surplus(&[5, 5, 1], 10), 1);
+        assert_eq!(surplus(&[1, 9, 9], 10), 2);
+        assert_eq!(surplus(&[1, 20], 10), 1);
     }
 }
