@@ -242,7 +242,7 @@ test('when the engine breaks down the page says so, and the next photo works', a
   await ready(page, 'cpu');
   await page.evaluate(() => dispatchEvent(new Event('break-down')));
   await page.locator('.notice.warning').waitFor();
-  assert.match(await page.locator('.notice.warning').innerText(), /broke down and was started again; it now runs on the CPU\. \(unreachable\)/);
+  assert.match(await page.locator('.notice.warning').innerText(), /broke down and was started again; it now runs on the CPU\. \(the engine broke down: unreachable\)/);
   await pick(page, 'Chelsea the cat');
   assert.deepEqual(await labels(page), ['cat']);
 });

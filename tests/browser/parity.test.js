@@ -10,7 +10,7 @@ import { REPOSITORY } from './harness.js';
 
 /** What shapes can't tell and the original repository's files don't say. @type {Record<string, string[]>} */
 const GUESSES = { 'original-zip': ['--heads', '4'], 'original-legacy': ['--heads', '3', '--dilation'] };
-const FIXTURES = ['basic', 'bottleneck-dc5', 'dilated', 'lite0', 'native', 'native-basic', 'original-legacy', 'original-zip', 'trimmed'];
+const FIXTURES = ['basic', 'bottleneck-dc5', 'lite0', 'native', 'native-basic', 'original-legacy', 'original-zip', 'trimmed'];
 
 const REFERENCE = process.env.DETRIM_REFERENCE ?? path.join(REPOSITORY, '..', 'shared', 'reference');
 
