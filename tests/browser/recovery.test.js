@@ -42,7 +42,9 @@ await import('/detrim/worker.js');
 /** The GPU passes for a real one, and an exception comes out of one of its methods in the middle of wasm. */
 const THROWING = `
 Object.defineProperty(GPUAdapterInfo.prototype, 'isFallbackAdapter', { value: false });
-GPUDevice.prototype[new URL(import.meta.url).search.slice(1)] = () => { throw new Error('a driver without manners'); };
+const spoil = () => { GPUDevice.prototype.createBuffer = () => { throw new Error('a driver without manners'); }; };
+if (import.meta.url.endsWith('?later')) addEventListener('message', ({ data }) => data.name === 'detect' && spoil());
+else spoil();
 await import('/detrim/worker.js');
 `;
 
@@ -172,17 +174,17 @@ test('where only WebGPU will do, a GPU that keeps failing is an error', async (t
 });
 
 test('a GPU that throws leaves the CPU', async (t) => {
-  const files = { ...TINY, '/throwing.js?createBuffer': THROWING, '/throwing.js?createShaderModule': THROWING };
+  const files = { ...TINY, '/throwing.js?at-once': THROWING, '/throwing.js?later': THROWING };
   const { page, api, site } = await embed(t, { webgpu: true, files, expected: [/without manners/] });
   const { whileLoading, later, code } = await page.evaluate(async ({ api, CAT }) => {
     const { Detrim } = api;
-    const a = await Detrim.load('/tiny.safetensors', { workerUrl: '/throwing.js?createBuffer' });
+    const a = await Detrim.load('/tiny.safetensors', { workerUrl: '/throwing.js?at-once' });
     const whileLoading = { found: (await a.detect(CAT)).length, info: a.info };
-    const b = await Detrim.load('/tiny.safetensors', { workerUrl: '/throwing.js?createShaderModule' });
+    const b = await Detrim.load('/tiny.safetensors', { workerUrl: '/throwing.js?later' });
     const before = b.info.backend;
     const lost = await b.detect(CAT).then(() => 'none', (error) => error.code);
     const later = { before, lost, found: (await b.detect(CAT)).length, info: b.info };
-    const code = await Detrim.load('/tiny.safetensors', { backend: 'webgpu', workerUrl: '/throwing.js?createBuffer' }).then(() => 'none', (error) => error.code);
+    const code = await Detrim.load('/tiny.safetensors', { backend: 'webgpu', workerUrl: '/throwing.js?at-once' }).then(() => 'none', (error) => error.code);
     return { whileLoading, later, code };
   }, { api, CAT });
   for (const { info, found } of [whileLoading, later]) {
