@@ -70,6 +70,12 @@ compile_wasm() {
   fi
 }
 
+# clippy sees the native side only; what is dead or doubtful in the browser's shows here.
+check_wasm() {
+  compile_wasm 2>&1 | tee target/wasm.log
+  ! grep -q '^warning: `detrim`' target/wasm.log || die 'the wasm build must have no warnings'
+}
+
 assemble() { # [--quick]
   node www/site.js --wasm target/web/wasm32-unknown-unknown/web/detrim.wasm --bindgen target/bindgen/release/detrim-bindgen "$@"
 }
@@ -100,6 +106,7 @@ test_rust() {
 test_web() {
   step 'set-up for browser tests' setup_browser
   build_site
+  step 'wasm without warnings' check_wasm
   step 'JavaScript types' www/node_modules/.bin/tsc -p www
   # The tests compare with the native command.
   step 'native command' cargo build --release --bin detrim
