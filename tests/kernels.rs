@@ -14,17 +14,17 @@ pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f
     let bench = Bench { backend, read: &read };
     bench.depthwise_convolutions();
     bench.pools();
-    bench.attentions();
     bench.norms();
     bench.sums();
     bench.reuse();
 }
 
-/// The cases of matrix products and convolutions, of which a backend may have several implementations.
+/// The cases of matrix products, convolutions and attention, of which a backend may have several implementations.
 pub fn check_products<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f32>) {
     let bench = Bench { backend, read: &read };
     bench.linears();
     bench.convolutions();
+    bench.attentions();
 }
 
 /// Numbers between -1 and 1 that depend on nothing but `seed` (splitmix64).

@@ -1,4 +1,4 @@
-//! Multi-head attention: scores, softmax and mix, the host's side of `kernels/attention.wgsl` and `softmax.wgsl`.
+//! Multi-head attention: scores, softmax and mix, the host's side of `kernels/attention*.wgsl` and `softmax.wgsl`.
 
 use super::graph::Tensor;
 use super::kernels::Family;
@@ -23,6 +23,7 @@ struct Parameters {
 
 /// Scores that are kept at a time, in bytes: many keys are attended to by some queries after the others.
 const MOST_SCORES: usize = 32 << 20;
+/// Rows and columns that a workgroup makes.
 const TILE: usize = 32;
 
 pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -36,6 +37,9 @@ pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: us
     }
     let (planes, head_width) = (batch * heads, width / heads);
     let y = recorder.made(&[batch, queries, width])?;
+    // Workgroup memory is as good or bad here as in other matrix products.
+    let direct = head_width.is_multiple_of(4) && !recorder.variants[0].is_tiled();
+    let family = if direct { Family::AttentionDirect } else { Family::AttentionTiled };
     let most = (MOST_SCORES / (planes * keys * size_of::<f32>())).max(1);
     for first in (0..queries).step_by(most) {
         let count = most.min(queries - first);
@@ -53,10 +57,10 @@ pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: us
         let scores = recorder.made(&[planes, count, keys])?;
         let groups = |columns: usize| [columns.div_ceil(TILE) as u32, count.div_ceil(TILE) as u32, planes as u32];
         let bias = bias.map_or(&q.value, |bias| &bias.value);
-        recorder.dispatch(Family::Attention, &[("SCORES", 1)], &parameters, &[&q.value, &k.value, bias], &scores.value, groups(keys));
-        let [across, down] = spread(planes * count);
+        recorder.dispatch(family, &[("SCORES", 1)], &[parameters], &[&q.value, &k.value, bias], &scores.value, groups(keys));
+        let [across, down] = spread((planes * count).div_ceil(4));
         recorder.dispatch(Family::Softmax, &[], &[(planes * count) as u32, keys as u32], &[], &scores.value, [across, down, 1]);
-        recorder.dispatch(Family::Attention, &[("SCORES", 0)], &parameters, &[&scores.value, &v.value], &y.value, groups(head_width));
+        recorder.dispatch(family, &[("SCORES", 0)], &[parameters], &[&scores.value, &v.value], &y.value, groups(head_width));
     }
     Ok(y)
 }

@@ -2,7 +2,7 @@
 
 use super::graph::{Tensor, Value};
 use super::kernels::Family;
-use super::recorder::{Recorder, activation_code, expect, vectors};
+use super::recorder::{Ending, Recorder, expect, vectors};
 use super::template::Constant;
 use crate::backend::Window;
 use crate::config::Activation;
@@ -119,9 +119,10 @@ pub fn record(
     let variant = recorder.variants[usize::from(rows * matrix.out < SMALL)];
 
     let vector = vectors(matrix.input);
+    let Ending { curve, words } = activation.into();
     let mut constants = variant.constants();
     constants.extend([("VECTOR", vector), ("OUT_VECTOR", vectors(matrix.out))]);
-    constants.extend([("HALF", u32::from(matrix.half)), ("GATHER", u32::from(!matrix.window.is_pointwise()))]);
+    constants.extend([("CURVE", curve), ("HALF", u32::from(matrix.half)), ("GATHER", u32::from(!matrix.window.is_pointwise()))]);
     let [kernel_height, kernel_width] = matrix.window.kernel;
     // In the order of `gemm.wgsl`.
     let parameters = [
@@ -139,10 +140,10 @@ pub fn record(
         place.out_width,
         place.top,
         place.left,
-        activation_code(activation) as usize,
-        usize::from(residual.is_some()),
     ];
-    let parameters = parameters.map(|number| number as u32);
+    let mut parameters = parameters.map(|number| number as u32).to_vec();
+    parameters.extend(words);
+    parameters.push(u32::from(residual.is_some()));
     let reads = [&x.value, &matrix.weight, &matrix.bias, residual.map_or(&matrix.bias, |residual| &residual.value)];
     let down = rows.div_ceil(variant.places());
     let deep = down.div_ceil(1 << 15);

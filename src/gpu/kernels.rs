@@ -12,7 +12,8 @@ pub enum Family {
     Window,
     Add,
     Norm,
-    Attention,
+    AttentionDirect,
+    AttentionTiled,
     Softmax,
     Prepare,
 }
@@ -21,6 +22,7 @@ impl Family {
     /// The name for error messages, and the parts of the template.
     fn source(self) -> (&'static str, &'static [&'static str]) {
         const ACTIVATION: &str = include_str!("kernels/activation.wgsl");
+        const ATTENTION: &str = include_str!("kernels/attention.wgsl");
         const GEMM: &str = include_str!("kernels/gemm.wgsl");
         match self {
             Family::GemmDirect => ("gemm_direct", &[ACTIVATION, GEMM, include_str!("kernels/gemm_direct.wgsl")]),
@@ -28,7 +30,8 @@ impl Family {
             Family::Window => ("window", &[ACTIVATION, include_str!("kernels/window.wgsl")]),
             Family::Add => ("add", &[ACTIVATION, include_str!("kernels/add.wgsl")]),
             Family::Norm => ("norm", &[include_str!("kernels/norm.wgsl")]),
-            Family::Attention => ("attention", &[include_str!("kernels/attention.wgsl")]),
+            Family::AttentionDirect => ("attention_direct", &[ATTENTION, include_str!("kernels/attention_direct.wgsl")]),
+            Family::AttentionTiled => ("attention_tiled", &[ATTENTION, include_str!("kernels/attention_tiled.wgsl")]),
             Family::Softmax => ("softmax", &[include_str!("kernels/softmax.wgsl")]),
             Family::Prepare => ("prepare", &[include_str!("kernels/prepare.wgsl")]),
         }

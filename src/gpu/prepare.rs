@@ -40,7 +40,7 @@ pub fn record(recorder: &Recorder, picture: &Tensor, out_height: usize, out_widt
         let weights = recorder.upload("the weights of a resize", &taps.weights)?;
         let constants = [("ACROSS", across), ("PRECISION_BITS", PRECISION_BITS)];
         let groups = [out_width.div_ceil(8), (rows as u32).div_ceil(8), 1];
-        recorder.dispatch(Family::Prepare, &constants, &parameters, &[&from.value, &starts, &weights], &to.value, groups);
+        recorder.dispatch(Family::Prepare, &constants, &[parameters], &[&from.value, &starts, &weights], &to.value, groups);
     }
     Ok(out)
 }

@@ -121,14 +121,14 @@ impl Recorder {
         &self,
         family: Family,
         constants: &[Constant],
-        parameters: &P,
+        parameters: &[P],
         reads: &[&Rc<Value>],
         write: &Rc<Value>,
         groups: [u32; 3],
     ) {
         let layout = self.kernels.layout(&self.gpu.device, reads.len());
         let pipeline = self.kernels.pipeline(&self.gpu.device, family, constants, &layout);
-        let mut parameters = bytemuck::bytes_of(parameters).to_vec();
+        let mut parameters = bytemuck::cast_slice(parameters).to_vec();
         parameters.resize(parameters.len().next_multiple_of(16), 0);
         let reads = reads.iter().map(|&value| value.clone()).collect();
         self.recording.borrow_mut().push(Dispatch { pipeline, layout, parameters, reads, write: write.clone(), groups });
@@ -144,15 +144,26 @@ pub fn spread(groups: usize) -> [u32; 2] {
     [groups.div_ceil(rows.max(1)) as u32, rows as u32]
 }
 
-/// The number by which the kernels know an activation.
-pub fn activation_code(activation: Activation) -> u32 {
-    match activation {
-        Activation::None => 0,
-        Activation::Relu => 1,
-        Activation::Relu6 => 2,
-        Activation::Gelu => 3,
-        Activation::Silu => 4,
-        Activation::Sigmoid => 5,
+/// An activation as the kernels have it (`activation.wgsl`).
+pub struct Ending {
+    /// The constant CURVE.
+    pub curve: u32,
+    /// Code, low and high.
+    pub words: [u32; 3],
+}
+
+impl From<Activation> for Ending {
+    fn from(activation: Activation) -> Self {
+        let clamp = |low: f32, high: f32| Self { curve: 0, words: [0, low.to_bits(), high.to_bits()] };
+        let curve = |code| Self { curve: 1, words: [code, 0, 0] };
+        match activation {
+            Activation::None => clamp(f32::MIN, f32::MAX),
+            Activation::Relu => clamp(0.0, f32::MAX),
+            Activation::Relu6 => clamp(0.0, 6.0),
+            Activation::Gelu => curve(1),
+            Activation::Silu => curve(2),
+            Activation::Sigmoid => curve(3),
+        }
     }
 }
 
@@ -233,7 +244,8 @@ impl Backend for Recorder {
     fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         expect("a layer norm's input", &[x.width()], &[norm.width])?;
         let (rows, y) = (x.size() / norm.width, self.made(&x.shape)?);
-        let [across, down] = spread(rows);
+        // A workgroup takes four rows.
+        let [across, down] = spread(rows.div_ceil(4));
         let parameters = [rows as u32, norm.width as u32, norm.epsilon.to_bits()];
         self.dispatch(Family::Norm, &[], &parameters, &[&x.value, &norm.weight, &norm.bias], &y.value, [across, down, 1]);
         Ok(y)
@@ -245,8 +257,9 @@ impl Backend for Recorder {
         let lanes = if vector == 1 { 4 } else { 1 };
         let (count, y) = (a.size() / lanes, self.made(&a.shape)?);
         let [across, down] = spread(count.div_ceil(64));
-        let parameters = [count as u32, (b.size() / lanes) as u32, activation_code(activation)];
-        self.dispatch(Family::Add, &[("VECTOR", vector)], &parameters, &[&a.value, &b.value], &y.value, [across, down, 1]);
+        let Ending { curve, words: [code, low, high] } = activation.into();
+        let parameters = [count as u32, (b.size() / lanes) as u32, code, low, high];
+        self.dispatch(Family::Add, &[("VECTOR", vector), ("CURVE", curve)], &parameters, &[&a.value, &b.value], &y.value, [across, down, 1]);
         Ok(y)
     }
 }

@@ -1,6 +1,6 @@
 //! Makes WGSL from a kernel's template: loops are unrolled and variants chosen as text, which leaves nothing to a driver's wit.
 //!
-//! `$NAME` stands for a constant's value. `#if NAME` … `#else` … `#end` keeps the first part where the constant isn't zero
+//! `$NAME` stands for a constant's value, and `$[A*B+C]` for that of a sum of products. `#if NAME` … `#else` … `#end` keeps the first part where the constant isn't zero
 //! (`#if !NAME`: where it is). `#for i in NAME` … `#end` repeats its lines with `$i` from 0 up to the constant.
 
 /// A constant that a template refers to.
@@ -38,17 +38,30 @@ fn block<'a>(mut lines: &[&'a str], names: &[(&'a str, u32)], out: &mut String) 
                 lines = after;
             }
             _ => {
-                let line = names.iter().fold((*line).to_owned(), |line, (name, value)| match line.contains('$') {
-                    true => line.replace(&format!("${name}"), &value.to_string()),
-                    false => line,
-                });
-                assert!(!line.contains('$'), "nothing is known about a name in: {line}");
-                out.push_str(&line);
+                out.push_str(&fill(line, names));
                 out.push('\n');
                 lines = rest;
             }
         }
     }
+}
+
+/// The line with every `$…` replaced.
+fn fill(line: &str, names: &[(&str, u32)]) -> String {
+    let mut parts = line.split("$[");
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (sum, rest) = part.split_once(']').unwrap_or_else(|| panic!("a ] is missing in: {line}"));
+        let product = |product: &str| product.split('*').map(|name| value(names, name)).product::<u32>();
+        filled += &format!("{}{rest}", sum.split('+').map(product).sum::<u32>());
+    }
+    for (name, value) in names {
+        if filled.contains('$') {
+            filled = filled.replace(&format!("${name}"), &value.to_string());
+        }
+    }
+    assert!(!filled.contains('$'), "nothing is known about a name in: {filled}");
+    filled
 }
 
 fn value(names: &[(&str, u32)], name: &str) -> u32 {
@@ -87,5 +100,6 @@ mod tests {
     #[test]
     fn loops_nest() {
         assert_eq!(expand("#for i in 2\n#for j in 2\n$i$j\n#end\n#end", &[]), "00\n01\n10\n11\n");
+        assert_eq!(expand("#for i in 2\nx$[i*STEP+N] = $i;\n#end", &[("STEP", 3), ("N", 4)]), "x4 = 0;\nx7 = 1;\n");
     }
 }

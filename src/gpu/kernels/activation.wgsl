@@ -1,5 +1,8 @@
-// Elementwise functions at the end of a layer, numbered as activation_code() has them.
+// Elementwise functions at the end of a layer: a plain clamp, or one of the others where CURVE is set. A software adapter
+// computes every branch of a switch, which only these few layers should pay for. The parameters have `code`, `low` and `high`,
+// as Ending gives them.
 
+#if CURVE
 fn logistic(x: vec4<f32>) -> vec4<f32> {
     return 1.0 / (1.0 + exp(min(-x, vec4<f32>(80.0))));
 }
@@ -12,13 +15,15 @@ fn erf(x: vec4<f32>) -> vec4<f32> {
     return sign(x) * (1.0 - series * exp(max(-a * a, vec4<f32>(-80.0))));
 }
 
-fn activate(x: vec4<f32>, code: u32) -> vec4<f32> {
-    switch code {
-        case 1u: { return max(x, vec4<f32>()); }
-        case 2u: { return clamp(x, vec4<f32>(), vec4<f32>(6.0)); }
-        case 3u: { return 0.5 * x * (1.0 + erf(x * 0.70710678)); }
-        case 4u: { return x * logistic(x); }
-        case 5u: { return logistic(x); }
-        default: { return x; }
+fn activate(x: vec4<f32>) -> vec4<f32> {
+    switch p.code {
+        case 1u: { return 0.5 * x * (1.0 + erf(x * 0.70710678)); }
+        case 2u: { return x * logistic(x); }
+        default: { return logistic(x); }
     }
 }
+#else
+fn activate(x: vec4<f32>) -> vec4<f32> {
+    return clamp(x, vec4<f32>(p.low), vec4<f32>(p.high));
+}
+#end

@@ -3,7 +3,9 @@
 struct Parameters {
     count: u32,      // elements of a
     period: u32,     // elements of b
-    activation: u32,
+    code: u32,
+    low: f32,
+    high: f32,
 }
 
 #if VECTOR
@@ -25,8 +27,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let sum = a[index] + b[index % p.period];
 #if VECTOR
-    y[index] = activate(sum, p.activation);
+    y[index] = activate(sum);
 #else
-    y[index] = activate(vec4<f32>(sum), p.activation).x;
+    y[index] = activate(vec4<f32>(sum)).x;
 #end
 }

@@ -19,7 +19,9 @@ struct Parameters {
     out_width: u32,
     top: i32,
     left: i32,
-    activation: u32,
+    code: u32,
+    low: f32,
+    high: f32,
     residual: u32,
 }
 
@@ -106,7 +108,7 @@ fn finish(row: u32, n: u32, sum: vec4<f32>) {
     if (p.residual != 0u) {
         value += residual[at];
     }
-    y[at] = activate(value, p.activation);
+    y[at] = activate(value);
 #else
     let at = row * p.outs + n * 4u;
     let count = min(4u, p.outs - n * 4u);
@@ -115,7 +117,7 @@ fn finish(row: u32, n: u32, sum: vec4<f32>) {
             value[i] += residual[at + i];
         }
     }
-    value = activate(value, p.activation);
+    value = activate(value);
     for (var i = 0u; i < count; i++) {
         y[at + i] = value[i];
     }

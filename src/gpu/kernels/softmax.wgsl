@@ -1,4 +1,4 @@
-// Softmax of each row, in place: a workgroup takes one row. The largest score is subtracted first, so that nothing overflows.
+// Softmax of each row, in place: sixteen invocations take one row. The largest score is subtracted first, so that nothing overflows.
 
 struct Parameters {
     rows: u32,
@@ -8,37 +8,39 @@ struct Parameters {
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;
 
-const THREADS = 64u;
-var<workgroup> parts: array<f32, 2u * THREADS>;
+const LANES = 16u;
+const ROWS = 4u;
+var<workgroup> tops: array<f32, ROWS * LANES>;
+var<workgroup> sums: array<f32, ROWS * LANES>;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let row = group.y * groups.x + group.x;
-    // A row too many is read like the last one and not written.
-    let start = min(row, p.rows - 1u) * p.width;
+@compute @workgroup_size(16, 4)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let row = (group.y * groups.x + group.x) * ROWS + local.y;
+    let first = local.y * LANES;
+    let start = row * p.width;
+    // A row too many has no elements, but its invocations must come to the barriers.
+    let width = select(0u, p.width, row < p.rows);
     var part = -3.4e38;
-    for (var i = local; i < p.width; i += THREADS) {
+    for (var i = local.x; i < width; i += LANES) {
         part = max(part, x[start + i]);
     }
-    parts[local] = part;
+    tops[first + local.x] = part;
     workgroupBarrier();
     var top = -3.4e38;
-    for (var i = 0u; i < THREADS; i++) {
-        top = max(top, parts[i]);
+    for (var i = 0u; i < LANES; i++) {
+        top = max(top, tops[first + i]);
     }
     part = 0.0;
-    for (var i = local; i < p.width; i += THREADS) {
+    for (var i = local.x; i < width; i += LANES) {
         part += exp(x[start + i] - top);
     }
-    parts[THREADS + local] = part;
+    sums[first + local.x] = part;
     workgroupBarrier();
     var sum = 0.0;
-    for (var i = 0u; i < THREADS; i++) {
-        sum += parts[THREADS + i];
+    for (var i = 0u; i < LANES; i++) {
+        sum += sums[first + i];
     }
-    if (row < p.rows) {
-        for (var i = local; i < p.width; i += THREADS) {
-            x[start + i] = exp(x[start + i] - top) / sum;
-        }
+    for (var i = local.x; i < width; i += LANES) {
+        x[start + i] = exp(x[start + i] - top) / sum;
     }
 }

@@ -1,21 +1,21 @@
-// Windows that treat each channel by itself: depthwise convolution (DEPTHWISE) and max pool.
+// Windows that treat each channel by itself: depthwise convolution (DEPTHWISE) and max pool. Each invocation makes COLUMNS
+// neighbours of a row, whose windows (KERNEL wide, STRIDE and DILATION apart) share what they read: SPAN elements.
 //
 // VECTOR: channels are a multiple of four, and an element holds four of them. HALF: two f16 weights in each u32 (with VECTOR only).
 
 struct Parameters {
-    count: u32,        // elements of the output
+    count: u32,        // invocations that have work
     channels: u32,     // in elements
     kernel_height: u32,
-    kernel_width: u32,
-    stride: u32,
-    dilation: u32,
     in_height: u32,
     in_width: u32,
     out_height: u32,
     out_width: u32,
     top: i32,
     left: i32,
-    activation: u32,
+    code: u32,
+    low: f32,
+    high: f32,
 }
 
 #if VECTOR
@@ -56,42 +56,58 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     let c = index % p.channels;
-    let place = index / p.channels;
-    let column = place % p.out_width;
-    let line = place / p.out_width;
+    let strips = (p.out_width + $COLUMNSu - 1u) / $COLUMNSu;
+    let column = index / p.channels % strips * $COLUMNSu;
+    let line = index / p.channels / strips;
     let image = line / p.out_height;
-    let y0 = i32(line % p.out_height * p.stride) - p.top;
-    let x0 = i32(column * p.stride) - p.left;
+    let top = i32(line % p.out_height * $STRIDEu) - p.top;
+    let left = i32(column * $STRIDEu) - p.left;
 #if DEPTHWISE
-    var value = bias[c];
+    let outside = Element();
+#for i in COLUMNS
+    var value$i = bias[c];
+#end
 #else
-    var value = Element(-3.4e38);
+    let outside = Element(-3.4e38);
+#for i in COLUMNS
+    var value$i = outside;
+#end
 #end
     for (var i = 0u; i < p.kernel_height; i++) {
-        let row = y0 + i32(i * p.dilation);
+        let row = top + i32(i * $DILATIONu);
         if (row < 0 || row >= i32(p.in_height)) {
             continue;
         }
         let start = (image * p.in_height + u32(row)) * p.in_width;
-        for (var j = 0u; j < p.kernel_width; j++) {
-            let at = x0 + i32(j * p.dilation);
-            if (at >= 0 && at < i32(p.in_width)) {
-                let element = x[(start + u32(at)) * p.channels + c];
-#if DEPTHWISE
-                value = fma(element, weight_at((i * p.kernel_width + j) * p.channels + c), value);
-#else
-                value = max(value, element);
+#for s in SPAN
+        let inside$s = left + $s >= 0 && left + $s < i32(p.in_width);
+        let x$s = select(outside, x[(start + u32(select(0, left + $s, inside$s))) * p.channels + c], inside$s);
 #end
-            }
-        }
+#for t in KERNEL
+#if DEPTHWISE
+        let weight$t = weight_at((i * $KERNELu + $tu) * p.channels + c);
+#for i in COLUMNS
+        value$i = fma(x$[i*STRIDE+t*DILATION], weight$t, value$i);
+#end
+#else
+#for i in COLUMNS
+        value$i = max(value$i, x$[i*STRIDE+t*DILATION]);
+#end
+#end
+#end
     }
-#if DEPTHWISE
+    let to = (line * p.out_width + column) * p.channels + c;
+#for i in COLUMNS
+    if (column + $iu < p.out_width) {
+#if !DEPTHWISE
+        y[to + $iu * p.channels] = value$i;
+#else
 #if VECTOR
-    y[index] = activate(value, p.activation);
+        y[to + $iu * p.channels] = activate(value$i);
 #else
-    y[index] = activate(vec4<f32>(value), p.activation).x;
+        y[to + $iu * p.channels] = activate(vec4<f32>(value$i)).x;
 #end
-#else
-    y[index] = value;
+#end
+    }
 #end
 }
