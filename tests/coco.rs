@@ -115,3 +115,17 @@ fn the_command_measures_saved_detections_and_writes_its_reports() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("none.json"));
 }
+
+#[test]
+fn the_command_ends_quietly_when_nobody_reads_on() {
+    let fixture = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let found = folder.path().join("found.json");
+    std::fs::write(&found, serde_json::to_vec(&fixture.detections).unwrap()).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.args(["eval", "--resamples", "5", "--annotations"]).arg(&fixture.truth).arg("--detections").arg(&found);
+    let run = command.stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}

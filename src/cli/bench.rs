@@ -1,7 +1,7 @@
 //! `detrim bench`
 
-use super::Backend;
 use super::model::{ModelArguments, height_width};
+use super::{Backend, print};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::detector::Device;
@@ -44,21 +44,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0)).build().context("can't start the threads")?;
     let report = pool.install(|| pollster::block_on(bench(&checkpoint, arguments.backend.device(), arguments.runs, arguments.size)))?;
     let record = Record { model: arguments.model.model.display().to_string(), threads: pool.current_num_threads(), report };
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&record)?);
-    } else {
-        print(&record);
-    }
-    Ok(())
+    print(&if arguments.json { serde_json::to_string_pretty(&record)? + "\n" } else { table(&record) })
 }
 
-fn print(Record { model, threads, report }: &Record) {
+fn table(Record { model, threads, report }: &Record) -> String {
     let on = match report.info.device {
         Device::Cpu => format!("CPU, {threads} thread{}", if *threads == 1 { "" } else { "s" }),
         Device::Gpu => report.info.adapter.clone(),
     };
     let [height, width] = report.size;
-    println!("{model} at {height}×{width} on {on}, {} runs", report.runs);
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["stage", "median ms", "fastest ms", "GMAC/s"]);
     for stage in &report.stages {
@@ -68,5 +62,5 @@ fn print(Record { model, threads, report }: &Record) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
+    format!("{model} at {height}×{width} on {on}, {} runs\n{table}\n", report.runs)
 }

@@ -1,16 +1,17 @@
 //! `detrim eval`
 
-use super::model::GuessArguments;
+use super::model::{self, GuessArguments};
+use super::print;
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
-use detrim::checkpoint;
 use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
-use detrim::eval::coco::dataset::{Dataset, Scored, read_detections};
+use detrim::eval::coco::dataset::{Category, Dataset, Scored, read_detections};
 use detrim::eval::coco::matching::threshold;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
 use detrim::eval::coco::{plot, run};
 use detrim::output::write;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -81,19 +82,29 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let evaluation = Evaluation::new(&dataset, &detections);
     let metrics = evaluation.metrics();
     let intervals = bootstrap::interval(&evaluation, pictures, arguments.resamples, arguments.seed);
-    println!("{pictures} pictures, {} true boxes, {} detections", dataset.annotations.len(), detections.len());
-    print_metrics(&metrics, &intervals);
-    print_classes(&dataset, &evaluation);
-    let mut report = json!({ "pictures": pictures, "metrics": metrics, "intervals": intervals, "classes": classes(&dataset, &evaluation) });
+    let classes = classes(&dataset, &evaluation);
+    print(&format!(
+        "{pictures} pictures, {} true boxes, {} detections\n{}\n\n{}\n",
+        dataset.annotations.len(),
+        detections.len(),
+        metrics_table(&metrics, &intervals),
+        classes_table(&classes)
+    ))?;
+    let mut report = json!({ "pictures": pictures, "metrics": metrics, "intervals": intervals, "classes": classes });
 
     if let Some(path) = &arguments.against {
         let other = Evaluation::new(&dataset, &read_detections(path)?);
         let theirs = other.metrics();
         let difference = bootstrap::paired(&evaluation, &other, pictures, arguments.resamples, arguments.seed);
         let by = |ours: Option<f64>, theirs: Option<f64>| signed(ours.unwrap_or(0.0) - theirs.unwrap_or(0.0));
-        println!("\nagainst {}:", path.display());
-        println!("  AP   {} ({})", by(metrics.ap, theirs.ap), between(difference.ap, signed));
-        println!("  AP50 {} ({})", by(metrics.ap50, theirs.ap50), between(difference.ap50, signed));
+        print(&format!(
+            "\nagainst {}:\n  AP   {} ({})\n  AP50 {} ({})\n",
+            path.display(),
+            by(metrics.ap, theirs.ap),
+            between(difference.ap, signed),
+            by(metrics.ap50, theirs.ap50),
+            between(difference.ap50, signed)
+        ))?;
         report["against"] = json!({ "file": path, "metrics": theirs, "difference": difference });
     }
     if let Some(path) = &arguments.json {
@@ -109,10 +120,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// Runs the model over the pictures, with a progress bar.
 fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
-    let checkpoint = checkpoint::open(model, &arguments.guess.guess())?;
-    for guess in &checkpoint.guesses {
-        eprintln!("assumed: {guess}");
-    }
+    let checkpoint = model::open(model, &arguments.guess)?;
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} pictures, {per_sec}, {eta} left")?;
     let bar = ProgressBar::new(dataset.images.len() as u64).with_style(style);
     let run = run::detect_all(&checkpoint, dataset, images, || bar.inc(1));
@@ -140,7 +148,26 @@ fn complain(file: &Path, what: &str, problems: &[String]) {
     }
 }
 
-fn print_metrics(metrics: &Metrics, intervals: &Intervals) {
+/// How good the detector is at one class.
+#[derive(Serialize)]
+struct Class<'a> {
+    name: &'a str,
+    #[serde(skip)]
+    boxes: usize,
+    ap: Option<f64>,
+    ap50: Option<f64>,
+}
+
+fn classes<'a>(dataset: &'a Dataset, evaluation: &Evaluation) -> Vec<Class<'a>> {
+    let class = |(index, category): (usize, &'a Category)| {
+        let boxes = dataset.annotations.iter().filter(|a| a.category_id == category.id).count();
+        let (ap, ap50) = evaluation.category(index);
+        Class { name: &category.name, boxes, ap, ap50 }
+    };
+    dataset.categories.iter().enumerate().map(class).collect()
+}
+
+fn metrics_table(metrics: &Metrics, intervals: &Intervals) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for (name, value) in metrics.named() {
@@ -151,27 +178,19 @@ fn print_metrics(metrics: &Metrics, intervals: &Intervals) {
         };
         table.add_row([name.into(), value.map_or("–".into(), percent), interval]);
     }
-    println!("{table}");
+    table
 }
 
-fn print_classes(dataset: &Dataset, evaluation: &Evaluation) {
+/// Without those that have no true boxes.
+fn classes_table(classes: &[Class]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["class", "boxes", "AP", "AP50"]);
-    for (index, category) in dataset.categories.iter().enumerate() {
-        if let (Some(ap), Some(ap50)) = evaluation.category(index) {
-            let boxes = dataset.annotations.iter().filter(|a| a.category_id == category.id).count();
-            table.add_row([category.name.clone(), boxes.to_string(), percent(ap), percent(ap50)]);
+    for class in classes {
+        if let (Some(ap), Some(ap50)) = (class.ap, class.ap50) {
+            table.add_row([class.name.into(), class.boxes.to_string(), percent(ap), percent(ap50)]);
         }
     }
-    println!("\n{table}");
-}
-
-fn classes(dataset: &Dataset, evaluation: &Evaluation) -> serde_json::Value {
-    let class = |(index, name): (usize, &str)| {
-        let (ap, ap50) = evaluation.category(index);
-        json!({ "name": name, "ap": ap, "ap50": ap50 })
-    };
-    dataset.categories.iter().map(|c| &*c.name).enumerate().map(class).collect()
+    table
 }
 
 fn percent(share: f64) -> String {

@@ -1,7 +1,7 @@
 //! `detrim forward`
 
-use super::Backend;
 use super::model::ModelArguments;
+use super::{Backend, print};
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::forward::{Case, Difference, Runner, compare, to_bytes};
@@ -40,20 +40,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let stages = pollster::block_on(async { Runner::load(&checkpoint, arguments.backend.device()).await?.run(&case).await })?;
     if let Some(out) = &arguments.out {
         output::write(out, &to_bytes(&stages)?)?;
-        println!("wrote {} stages to {}", stages.len(), out.display());
+        print(&format!("wrote {} stages to {}\n", stages.len(), out.display()))?;
     }
     if !arguments.compare {
         return Ok(());
     }
     let differences = compare(&stages, &case.expected).with_context(|| name.clone())?;
-    print(&differences);
+    print(&table(&differences))?;
     match differences.iter().filter(|difference| !difference.fits()).count() {
         0 => Ok(()),
         bad => bail!("{bad} of {} stages differ by more than is allowed", differences.len()),
     }
 }
 
-fn print(differences: &[Difference]) {
+fn table(differences: &[Difference]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["stage", "shape", "largest", "difference", "relative", "allowed", ""]);
     for row in differences {
@@ -70,5 +70,5 @@ fn print(differences: &[Difference]) {
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
+    format!("{table}\n")
 }

@@ -74,7 +74,7 @@ pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
 }
 
 impl GuessArguments {
-    pub fn guess(&self) -> Guess {
+    fn guess(&self) -> Guess {
         let activation = self.activation.map(|name| match name {
             FeedForward::Relu => Activation::Relu,
             FeedForward::Gelu => Activation::Gelu,

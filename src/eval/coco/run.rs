@@ -3,10 +3,10 @@
 use super::dataset::{Dataset, Image, Scored};
 use crate::checkpoint::Checkpoint;
 use crate::config::Label;
-use crate::detector::{Detection, Detector, Device};
+use crate::detector::{Detection, Detections, Detector, Device};
 use crate::error::{Error, Result};
 use crate::image;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,9 +33,8 @@ pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, don
             let index = next.fetch_add(1, Ordering::Relaxed);
             dataset.images.get(index).map(|image| (index, image))
         } {
-            let found = image::open(&folder.join(&picture.file_name))
-                .and_then(|pixels| pollster::block_on(detector.detect(&pixels, 0.0)).map(|found| (found, [pixels.width, pixels.height])));
-            let found = found.map(|(found, size)| scored(picture, size, &found.detections, &categories)).map_err(|error| error.to_string());
+            let found = image::open(&folder.join(&picture.file_name)).and_then(|pixels| pollster::block_on(detector.detect(&pixels, 0.0)));
+            let found = found.map(|found| scored(picture, &found, &categories)).map_err(|error| error.to_string());
             all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, found));
             done();
         }
@@ -66,10 +65,13 @@ pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, don
 /// The dataset's category of each of the model's classes: by name, else by id.
 fn categories(labels: &[Label], dataset: &Dataset) -> Result<Vec<Option<u64>>> {
     let by_name: HashMap<&str, u64> = dataset.categories.iter().map(|c| (c.name.as_str(), c.id)).collect();
-    let by_id: HashMap<u64, u64> = dataset.categories.iter().map(|c| (c.id, c.id)).collect();
+    let ids: HashSet<u64> = dataset.categories.iter().map(|c| c.id).collect();
     let named: Vec<Option<u64>> = labels.iter().map(|label| by_name.get(label.name.as_str()).copied()).collect();
-    let mapped =
-        if named.iter().any(Option::is_some) { named } else { labels.iter().map(|label| by_id.get(&u64::from(label.id)).copied()).collect() };
+    let mapped = if named.iter().any(Option::is_some) {
+        named
+    } else {
+        labels.iter().map(|label| Some(u64::from(label.id)).filter(|id| ids.contains(id))).collect()
+    };
     if mapped.iter().all(Option::is_none) {
         let names = |all: Vec<&str>| all.into_iter().take(5).collect::<Vec<_>>().join(", ");
         let (ours, theirs) = (names(labels.iter().map(|l| &*l.name).collect()), names(dataset.categories.iter().map(|c| &*c.name).collect()));
@@ -79,8 +81,8 @@ fn categories(labels: &[Label], dataset: &Dataset) -> Result<Vec<Option<u64>>> {
 }
 
 /// Detections in COCO's form. Annotations are in pixels of the size they state, which need not be the file's.
-fn scored(image: &Image, [width, height]: [usize; 2], found: &[Detection], categories: &[Option<u64>]) -> Vec<Scored> {
-    let (across, down) = (image.width / width as f64, image.height / height as f64);
+fn scored(image: &Image, found: &Detections, categories: &[Option<u64>]) -> Vec<Scored> {
+    let (across, down) = (image.width / found.width as f64, image.height / found.height as f64);
     let coco = |detection: &Detection| {
         let b = detection.bounds;
         let [left, top, right, bottom] = [b.xmin, b.ymin, b.xmax, b.ymax].map(f64::from);
@@ -88,5 +90,5 @@ fn scored(image: &Image, [width, height]: [usize; 2], found: &[Detection], categ
         let category_id = categories[detection.class]?;
         Some(Scored { image_id: image.id, category_id, bbox, score: f64::from(detection.score) })
     };
-    found.iter().filter_map(coco).collect()
+    found.detections.iter().filter_map(coco).collect()
 }
