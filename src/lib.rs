@@ -14,6 +14,7 @@ pub mod eval;
 pub mod fetch;
 pub mod forward;
 pub mod gpu;
+pub mod hash;
 pub mod image;
 mod labels;
 pub mod layout;

@@ -5,10 +5,10 @@ use crate::detector::{self, Device};
 use crate::error::Error;
 use crate::eval;
 use crate::forward::{self, Case, Runner};
+use crate::hash;
 use crate::image::Picture;
 use js_sys::Function;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use wasm_bindgen::{Clamped, prelude::*};
 
@@ -56,7 +56,7 @@ impl Model {
     #[wasm_bindgen(constructor)]
     pub fn new(bytes: Vec<u8>, sha256: Option<String>) -> Result<Model, JsValue> {
         if let Some(expected) = sha256 {
-            let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let found = hash::sha256(&bytes);
             if !found.eq_ignore_ascii_case(&expected) {
                 return Err(js_error("checksum", &format!("the model's sha256 is {found}, not {expected}")));
             }

@@ -3,9 +3,8 @@
 use anyhow::{Context, Result};
 use detrim::Config;
 use detrim::checkpoint::Card;
-use detrim::output;
+use detrim::{hash, output};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -48,7 +47,7 @@ pub fn update(index: &Path, model: &Path, config: &Config, card: &Card, metrics:
         name: card.name.clone(),
         file: file.to_string_lossy().replace('\\', "/"),
         bytes: bytes.len() as u64,
-        sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: hash::sha256(&bytes),
         labels: config.labels.iter().filter(|label| !label.is_gap()).map(|label| label.name.clone()).collect(),
         metrics: metrics.or(old).unwrap_or_default(),
         licence: card.licence.clone(),

@@ -4,6 +4,7 @@
 //! so that the rest of another version is never appended to it.
 
 use crate::error::{Error, Result};
+use crate::hash::hexadecimal;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
@@ -215,7 +216,7 @@ pub fn sha256_of(path: &Path) -> Result<String> {
             read => hasher.update(&chunk[..read]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(hasher.finalize().as_slice()))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
