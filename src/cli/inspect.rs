@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use detrim::checkpoint::Checkpoint;
 use detrim::config::{Backbone, ClassActivation, Resize};
 use detrim::eval::cost::{Part, cost, part};
+use detrim::image::target_size;
 use detrim::weights::Data;
 use serde_json::json;
 
@@ -28,17 +29,12 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = arguments.model.open()?;
-    let size = arguments.size.unwrap_or_else(|| own_size(checkpoint.config.pixels.resize));
+    let size = match arguments.size {
+        Some(size) => size,
+        None => target_size(checkpoint.config.pixels.resize, 1280, 960)?,
+    };
     let parts: Vec<(Part, usize)> = cost(&checkpoint.config, size).into_iter().map(|part| (part.clone(), bytes(&checkpoint, &part.name))).collect();
     print(&if arguments.json { json(&checkpoint, size, &parts, arguments.tensors)? } else { tables(&checkpoint, size, &parts, arguments.tensors) })
-}
-
-/// The size that a picture of 4:3 is resized to.
-fn own_size(resize: Resize) -> [usize; 2] {
-    match resize {
-        Resize::Stretch { height, width } => [height, width],
-        Resize::ShortestSide { short, long } => [short, (short * 4 / 3).min(long)],
-    }
 }
 
 fn bytes(checkpoint: &Checkpoint, name: &str) -> usize {
