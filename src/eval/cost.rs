@@ -3,9 +3,10 @@
 //! Counted as multiply-accumulates are convolutions, linear maps and the two products of attention; biases, norms and softmax are not.
 //! Counted as parameters is what is trained: not the backbone's biases, which are its frozen batch norm. So do published tables.
 
-use crate::backend::{Padding, Window};
+use crate::backend::Window;
 use crate::config::{Backbone, Config};
 use crate::layout::{Role, layout};
+use crate::model::{efficientnet, resnet};
 use std::collections::HashMap;
 
 /// A part of a network and its cost for one picture.
@@ -66,37 +67,30 @@ impl Sizes {
         let mut walk = Sizes { maps: HashMap::new(), last: size, queries: config.queries };
         match &config.backbone {
             Backbone::Resnet(net) => {
-                walk.conv("backbone.stem", Window::new(7, 2, Padding::Even(3)));
-                walk.conv("pool", Window::new(3, 2, Padding::Even(1)));
+                walk.conv("backbone.stem", resnet::STEM);
+                walk.conv("pool", resnet::POOL);
                 for (s, stage) in net.stages.iter().enumerate() {
                     for (b, block) in stage.blocks.iter().enumerate() {
                         let name = format!("backbone.stage{}.block{b}", s + 1);
                         let input = walk.last;
-                        let spatial = |stride| Window::new(3, stride, Padding::Even(block.dilation)).dilated(block.dilation);
-                        let pointwise = Window::new(1, 1, Padding::Even(0));
-                        let windows = if block.inner.len() == 1 {
-                            vec![spatial(block.stride), spatial(1)]
-                        } else {
-                            vec![pointwise, spatial(block.stride), pointwise]
-                        };
-                        for (i, window) in windows.into_iter().enumerate() {
+                        for (i, window) in resnet::windows(block).into_iter().enumerate() {
                             walk.conv(&format!("{name}.conv{}", i + 1), window);
                         }
                         let output = walk.last;
                         walk.last = input;
-                        walk.conv(&format!("{name}.projection"), Window::new(1, block.stride, Padding::Even(0)));
+                        walk.conv(&format!("{name}.projection"), resnet::shortcut(block));
                         walk.last = output;
                     }
                 }
             }
             Backbone::EfficientNetLite(net) => {
-                walk.conv("backbone.stem", Window::new(3, 2, Padding::Same));
+                walk.conv("backbone.stem", efficientnet::STEM);
                 for (s, stage) in net.stages.iter().enumerate() {
                     for (b, block) in stage.iter().enumerate() {
                         let name = format!("backbone.stage{s}.block{b}");
-                        walk.conv(&format!("{name}.expand"), Window::new(1, 1, Padding::Same));
-                        walk.conv(&format!("{name}.depthwise"), Window::new(block.kernel, block.stride, Padding::Same));
-                        walk.conv(&format!("{name}.project"), Window::new(1, 1, Padding::Same));
+                        walk.conv(&format!("{name}.expand"), efficientnet::POINTWISE);
+                        walk.conv(&format!("{name}.depthwise"), efficientnet::depthwise_window(block));
+                        walk.conv(&format!("{name}.project"), efficientnet::POINTWISE);
                     }
                 }
             }

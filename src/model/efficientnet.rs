@@ -3,8 +3,16 @@
 
 use super::load::Loader;
 use crate::backend::{Backend, Padding, Window};
-use crate::config::{Activation, EfficientNetLite as Config};
+use crate::config::{Activation, EfficientNetLite as Config, InvertedResidual};
 use crate::error::Result;
+
+pub const STEM: Window = Window::new(3, 2, Padding::Same);
+pub const POINTWISE: Window = Window::new(1, 1, Padding::Same);
+
+/// The window of a block's depthwise convolution.
+pub fn depthwise_window(block: &InvertedResidual) -> Window {
+    Window::new(block.kernel, block.stride, Padding::Same)
+}
 
 pub struct EfficientNetLite<B: Backend> {
     stem: B::Conv,
@@ -22,17 +30,16 @@ struct Block<B: Backend> {
 impl<B: Backend> EfficientNetLite<B> {
     /// `loader` is at `backbone.`.
     pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
-        let stem = loader.conv("stem", 3, config.stem, Window::new(3, 2, Padding::Same))?;
-        let pointwise = Window::new(1, 1, Padding::Same);
+        let stem = loader.conv("stem", 3, config.stem, STEM)?;
         let mut blocks = Vec::new();
         let mut input = config.stem;
         for (s, stage) in config.stages.iter().enumerate() {
             for (b, block) in stage.iter().enumerate() {
                 let loader = loader.part(&format!("stage{s}.block{b}"));
                 let inner = block.expansion.unwrap_or(input);
-                let expand = block.expansion.map(|width| loader.conv("expand", input, width, pointwise)).transpose()?;
-                let depthwise = loader.depthwise("depthwise", inner, Window::new(block.kernel, block.stride, Padding::Same))?;
-                let project = loader.conv("project", inner, block.channels, pointwise)?;
+                let expand = block.expansion.map(|width| loader.conv("expand", input, width, POINTWISE)).transpose()?;
+                let depthwise = loader.depthwise("depthwise", inner, depthwise_window(block))?;
+                let project = loader.conv("project", inner, block.channels, POINTWISE)?;
                 blocks.push(Block { expand, depthwise, project, residual: block.residual });
                 input = block.channels;
             }

@@ -5,13 +5,13 @@
 mod attention;
 mod decoder;
 mod detr;
-mod efficientnet;
+pub(crate) mod efficientnet;
 mod encoder;
 mod heads;
 mod load;
 mod mask;
 mod position;
-mod resnet;
+pub(crate) mod resnet;
 
 pub use detr::{Detr, Observer, Output};
 pub use mask::PixelMask;

@@ -2,16 +2,28 @@
 
 use super::load::Loader;
 use crate::backend::{Backend, Padding, Window};
-use crate::config::{Activation, ResNet as Config};
+use crate::config::{Activation, ResNet as Config, ResNetBlock};
 use crate::error::Result;
 
-const STEM: Window = Window::new(7, 2, Padding::Even(3));
-const POOL: Window = Window::new(3, 2, Padding::Even(1));
+pub const STEM: Window = Window::new(7, 2, Padding::Even(3));
+pub const POOL: Window = Window::new(3, 2, Padding::Even(1));
 const POINTWISE: Window = Window::new(1, 1, Padding::Even(0));
 
 pub struct ResNet<B: Backend> {
     stem: B::Conv,
     blocks: Vec<Block<B>>,
+}
+
+/// The windows of a block's convolutions, one after the other.
+pub fn windows(block: &ResNetBlock) -> Vec<Window> {
+    let spatial = |stride, dilation| Window::new(3, stride, Padding::Even(dilation)).dilated(dilation);
+    let first = spatial(block.stride, block.dilation);
+    if block.inner.len() == 1 { vec![first, spatial(1, block.second_dilation.unwrap_or(block.dilation))] } else { vec![POINTWISE, first, POINTWISE] }
+}
+
+/// The window of a block's projection.
+pub fn shortcut(block: &ResNetBlock) -> Window {
+    Window::new(1, block.stride, Padding::Even(0))
 }
 
 /// A residual block of two (basic) or three (bottleneck) convolutions.
@@ -29,17 +41,10 @@ impl<B: Backend> ResNet<B> {
         for (s, stage) in config.stages.iter().enumerate() {
             for (b, block) in stage.blocks.iter().enumerate() {
                 let loader = loader.part(&format!("stage{}.block{b}", s + 1));
-                let spatial = |stride, dilation| Window::new(3, stride, Padding::Even(dilation)).dilated(dilation);
-                let first = spatial(block.stride, block.dilation);
-                let windows = if block.inner.len() == 1 {
-                    vec![first, spatial(1, block.second_dilation.unwrap_or(block.dilation))]
-                } else {
-                    vec![POINTWISE, first, POINTWISE]
-                };
+                let windows = windows(block);
                 let widths: Vec<usize> = [&[input], &block.inner[..], &[stage.channels]].concat();
                 let convs = windows.iter().enumerate().map(|(i, &window)| loader.conv(&format!("conv{}", i + 1), widths[i], widths[i + 1], window));
-                let shortcut = Window::new(1, block.stride, Padding::Even(0));
-                let projection = block.projection.then(|| loader.conv("projection", input, stage.channels, shortcut));
+                let projection = block.projection.then(|| loader.conv("projection", input, stage.channels, shortcut(block)));
                 blocks.push(Block { convs: convs.collect::<Result<_>>()?, projection: projection.transpose()? });
                 input = stage.channels;
             }
