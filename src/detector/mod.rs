@@ -31,9 +31,19 @@ pub struct Detector {
     weights_bytes: usize,
 }
 
-enum Network {
+/// A network on the device that computes it.
+pub(crate) enum Network {
     Cpu(Box<Detr<Cpu>>),
     Gpu(Box<GpuDetr>),
+}
+
+impl Network {
+    pub async fn load(Checkpoint { config, weights, .. }: &Checkpoint, device: Device) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => Self::Cpu(Box::new(Detr::load(&Cpu, config, weights)?)),
+            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(config, weights).await?)),
+        })
+    }
 }
 
 /// What was found in one picture.
@@ -86,10 +96,7 @@ pub struct Info {
 
 impl Detector {
     pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
-        let network = match device {
-            Device::Cpu => Network::Cpu(Box::new(Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?)),
-            Device::Gpu => Network::Gpu(Box::new(GpuDetr::new(&checkpoint.config, &checkpoint.weights).await?)),
-        };
+        let network = Network::load(checkpoint, device).await?;
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
         // The CPU computes in f32, however the weights are stored.
         Ok(Self { config: checkpoint.config.clone(), network, weights_bytes: numbers * size_of::<f32>() })

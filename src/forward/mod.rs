@@ -12,9 +12,9 @@ pub use compare::{Difference, allowed, compare};
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::cpu::{self, Cpu};
-use crate::detector::Device;
+use crate::detector::{Device, Network};
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDetr, GpuInfo};
+use crate::gpu::GpuInfo;
 use crate::model::Detr;
 use crate::weights::HostTensor;
 
@@ -23,24 +23,18 @@ use crate::weights::HostTensor;
 pub type Stages = Vec<(String, HostTensor)>;
 
 /// A network that is ready to run cases.
-pub enum Runner {
-    Cpu(Box<Detr<Cpu>>),
-    Gpu(Box<GpuDetr>),
-}
+pub struct Runner(Network);
 
 impl Runner {
     pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
-        Ok(match device {
-            Device::Cpu => Self::Cpu(Box::new(Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?)),
-            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(&checkpoint.config, &checkpoint.weights).await?)),
-        })
+        Ok(Self(Network::load(checkpoint, device).await?))
     }
 
     /// Every stage of the network on a case's pixels.
     pub async fn run(&mut self, case: &Case) -> Result<Stages> {
-        let stages = match self {
-            Self::Cpu(detr) => run_on_cpu(detr, case)?,
-            Self::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
+        let stages = match &mut self.0 {
+            Network::Cpu(detr) => run_on_cpu(detr, case)?,
+            Network::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
         };
         let batch = case.pixels.shape[0];
         Ok(stages.into_iter().map(|(name, tensor)| (name, in_pytorch_layout(tensor, batch))).collect())
@@ -48,9 +42,9 @@ impl Runner {
 
     /// What the GPU did, if this is one.
     pub fn gpu_info(&self) -> Option<GpuInfo> {
-        match self {
-            Self::Cpu(_) => None,
-            Self::Gpu(detr) => Some(detr.info()),
+        match &self.0 {
+            Network::Cpu(_) => None,
+            Network::Gpu(detr) => Some(detr.info()),
         }
     }
 }
