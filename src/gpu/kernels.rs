@@ -22,13 +22,14 @@ impl Family {
     /// The name for error messages, and the parts of the template.
     fn source(self) -> (&'static str, &'static [&'static str]) {
         const ACTIVATION: &str = include_str!("kernels/activation.wgsl");
+        const ELEMENT: &str = include_str!("kernels/element.wgsl");
         const ATTENTION: &str = include_str!("kernels/attention.wgsl");
         const GEMM: &str = include_str!("kernels/gemm.wgsl");
         match self {
-            Family::GemmDirect => ("gemm_direct", &[ACTIVATION, GEMM, include_str!("kernels/gemm_direct.wgsl")]),
-            Family::GemmTiled => ("gemm_tiled", &[ACTIVATION, GEMM, include_str!("kernels/gemm_tiled.wgsl")]),
-            Family::Window => ("window", &[ACTIVATION, include_str!("kernels/window.wgsl")]),
-            Family::Add => ("add", &[ACTIVATION, include_str!("kernels/add.wgsl")]),
+            Family::GemmDirect => ("gemm_direct", &[ACTIVATION, ELEMENT, GEMM, include_str!("kernels/gemm_direct.wgsl")]),
+            Family::GemmTiled => ("gemm_tiled", &[ACTIVATION, ELEMENT, GEMM, include_str!("kernels/gemm_tiled.wgsl")]),
+            Family::Window => ("window", &[ACTIVATION, ELEMENT, include_str!("kernels/window.wgsl")]),
+            Family::Add => ("add", &[ACTIVATION, ELEMENT, include_str!("kernels/add.wgsl")]),
             Family::Norm => ("norm", &[include_str!("kernels/norm.wgsl")]),
             Family::AttentionDirect => ("attention_direct", &[ATTENTION, include_str!("kernels/attention_direct.wgsl")]),
             Family::AttentionTiled => ("attention_tiled", &[ATTENTION, include_str!("kernels/attention_tiled.wgsl")]),

@@ -8,12 +8,6 @@ struct Parameters {
     high: f32,
 }
 
-#if VECTOR
-alias Element = vec4<f32>;
-#else
-alias Element = f32;
-#end
-
 @group(0) @binding(0) var<uniform> p: Parameters;
 @group(0) @binding(1) var<storage, read> a: array<Element>;
 @group(0) @binding(2) var<storage, read> b: array<Element>;

@@ -18,11 +18,6 @@ struct Parameters {
     high: f32,
 }
 
-#if VECTOR
-alias Element = vec4<f32>;
-#else
-alias Element = f32;
-#end
 #if HALF
 alias Packed = vec2<u32>;
 #else
