@@ -89,14 +89,14 @@ pub trait Backend {
     /// A layer norm's weights, prepared for the device.
     type Norm;
 
-    /// `weight` `[out, kernel height, kernel width, in]`, `bias` `[out]`.
-    fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Conv>;
+    /// `name` (here and below) is that of the layer in `weights.rs`. `weight` `[out, kernel height, kernel width, in]`, `bias` `[out]`.
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Conv>;
     /// `weight` `[kernel height, kernel width, channels]`, `bias` `[channels]`.
-    fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Depthwise>;
+    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Depthwise>;
     /// `weight` `[out, in]`, `bias` `[out]`.
-    fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Linear>;
+    fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Linear>;
     /// `weight` and `bias` `[width]`.
-    fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Self::Norm>;
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Self::Norm>;
     /// A tensor that doesn't depend on the picture.
     fn constant(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 

@@ -21,6 +21,8 @@ pub mod layout;
 pub mod model;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod output;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod train;
 #[cfg(target_arch = "wasm32")]
 mod web;
 pub mod weights;

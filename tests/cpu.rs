@@ -32,17 +32,17 @@ impl Backend for Training {
     type Linear = cpu::Linear;
     type Norm = cpu::Norm;
 
-    fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Conv> {
-        Cpu.load_conv(weight, bias, window)
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Conv> {
+        Cpu.load_conv(name, weight, bias, window)
     }
-    fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Depthwise> {
-        Cpu.load_depthwise(weight, bias, window)
+    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Depthwise> {
+        Cpu.load_depthwise(name, weight, bias, window)
     }
-    fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<cpu::Linear> {
-        Cpu.load_linear(weight, bias)
+    fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<cpu::Linear> {
+        Cpu.load_linear(name, weight, bias)
     }
-    fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<cpu::Norm> {
-        Cpu.load_norm(weight, bias, epsilon)
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<cpu::Norm> {
+        Cpu.load_norm(name, weight, bias, epsilon)
     }
     fn constant(&self, tensor: &HostTensor) -> Result<Tensor> {
         Ok(Var::from_tensor(&Cpu.constant(tensor)?)?.as_tensor().clone())

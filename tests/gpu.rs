@@ -54,7 +54,7 @@ fn pictures_are_prepared_as_on_the_host() {
 #[test]
 fn what_doesn_t_depend_on_the_input_is_computed_once() {
     let recorder = recorder();
-    let linear = recorder.load_linear(&random(&[8, 8], 1), &random(&[8], 2)).unwrap();
+    let linear = recorder.load_linear("layer", &random(&[8, 8], 1), &random(&[8], 2)).unwrap();
     let fixed = recorder.constant(&random(&[1, 5, 8], 3)).unwrap();
     let fixed = recorder.linear(&fixed, &linear, Activation::Relu, None).unwrap();
     let fixed = recorder.attention(&fixed, &fixed, &fixed, 2, None).unwrap();
@@ -96,7 +96,7 @@ fn what_can_t_be_done_is_said() {
     let error = block_on(recorder.finish(&[sum])).err().unwrap().to_string();
     assert!(error.contains("138 MiB") && error.contains("128 MiB"), "{error}");
 
-    let conv = recorder.load_conv(&random(&[1, 3, 3, 3], 1), &random(&[1], 2), Window::new(3, 1, Padding::Even(0))).unwrap();
+    let conv = recorder.load_conv("layer", &random(&[1, 3, 3, 3], 1), &random(&[1], 2), Window::new(3, 1, Padding::Even(0))).unwrap();
     let error = recorder.conv(&recorder.input(&[1, 2, 2, 3]).unwrap(), &conv, Activation::None, None).err().unwrap().to_string();
     assert!(error.contains("too small"), "{error}");
 }

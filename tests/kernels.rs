@@ -82,9 +82,9 @@ impl<B: Backend> Bench<'_, B> {
                 let (x, expected_x) = self.tensor(&[1, rows, input], 3);
                 let (residual, expected_residual) = self.tensor(&[1, rows, output], 4);
                 let residuals = (half == (i % 2 == 0)).then_some((&residual, &expected_residual));
-                let linear = self.backend.load_linear(&weight, &bias).unwrap();
+                let linear = self.backend.load_linear("layer", &weight, &bias).unwrap();
                 let found = self.backend.linear(&x, &linear, activation, residuals.map(|r| r.0)).unwrap();
-                let expected = Naive.load_linear(&weight, &bias).unwrap();
+                let expected = Naive.load_linear("layer", &weight, &bias).unwrap();
                 let expected = Naive.linear(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
                 let what = format!("linear {rows}x{input}x{output} f16 {half} {activation:?} residual {}", residuals.is_some());
                 self.check(&what, &found, &expected);
@@ -114,9 +114,9 @@ impl<B: Backend> Bench<'_, B> {
                 let place = window.place(shape[1], shape[2]);
                 let (residual, expected_residual) = self.tensor(&[shape[0], place.out_height, place.out_width, output], 4);
                 let residuals = (i % 3 == 0).then_some((&residual, &expected_residual));
-                let conv = self.backend.load_conv(&weight, &bias, window).unwrap();
+                let conv = self.backend.load_conv("layer", &weight, &bias, window).unwrap();
                 let found = self.backend.conv(&x, &conv, activation, residuals.map(|r| r.0)).unwrap();
-                let expected = Naive.load_conv(&weight, &bias, window).unwrap();
+                let expected = Naive.load_conv("layer", &weight, &bias, window).unwrap();
                 let expected = Naive.conv(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
                 self.check(&format!("conv {shape:?} to {output} {window:?} f16 {half} {activation:?}"), &found, &expected);
             }
@@ -141,8 +141,8 @@ impl<B: Backend> Bench<'_, B> {
                 let bias = random(&[shape[3]], 2);
                 let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
                 let (x, expected_x) = self.tensor(&shape, 3);
-                let found = self.backend.depthwise(&x, &self.backend.load_depthwise(&weight, &bias, window).unwrap(), activation).unwrap();
-                let expected = Naive.depthwise(&expected_x, &Naive.load_depthwise(&weight, &bias, window).unwrap(), activation).unwrap();
+                let found = self.backend.depthwise(&x, &self.backend.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
+                let expected = Naive.depthwise(&expected_x, &Naive.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
                 self.check(&format!("depthwise {shape:?} {window:?} f16 {half}"), &found, &expected);
             }
         }
@@ -202,8 +202,8 @@ impl<B: Backend> Bench<'_, B> {
             // Far from zero: the variance must not be computed from squares.
             let x = random(&[1, rows, width], 3).to_f32().iter().map(|x| x + 100.0).collect();
             let (x, expected) = self.upload(&HostTensor::f32(&[1, rows, width], x));
-            let found = self.backend.layer_norm(&x, &self.backend.load_norm(&weight, &bias, 1e-5).unwrap()).unwrap();
-            let expected = Naive.layer_norm(&expected, &Naive.load_norm(&weight, &bias, 1e-5).unwrap()).unwrap();
+            let found = self.backend.layer_norm(&x, &self.backend.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
+            let expected = Naive.layer_norm(&expected, &Naive.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
             assert_eq!(self.backend.shape(&found), expected.shape);
             // At 100 an f32 has steps of 8e-6, which the norm magnifies where a row is short.
             let worst = (self.read)(&found).iter().zip(expected.data.iter()).fold(0.0f32, |top, (f, e)| top.max((f - e).abs()));
@@ -225,7 +225,8 @@ impl<B: Backend> Bench<'_, B> {
     /// Memory of dropped tensors is used again, but never while somebody still holds a tensor or a view of it.
     fn reuse(&self) {
         let (weight, bias) = (random(&[24, 24], 1), random(&[24], 2));
-        let (linear, expected_linear) = (self.backend.load_linear(&weight, &bias).unwrap(), Naive.load_linear(&weight, &bias).unwrap());
+        let (linear, expected_linear) =
+            (self.backend.load_linear("layer", &weight, &bias).unwrap(), Naive.load_linear("layer", &weight, &bias).unwrap());
         let (x, expected_x) = self.tensor(&[1, 4, 6, 24], 3);
         let kept = self.backend.linear(&x, &linear, Activation::Relu, None).unwrap();
         let expected_kept = Naive.linear(&expected_x, &expected_linear, Activation::Relu, None).unwrap();
@@ -248,7 +249,7 @@ fn naive_agrees_with_pytorch() {
     // F.conv2d(torch.arange(9.).reshape(1, 1, 3, 3), torch.arange(4.).reshape(1, 1, 2, 2), torch.tensor([0.5]), stride=2, padding=1)
     let x = Naive.constant(&HostTensor::f32(&[1, 3, 3, 1], (0..9).map(|i| i as f32).collect())).unwrap();
     let weight = HostTensor::f32(&[1, 2, 2, 1], vec![0.0, 1.0, 2.0, 3.0]);
-    let conv = Naive.load_conv(&weight, &HostTensor::f32(&[1], vec![0.5]), Window::new(2, 2, Padding::Even(1))).unwrap();
+    let conv = Naive.load_conv("layer", &weight, &HostTensor::f32(&[1], vec![0.5]), Window::new(2, 2, Padding::Even(1))).unwrap();
     compare("conv2d", &Naive.conv(&x, &conv, Activation::None, None).unwrap().data, &[0.5, 8.5, 21.5, 43.5]);
 
     // q = torch.arange(8.).reshape(1, 2, 4) / 8; split = lambda x: x.reshape(1, 2, 2, 2).transpose(1, 2)
@@ -265,7 +266,7 @@ fn naive_agrees_with_pytorch() {
     // F.layer_norm(torch.tensor([1., 2., 4.]), [3], torch.tensor([1., 2., 3.]), torch.tensor([0., 1., 0.]), 1e-5)
     let (weight, bias) = (HostTensor::f32(&[3], vec![1.0, 2.0, 3.0]), HostTensor::f32(&[3], vec![0.0, 1.0, 0.0]));
     let x = Naive.constant(&HostTensor::f32(&[1, 1, 3], vec![1.0, 2.0, 4.0])).unwrap();
-    let normed = Naive.layer_norm(&x, &Naive.load_norm(&weight, &bias, 1e-5).unwrap()).unwrap();
+    let normed = Naive.layer_norm(&x, &Naive.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
     compare("layer norm", &normed.data, &[-1.069_041_4, 0.465_479_43, 4.008_905_4]);
 
     // F.gelu(torch.tensor([-1., 0.5, 2.]))

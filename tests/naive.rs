@@ -106,19 +106,19 @@ impl Backend for Naive {
     type Linear = Layer;
     type Norm = Norm;
 
-    fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
+    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
         Ok(Conv { layer: Layer::new(weight, bias), window })
     }
 
-    fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
+    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
         Ok(Conv { layer: Layer::new(weight, bias), window })
     }
 
-    fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Layer> {
+    fn load_linear(&self, _: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Layer> {
         Ok(Layer::new(weight, bias))
     }
 
-    fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+    fn load_norm(&self, _: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
         Ok(Norm { layer: Layer::new(weight, bias), epsilon: f64::from(epsilon) })
     }
 

@@ -85,14 +85,14 @@ impl Backend for Cpu {
     type Linear = Linear;
     type Norm = Norm;
 
-    fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
+    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
         match weight.shape[..] {
             [_, height, width, channels] if window.kernel == [height, width] => Ok(Conv { map: linear(weight, bias)?, channels, window }),
             _ => Err(Error::Config(format!("a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
         }
     }
 
-    fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Depthwise> {
+    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Depthwise> {
         match weight.shape[..] {
             [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => {
                 Ok(Depthwise { weight: tensor(weight, &[height * width, channels])?, bias: tensor(bias, &[channels])?, window })
@@ -101,11 +101,11 @@ impl Backend for Cpu {
         }
     }
 
-    fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Linear> {
+    fn load_linear(&self, _: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Linear> {
         linear(weight, bias)
     }
 
-    fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+    fn load_norm(&self, _: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
         if weight.is_empty() || weight.shape != bias.shape {
             return Err(Error::Config(format!("a norm's weight {:?} doesn't go with its bias {:?}", weight.shape, bias.shape)));
         }

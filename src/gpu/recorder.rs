@@ -187,19 +187,19 @@ impl Backend for Recorder {
     type Linear = Matrix;
     type Norm = Norm;
 
-    fn load_conv(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Matrix> {
+    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Matrix> {
         Matrix::load(self, weight, bias, window)
     }
 
-    fn load_depthwise(&self, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<window::Depthwise> {
+    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<window::Depthwise> {
         window::Depthwise::load(self, weight, bias, window)
     }
 
-    fn load_linear(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Matrix> {
+    fn load_linear(&self, _: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Matrix> {
         Matrix::load(self, weight, bias, Window::new(1, 1, Padding::Even(0)))
     }
 
-    fn load_norm(&self, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+    fn load_norm(&self, _: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
         let (weight, bias) = (weight.to_f32(), bias.to_f32());
         Ok(Norm { width: weight.len(), weight: self.upload("a norm's weight", &weight)?, bias: self.upload("a norm's bias", &bias)?, epsilon })
     }

@@ -48,7 +48,7 @@ pub async fn choose(recorder: &mut Recorder, half: bool) -> Result<()> {
 async fn measure(recorder: &mut Recorder, half: bool) -> Result<[Variant; 2]> {
     let weight = HostTensor::f32(&[WIDTH, WIDTH], vec![0.01; WIDTH * WIDTH]);
     let weight = if half { weight.to_f16() } else { weight };
-    let matrix = recorder.load_linear(&weight, &HostTensor::f32(&[WIDTH], vec![0.0; WIDTH]))?;
+    let matrix = recorder.load_linear("tuning", &weight, &HostTensor::f32(&[WIDTH], vec![0.0; WIDTH]))?;
     let mut software = recorder.gpu.is_software();
     let mut candidates = Variant::ALL.to_vec();
     let mut best = [(Variant::ALL[0], Duration::MAX); 2];

@@ -1,0 +1,1 @@
+//! Labelled pictures as a training step wants them.

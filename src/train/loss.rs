@@ -1,0 +1,1 @@
+//! How wrong a decoder layer's queries are, and the gradient of that.

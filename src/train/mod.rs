@@ -1,0 +1,12 @@
+//! Training: a network, labelled pictures (by people or by another detector) and a teacher go in, better weights come out.
+//!
+//! The transformer is trained on the backbone's features, which are computed once (`data/cache.rs`). A step is: some examples
+//! → the network on candle's autograd → each decoder layer's queries matched with the targets → losses and their gradients
+//! → AdamW.
+
+pub mod data;
+mod example;
+pub mod loss;
+pub mod matching;
+
+pub use example::{Example, Target};
