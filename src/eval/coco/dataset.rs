@@ -1,5 +1,6 @@
 //! COCO's annotation and detection files (<https://cocodataset.org/#format-data>), as far as boxes go.
 
+use crate::config::Label;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -44,6 +45,9 @@ pub struct Annotation {
     /// 1 for a crowd: detections in it are neither right nor wrong.
     #[serde(default)]
     pub iscrowd: u8,
+    /// How sure a detector was that labelled the picture; nothing where a person did.
+    #[serde(default)]
+    pub score: Option<f64>,
 }
 
 /// One detected box, as in COCO's result files.
@@ -104,6 +108,24 @@ impl Dataset {
         self.images.truncate(pictures);
         let kept: HashSet<u64> = self.images.iter().map(|image| image.id).collect();
         self.annotations.retain(|annotation| kept.contains(&annotation.image_id));
+    }
+
+    /// The category of each of a model's classes: by name, else by id.
+    pub fn categories_of(&self, labels: &[Label]) -> Result<Vec<Option<u64>>> {
+        let by_name: HashMap<&str, u64> = self.categories.iter().map(|c| (c.name.as_str(), c.id)).collect();
+        let ids: HashSet<u64> = self.categories.iter().map(|c| c.id).collect();
+        let named: Vec<Option<u64>> = labels.iter().map(|label| by_name.get(label.name.as_str()).copied()).collect();
+        let mapped = if named.iter().any(Option::is_some) {
+            named
+        } else {
+            labels.iter().map(|label| Some(u64::from(label.id)).filter(|id| ids.contains(id))).collect()
+        };
+        if mapped.iter().all(Option::is_none) {
+            let names = |all: Vec<&str>| all.into_iter().take(5).collect::<Vec<_>>().join(", ");
+            let (ours, theirs) = (names(labels.iter().map(|l| &*l.name).collect()), names(self.categories.iter().map(|c| &*c.name).collect()));
+            return Err(Error::Config(format!("the model's classes ({ours} …) and the annotations' categories ({theirs} …) have nothing in common")));
+        }
+        Ok(mapped)
     }
 
     /// The index in `images` of each id.

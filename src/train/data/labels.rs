@@ -1,0 +1,358 @@
+//! Labels from several files, each of which may know other classes: a picture's boxes, and which classes it is fully labelled with.
+//!
+//! People's labels of a few classes and a teacher's labels of all go together: for each picture the files are asked in order, and
+//! a file speaks only of the classes that no earlier file with this picture has declared in its `categories`.
+
+use crate::config::Label;
+use crate::error::{Error, Result};
+use crate::eval::coco::dataset::{Annotation, Dataset, Image};
+use crate::train::Target;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Labelled pictures.
+#[derive(Clone, Debug)]
+pub struct Pictures {
+    pub folder: PathBuf,
+    /// In the order of their file names, which does not depend on how they are spread over label files.
+    pub list: Vec<Labelled>,
+    pub counts: Counts,
+    /// What was wrong and is left out, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// A picture with its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labelled {
+    /// Below the pictures' folder.
+    pub file_name: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Width and height in pixels, as stated by the first file that lists it.
+    pub size: [usize; 2],
+    pub targets: Vec<Target>,
+    /// For each of the model's classes, whether a label file with this picture declares it.
+    pub known: Arc<[bool]>,
+}
+
+/// How much there is to learn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub pictures: usize,
+    /// Boxes without a score.
+    pub by_people: usize,
+    /// Boxes with a score.
+    pub by_teacher: usize,
+    /// Crowds, whoever drew them.
+    pub ignored: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { pictures, by_people, by_teacher, ignored } = self;
+        write!(f, "{pictures} pictures, {by_people} boxes by people, {by_teacher} by a teacher, {ignored} to ignore")
+    }
+}
+
+/// The longest side that a picture may be said to have.
+const LONGEST: f64 = 1e6;
+
+impl Pictures {
+    /// Reads COCO label files of pictures under `images`; `labels` are the model's classes. The same file name is the same picture
+    /// in all files. A file without any annotation is a mere list of pictures and declares no classes.
+    ///
+    /// What can't be used is left out and named in `problems`. It is an error if none of the pictures is there.
+    pub fn open(files: &[PathBuf], images: &Path, labels: &[Label]) -> Result<Self> {
+        let mut reader = Reader { images, labels, found: BTreeMap::new(), counts: Counts::default(), problems: Vec::new() };
+        for file in files {
+            reader.read(file)?;
+        }
+        reader.finish()
+    }
+}
+
+struct Reader<'a> {
+    images: &'a Path,
+    labels: &'a [Label],
+    /// By file name.
+    found: BTreeMap<String, Found>,
+    counts: Counts,
+    problems: Vec<String>,
+}
+
+/// A picture that some file lists.
+struct Found {
+    size: [usize; 2],
+    /// Of the picture's file, if there is one.
+    bytes: Option<u64>,
+    targets: Vec<Target>,
+    known: Vec<bool>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, file: &Path) -> Result<()> {
+        let in_file = |problem: String| format!("{}: {problem}", file.display());
+        let dataset = Dataset::open(file)?;
+        self.problems.extend(dataset.problems.iter().cloned().map(in_file));
+        let categories = match dataset.annotations.is_empty() {
+            true => vec![None; self.labels.len()],
+            false => {
+                dataset.categories_of(self.labels).map_err(|error| Error::Dataset { file: file.display().to_string(), problem: error.to_string() })?
+            }
+        };
+        let classes: HashMap<u64, usize> = categories.iter().enumerate().filter_map(|(class, category)| Some(((*category)?, class))).collect();
+
+        let mut listed: HashMap<u64, &Image> = HashMap::new();
+        for image in &dataset.images {
+            if [image.width, image.height].iter().all(|side| (1.0..=LONGEST).contains(side)) {
+                listed.insert(image.id, image);
+                self.list(image);
+            } else {
+                self.problems.push(in_file(format!("{}: a picture can't have {}×{} pixels", image.file_name, image.width, image.height)));
+            }
+        }
+
+        let mut strange: BTreeMap<u64, usize> = BTreeMap::new();
+        for annotation in &dataset.annotations {
+            let Some(&class) = classes.get(&annotation.category_id) else {
+                *strange.entry(annotation.category_id).or_default() += 1;
+                continue;
+            };
+            // The picture may be one that was just left out.
+            let Some(image) = listed.get(&annotation.image_id) else { continue };
+            let Some(found) = self.found.get_mut(&image.file_name) else { continue };
+            if found.bytes.is_none() || found.known[class] {
+                continue;
+            }
+            match target(annotation, class, image) {
+                Ok(target) => {
+                    found.targets.push(target);
+                    *self.counts.of(annotation) += 1;
+                }
+                Err(problem) => self.problems.push(in_file(format!("{}: {} {problem}", image.file_name, self.labels[class].name))),
+            }
+        }
+        for category in &dataset.categories {
+            if let Some(boxes) = strange.get(&category.id) {
+                self.problems.push(in_file(format!("the model has no class {:?}: {boxes} boxes are left out", category.name)));
+            }
+        }
+
+        // Only now, since a file may list the same picture twice.
+        for image in listed.values() {
+            if let Some(found) = self.found.get_mut(&image.file_name) {
+                classes.values().for_each(|&class| found.known[class] = true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a picture is among those found.
+    fn list(&mut self, image: &Image) {
+        if let Entry::Vacant(vacant) = self.found.entry(image.file_name.clone()) {
+            let path = self.images.join(&image.file_name);
+            let bytes = path.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
+            if bytes.is_none() {
+                self.problems.push(format!("{}: there is no such picture", path.display()));
+            }
+            let size = [image.width, image.height].map(|side| side as usize);
+            vacant.insert(Found { size, bytes, targets: Vec::new(), known: vec![false; self.labels.len()] });
+        }
+    }
+
+    fn finish(self) -> Result<Pictures> {
+        let listed = self.found.len();
+        // Most pictures know the same classes as many others do.
+        let mut shared: HashSet<Arc<[bool]>> = HashSet::new();
+        let mut share = |known: Vec<bool>| match shared.get(&known[..]) {
+            Some(known) => known.clone(),
+            None => {
+                let known: Arc<[bool]> = known.into();
+                shared.insert(known.clone());
+                known
+            }
+        };
+        let labelled =
+            |(file_name, Found { size, bytes, targets, known })| Some(Labelled { file_name, bytes: bytes?, size, targets, known: share(known) });
+        let list: Vec<Labelled> = self.found.into_iter().filter_map(labelled).collect();
+        if list.is_empty() {
+            return Err(Error::Dataset {
+                file: self.images.display().to_string(),
+                problem: format!("none of the {listed} pictures of the label files is here"),
+            });
+        }
+        let counts = Counts { pictures: list.len(), ..self.counts };
+        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems })
+    }
+}
+
+impl Counts {
+    /// Where an annotation counts.
+    fn of(&mut self, annotation: &Annotation) -> &mut usize {
+        match annotation {
+            Annotation { iscrowd: 1.., .. } => &mut self.ignored,
+            Annotation { score: Some(_), .. } => &mut self.by_teacher,
+            Annotation { score: None, .. } => &mut self.by_people,
+        }
+    }
+}
+
+/// What an annotation asks for, or why it can't be used.
+fn target(annotation: &Annotation, class: usize, image: &Image) -> Result<Target, String> {
+    let [left, top, width, height] = annotation.bbox;
+    let clip = |start: f64, length: f64, side: f64| [start, start + length].map(|end| end.clamp(0.0, side) / side);
+    let ([left, right], [top, bottom]) = (clip(left, width, image.width), clip(top, height, image.height));
+    let bounds = [(left + right) / 2.0, (top + bottom) / 2.0, right - left, bottom - top].map(|x| x as f32);
+    if !bounds.iter().all(|x| x.is_finite()) || bounds[2] <= 0.0 || bounds[3] <= 0.0 {
+        return Err(format!("box {:?} has no area in a picture of {}×{} pixels", annotation.bbox, image.width, image.height));
+    }
+    let weight = match (annotation.iscrowd, annotation.score) {
+        (1.., _) => 0.0,
+        (0, None) => 1.0,
+        (0, Some(score)) if (0.0..=1.0).contains(&score) => score as f32,
+        (0, Some(score)) => return Err(format!("box {:?} has a score of {score}; it should be from 0 to 1", annotation.bbox)),
+    };
+    Ok(Target { class, bounds, weight })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const CLASSES: [(u32, &str); 3] = [(1, "person"), (18, "dog"), (62, "chair")];
+
+    fn labels() -> Vec<Label> {
+        CLASSES.iter().map(|&(id, name)| Label { id, name: name.into() }).collect()
+    }
+
+    fn image(id: u64, name: &str) -> Value {
+        json!({ "id": id, "file_name": name, "width": 100, "height": 50 })
+    }
+
+    fn mark(image: u64, category: u64, bbox: [f64; 4]) -> Value {
+        json!({ "image_id": image, "category_id": category, "bbox": bbox })
+    }
+
+    fn scored(image: u64, category: u64, bbox: [f64; 4], score: f64) -> Value {
+        json!({ "image_id": image, "category_id": category, "bbox": bbox, "score": score })
+    }
+
+    fn categories(all: &[(u64, &str)]) -> Value {
+        all.iter().map(|(id, name)| json!({ "id": id, "name": name })).collect()
+    }
+
+    /// Opens label files of pictures `a`, `b` and `c`; no other file is there.
+    fn open(files: &[Value]) -> Result<Pictures> {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let paths: Vec<PathBuf> = (0..files.len()).map(|i| folder.path().join(format!("{i}.json"))).collect();
+        paths.iter().zip(files).for_each(|(path, file)| std::fs::write(path, file.to_string()).unwrap());
+        Pictures::open(&paths, folder.path(), &labels())
+    }
+
+    const WHOLE: [f64; 4] = [0.0, 0.0, 100.0, 50.0];
+    const LEFT: [f64; 4] = [0.0, 0.0, 50.0, 50.0];
+
+    #[test]
+    fn an_earlier_file_decides_about_its_classes() {
+        let people = json!({
+            "images": [image(1, "b"), image(2, "a")],
+            "categories": categories(&[(7, "dog")]),
+            "annotations": [mark(1, 7, WHOLE)],
+        });
+        let teacher = json!({
+            "images": [image(1, "a"), image(2, "b"), image(3, "c")],
+            "categories": categories(&[(1, "person"), (2, "dog")]),
+            "annotations": [scored(1, 2, LEFT, 0.5), scored(2, 1, LEFT, 0.25), scored(2, 2, LEFT, 0.5), scored(3, 2, LEFT, 0.75)],
+        });
+        let pictures = open(&[people.clone(), teacher.clone()]).unwrap();
+        assert!(pictures.problems.is_empty(), "{:?}", pictures.problems);
+        let targets = |name: &str| pictures.list.iter().find(|p| p.file_name == name).unwrap().targets.clone();
+        // People looked for dogs in a and found none.
+        assert_eq!(targets("a"), []);
+        let (whole, left) = ([0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 1.0]);
+        assert_eq!(targets("b"), [Target { class: 1, bounds: whole, weight: 1.0 }, Target { class: 0, bounds: left, weight: 0.25 }]);
+        assert_eq!(targets("c"), [Target { class: 1, bounds: left, weight: 0.75 }]);
+        assert!(pictures.list.iter().all(|p| *p.known == [true, true, false] && p.size == [100, 50] && p.bytes == 1));
+        assert_eq!(pictures.counts.to_string(), "3 pictures, 1 boxes by people, 2 by a teacher, 0 to ignore");
+
+        let swapped = open(&[teacher, people]).unwrap();
+        assert_eq!(swapped.counts, Counts { pictures: 3, by_people: 0, by_teacher: 4, ignored: 0 });
+        assert!(pictures.list.iter().map(|p| &p.file_name).eq(swapped.list.iter().map(|p| &p.file_name)));
+    }
+
+    #[test]
+    fn a_file_without_boxes_says_nothing_of_what_is_there() {
+        let list = json!({ "images": [image(1, "a")], "categories": categories(&[(1, "person")]), "annotations": [] });
+        let people = json!({ "images": [image(1, "b")], "categories": categories(&[(1, "person")]), "annotations": [mark(1, 1, LEFT)] });
+        let pictures = open(&[list, people]).unwrap();
+        assert_eq!(*pictures.list[0].known, [false; 3]);
+        assert_eq!(*pictures.list[1].known, [true, false, false]);
+    }
+
+    #[test]
+    fn categories_go_by_id_where_no_name_fits() {
+        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(18, "Hund")]), "annotations": [mark(1, 18, WHOLE)] });
+        assert_eq!(open(&[file]).unwrap().list[0].targets[0].class, 1);
+        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(5, "Hund")]), "annotations": [mark(1, 5, WHOLE)] });
+        let error = open(&[file]).unwrap_err().to_string();
+        assert!(error.contains("0.json") && error.contains("Hund") && error.contains("nothing in common"), "{error}");
+    }
+
+    #[test]
+    fn a_crowd_has_no_weight() {
+        let mut crowd = mark(1, 18, WHOLE);
+        crowd["iscrowd"] = json!(1);
+        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(18, "dog")]), "annotations": [crowd] });
+        let pictures = open(&[file]).unwrap();
+        assert_eq!((pictures.list[0].targets[0].weight, pictures.counts.ignored, pictures.counts.by_people), (0.0, 1, 0));
+    }
+
+    #[test]
+    fn boxes_are_clipped_and_what_is_bad_is_named() {
+        let mut flat = image(3, "c");
+        flat["height"] = json!(0);
+        let file = json!({
+            "images": [image(1, "a"), image(2, "gone"), flat],
+            "categories": categories(&[(18, "dog"), (99, "dragon")]),
+            "annotations": [
+                mark(1, 18, [-50.0, 25.0, 75.0, 100.0]),
+                mark(1, 18, [100.0, 0.0, 10.0, 10.0]),
+                mark(1, 18, [10.0, 10.0, 0.0, 10.0]),
+                mark(1, 18, [10.0, 10.0, 1e308, 1e308]),
+                scored(1, 18, WHOLE, 1.5),
+                mark(1, 99, WHOLE),
+                mark(2, 18, WHOLE),
+                mark(3, 18, WHOLE),
+                mark(4, 18, WHOLE),
+                mark(1, 5, WHOLE),
+            ],
+        });
+        let pictures = open(&[file]).unwrap();
+        assert_eq!(pictures.list.len(), 1);
+        let bounds: Vec<_> = pictures.list[0].targets.iter().map(|t| t.bounds).collect();
+        assert_eq!(bounds, [[0.125, 0.75, 0.25, 0.5], [0.55, 0.6, 0.9, 0.8]]);
+        assert_eq!(pictures.counts.by_people, 2);
+        let problems = pictures.problems.join("\n");
+        for named in ["annotation 9: there is no picture 4", "annotation 10: there is no category 5", "gone: there is no such picture"] {
+            assert!(problems.contains(named), "{named:?} is not in\n{problems}");
+        }
+        for named in ["c: a picture can't have 100×0", "a: dog box [100.0, 0.0, 10.0, 10.0] has no area", "a score of 1.5", "\"dragon\": 1 boxes"] {
+            assert!(problems.contains(named), "{named:?} is not in\n{problems}");
+        }
+        assert_eq!(pictures.problems.len(), 8, "{problems}");
+    }
+
+    #[test]
+    fn without_any_picture_there_is_nothing_to_learn_from() {
+        let file = json!({ "images": [image(1, "gone")], "categories": [], "annotations": [] });
+        let error = open(&[file]).unwrap_err().to_string();
+        assert!(error.contains("none of the 1 pictures"), "{error}");
+    }
+}
