@@ -1,10 +1,6 @@
-//! The [`Backend`] on candle-core tensors: native and wasm; differentiable when training.
-//!
-//! Each operation exists twice: `composed.rs` makes it of candle's operations, which have gradients; `fast.rs` computes it
-//! with kernels of our own, where nobody wants a gradient.
+//! The [`Backend`] on candle-core tensors: native and wasm, by kernels of our own. No gradients: see `train/autograd`.
 
 mod attention;
-mod composed;
 mod conv;
 mod fast;
 mod floats;
@@ -14,6 +10,11 @@ mod product;
 mod rows;
 mod threads;
 mod window;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use floats::Floats;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use lanes::exp;
 
 use crate::backend::{Backend, Window};
 use crate::config::Activation;
@@ -58,11 +59,6 @@ pub fn to_host(x: &Tensor) -> Result<HostTensor> {
 
 fn tensor(host: &HostTensor, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(host.to_f32().into_owned(), shape, &Device::Cpu)?)
-}
-
-/// Whether a gradient may be wanted of any of these.
-fn tracked<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bool {
-    tensors.into_iter().any(Tensor::track_op)
 }
 
 /// `weight` `[out, …, in]` as a linear map.
@@ -125,34 +121,30 @@ impl Backend for Cpu {
     }
 
     fn conv(&self, x: &Tensor, conv: &Conv, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        let tracked = tracked([x, &conv.map.weight, &conv.map.bias].into_iter().chain(residual));
-        Ok(if tracked { composed::conv(x, conv, activation, residual)? } else { fast::conv(x, conv, activation, residual)? })
+        Ok(fast::conv(x, conv, activation, residual)?)
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
-        let tracked = tracked([x, &conv.weight, &conv.bias]);
-        Ok(if tracked { composed::depthwise(x, conv, activation)? } else { fast::depthwise(x, conv, activation)? })
+        Ok(fast::depthwise(x, conv, activation)?)
     }
 
     fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
-        Ok(if tracked([x]) { composed::max_pool(x, window)? } else { fast::max_pool(x, window)? })
+        Ok(fast::max_pool(x, window)?)
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        let tracked = tracked([x, &linear.weight, &linear.bias].into_iter().chain(residual));
-        Ok(if tracked { composed::linear(x, linear, activation, residual)? } else { fast::linear(x, linear, activation, residual)? })
+        Ok(fast::linear(x, linear, activation, residual)?)
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-        let tracked = tracked([q, k, v].into_iter().chain(bias));
-        Ok(if tracked { composed::attention(q, k, v, heads, bias)? } else { fast::attention(q, k, v, heads, bias)? })
+        Ok(fast::attention(q, k, v, heads, bias)?)
     }
 
     fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        Ok(if tracked([x, &norm.weight, &norm.bias]) { composed::layer_norm(x, norm)? } else { fast::layer_norm(x, norm)? })
+        Ok(fast::layer_norm(x, norm)?)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
-        Ok(if tracked([a, b]) { composed::activate(a.broadcast_add(b)?, activation)? } else { fast::add(a, b, activation)? })
+        Ok(fast::add(a, b, activation)?)
     }
 }

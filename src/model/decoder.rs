@@ -17,11 +17,21 @@ pub struct DecoderLayer<B: Backend> {
 }
 
 /// What every decoder layer looks at: the encoder's output, without and with positions, `[batch, tokens, d_model]`.
-pub struct Encoded<'a, B: Backend> {
-    pub memory: &'a B::Tensor,
-    pub placed: &'a B::Tensor,
+pub struct Encoded<T> {
+    pub memory: T,
+    pub placed: T,
     /// Bias against padded tokens, `[batch, 1, tokens]`.
-    pub bias: Option<&'a B::Tensor>,
+    pub bias: Option<T>,
+}
+
+/// What the decoder asks with.
+pub struct Queries<'a, T> {
+    /// Where it starts from, `[batch, queries, d_model]`.
+    pub content: T,
+    /// Added to queries and keys, `[batch or 1, queries, d_model]`.
+    pub position: &'a T,
+    /// Which query sees which, `[batch or 1, queries, queries]`: bias of the self-attention. Training needs it, a detector doesn't.
+    pub bias: Option<&'a T>,
 }
 
 impl<B: Backend> DecoderLayer<B> {
@@ -39,17 +49,18 @@ impl<B: Backend> DecoderLayer<B> {
         })
     }
 
-    /// `x` `[batch, queries, d_model]`, `query_position` `[1, queries, d_model]` → as `x`.
-    pub fn forward(&self, backend: &B, x: B::Tensor, query_position: &B::Tensor, encoded: &Encoded<B>) -> Result<B::Tensor> {
-        let placed = backend.add(&x, query_position, Activation::None)?;
+    /// The contents of the queries `[batch, queries, d_model]` after this layer.
+    pub fn forward(&self, backend: &B, queries: Queries<B::Tensor>, encoded: &Encoded<B::Tensor>) -> Result<B::Tensor> {
+        let Queries { content: x, position, bias } = queries;
+        let placed = backend.add(&x, position, Activation::None)?;
         let memory = self.self_attention.memory(backend, &placed, &x)?;
-        let x = self.self_attention.forward(backend, &placed, &memory, None, &x)?;
+        let x = self.self_attention.forward(backend, &placed, &memory, bias, &x)?;
         drop((placed, memory));
         let x = backend.layer_norm(&x, &self.norm1)?;
 
-        let placed = backend.add(&x, query_position, Activation::None)?;
-        let memory = self.cross_attention.memory(backend, encoded.placed, encoded.memory)?;
-        let x = self.cross_attention.forward(backend, &placed, &memory, encoded.bias, &x)?;
+        let placed = backend.add(&x, position, Activation::None)?;
+        let memory = self.cross_attention.memory(backend, &encoded.placed, &encoded.memory)?;
+        let x = self.cross_attention.forward(backend, &placed, &memory, encoded.bias.as_ref(), &x)?;
         drop((placed, memory));
         let x = backend.layer_norm(&x, &self.norm2)?;
 

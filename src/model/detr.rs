@@ -1,6 +1,6 @@
 //! DETR: "End-to-End Object Detection with Transformers" (Carion et al., 2020), `models/detr.py` of its repository.
 
-use super::decoder::{DecoderLayer, Encoded};
+use super::decoder::{DecoderLayer, Encoded, Queries};
 use super::efficientnet::EfficientNetLite;
 use super::encoder::EncoderLayer;
 use super::heads::Heads;
@@ -24,6 +24,8 @@ pub struct Detr<B: Backend> {
     /// What the decoder starts from, `[1, queries, d_model]`.
     query_content: B::Tensor,
     heads: Heads<B>,
+    /// Logits `[1, queries, 4]`.
+    box_reference: Option<B::Tensor>,
     d_model: usize,
 }
 
@@ -72,6 +74,7 @@ impl<B: Backend> Detr<B> {
             query_position: loader.rows("query_position", queries, d_model)?,
             query_content,
             heads: Heads::load(&loader, config)?,
+            box_reference: config.box_reference.then(|| loader.rows("box_reference", queries, 4)).transpose()?,
             d_model,
         })
     }
@@ -105,6 +108,19 @@ impl<B: Backend> Detr<B> {
 
     /// Everything after the backbone. `mask` is at the features' resolution.
     pub fn detect(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let batch = backend.shape(&features)[0];
+        let encoded = self.encode(backend, features, mask, observe)?;
+        let queries = Queries { content: self.contents(backend, batch)?, position: &self.query_position, bias: None };
+        let x = self.decode(backend, queries, &encoded, observe)?;
+        drop(encoded);
+        let output = self.predict(backend, &x, self.box_reference.as_ref(), observe)?;
+        observe("logits", &output.logits);
+        observe("pred_boxes", &output.boxes);
+        Ok(output)
+    }
+
+    /// The encoder: features `[batch, rows, columns, channels]`, which are given up, become tokens.
+    pub fn encode(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Encoded<B::Tensor>> {
         let shape = backend.shape(&features);
         let (batch, tokens) = (shape[0], shape[1] * shape[2]);
         let position = HostTensor::f32(&[mask.batch, tokens, self.d_model], sine_position(mask, self.d_model));
@@ -124,23 +140,25 @@ impl<B: Backend> Detr<B> {
             memory = layer.forward(backend, memory, &position, bias.as_ref())?;
             observe(&format!("encoder_layer{i}"), &memory);
         }
-
         let placed = backend.add(&memory, &position, Activation::None)?;
-        drop(position);
-        let encoded = Encoded { memory: &memory, placed: &placed, bias: bias.as_ref() };
-        let mut x = self.contents(backend, batch)?;
-        for (i, layer) in self.decoder.iter().enumerate() {
-            x = layer.forward(backend, x, &self.query_position, &encoded)?;
-            observe(&format!("decoder_layer{i}"), &x);
-        }
-        drop((memory, placed));
-        let decoded = backend.layer_norm(&x, &self.decoder_norm)?;
-        observe("decoder_out", &decoded);
+        Ok(Encoded { memory, placed, bias })
+    }
 
-        let output = Output { logits: self.heads.classes(backend, &decoded)?, boxes: self.heads.boxes(backend, &decoded)? };
-        observe("logits", &output.logits);
-        observe("pred_boxes", &output.boxes);
-        Ok(output)
+    /// The decoder: `[batch, queries, d_model]` after its last layer. The observer is shown every layer's.
+    pub fn decode(&self, backend: &B, queries: Queries<B::Tensor>, encoded: &Encoded<B::Tensor>, observe: Observer<B::Tensor>) -> Result<B::Tensor> {
+        let Queries { mut content, position, bias } = queries;
+        for (i, layer) in self.decoder.iter().enumerate() {
+            content = layer.forward(backend, Queries { content, position, bias }, encoded)?;
+            observe(&format!("decoder_layer{i}"), &content);
+        }
+        Ok(content)
+    }
+
+    /// The heads, on what any decoder layer gave; `reference` `[batch or 1, queries, 4]` as logits.
+    pub fn predict(&self, backend: &B, x: &B::Tensor, reference: Option<&B::Tensor>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let decoded = backend.layer_norm(x, &self.decoder_norm)?;
+        observe("decoder_out", &decoded);
+        Ok(Output { logits: self.heads.classes(backend, &decoded)?, boxes: self.heads.boxes(backend, &decoded, reference)? })
     }
 
     /// The decoder's first input, once for each picture of a batch.

@@ -8,8 +8,6 @@ use crate::error::Result;
 pub struct Heads<B: Backend> {
     class_head: B::Linear,
     box_head: [B::Linear; 3],
-    /// Logits `[1, queries, 4]`.
-    box_reference: Option<B::Tensor>,
 }
 
 impl<B: Backend> Heads<B> {
@@ -20,7 +18,6 @@ impl<B: Backend> Heads<B> {
         Ok(Self {
             class_head: loader.linear("class_head", width, config.classes)?,
             box_head: [head.linear("0", width, width)?, head.linear("1", width, width)?, head.linear("2", width, 4)?],
-            box_reference: config.box_reference.then(|| loader.rows("box_reference", config.queries, 4)).transpose()?,
         })
     }
 
@@ -29,12 +26,13 @@ impl<B: Backend> Heads<B> {
         backend.linear(decoded, &self.class_head, Activation::None, None)
     }
 
-    /// Boxes `[batch, queries, 4]` as (centre x, centre y, width, height) in fractions of the picture.
-    pub fn boxes(&self, backend: &B, decoded: &B::Tensor) -> Result<B::Tensor> {
+    /// Boxes `[batch, queries, 4]` as (centre x, centre y, width, height) in fractions of the picture; `reference` (logits) is added
+    /// before the sigmoid.
+    pub fn boxes(&self, backend: &B, decoded: &B::Tensor, reference: Option<&B::Tensor>) -> Result<B::Tensor> {
         let [first, second, last] = &self.box_head;
         let x = backend.linear(decoded, first, Activation::Relu, None)?;
         let x = backend.linear(&x, second, Activation::Relu, None)?;
-        match &self.box_reference {
+        match reference {
             None => backend.linear(&x, last, Activation::Sigmoid, None),
             Some(reference) => {
                 let offset = backend.linear(&x, last, Activation::None, None)?;

@@ -13,6 +13,7 @@ mod mask;
 mod position;
 pub(crate) mod resnet;
 
+pub use decoder::{Encoded, Queries};
 pub use detr::{Detr, Observer, Output};
 pub use mask::PixelMask;
 pub use position::sine_position;

@@ -4,6 +4,7 @@
 //! → the network on candle's autograd → each decoder layer's queries matched with the targets → losses and their gradients
 //! → AdamW.
 
+pub mod autograd;
 pub mod data;
 mod example;
 pub mod loss;

@@ -1,40 +1,30 @@
-//! The operations made of candle's own, each of which has a gradient: for training, and what the faster ones are tested against.
+//! The operations made of candle's own, each of which has a gradient.
 //!
 //! candle's `softmax_last_dim` and `LayerNorm` have no gradient, its pooling no padding and its grouped convolution runs
 //! one convolution a channel, so none of these is used.
 
-use super::panels::unpack;
-use super::{Conv, Depthwise, Linear, Norm};
 use crate::backend::{Placement, Window};
 use crate::config::Activation;
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 /// What never wins a maximum, and is still safe to compute with.
 const LOWEST: f32 = f32::MIN;
 
-pub fn conv(x: &Tensor, conv: &Conv, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-    let weight = unpack(&conv.map.weight, conv.map.bias.elem_count())?;
-    let mut sum: Option<Tensor> = None;
-    for (tap, x) in taps(x, conv.window, 0.0)?.enumerate() {
-        let product = map(&x?, &weight.narrow(0, tap * conv.channels, conv.channels)?)?;
-        sum = Some(match sum {
-            Some(sum) => (sum + product)?,
-            None => product,
-        });
-    }
-    finish(sum, &conv.map.bias, activation, residual)
+/// What every place of a convolution sees, tap by tap: `[batch, out height, out width, taps * channels]`.
+pub fn unfold(x: &Tensor, window: Window) -> Result<Tensor> {
+    Tensor::cat(&taps(x, window, 0.0)?.collect::<Result<Vec<_>>>()?, 3)
 }
 
-pub fn depthwise(x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
+pub fn depthwise(x: &Tensor, weight: &Tensor, bias: &Tensor, window: Window, activation: Activation) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
-    for (tap, x) in taps(x, conv.window, 0.0)?.enumerate() {
-        let product = x?.broadcast_mul(&conv.weight.get(tap)?)?;
+    for (tap, x) in taps(x, window, 0.0)?.enumerate() {
+        let product = x?.broadcast_mul(&weight.get(tap)?)?;
         sum = Some(match sum {
             Some(sum) => (sum + product)?,
             None => product,
         });
     }
-    finish(sum, &conv.bias, activation, None)
+    finish(sum, bias, activation, None)
 }
 
 pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
@@ -48,9 +38,8 @@ pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
     largest.ok_or_else(|| candle_core::Error::Msg("a window without places".into()))
 }
 
-pub fn linear(x: &Tensor, linear: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-    let weight = unpack(&linear.weight, linear.bias.elem_count())?;
-    finish(Some(map(x, &weight)?), &linear.bias, activation, residual)
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    finish(Some(map(x, weight)?), bias, activation, residual)
 }
 
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -67,10 +56,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<
     weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, queries, v.dim(2)?))
 }
 
-pub fn layer_norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {
     let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(norm.epsilon))?.sqrt()?;
-    x.broadcast_div(&deviation)?.broadcast_mul(&norm.weight)?.broadcast_add(&norm.bias)
+    let deviation = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(epsilon))?.sqrt()?;
+    x.broadcast_div(&deviation)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
 pub fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
@@ -85,14 +74,14 @@ pub fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// `x` `[…, in]` times `weight` `[in, out]`.
+/// `x` `[…, in]` times the transpose of `weight` `[out, in]`.
 fn map(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (input, out) = weight.dims2()?;
+    let (out, input) = weight.dims2()?;
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = out;
     }
-    x.reshape(((), input))?.matmul(weight)?.reshape(shape)
+    x.reshape(((), input))?.matmul(&weight.t()?)?.reshape(shape)
 }
 
 fn finish(x: Option<Tensor>, bias: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -124,7 +113,7 @@ fn pad(x: &Tensor, dimension: usize, before: usize, after: usize, value: f32) ->
     let filled = |length| {
         let mut shape = x.dims().to_vec();
         shape[dimension] = length;
-        Tensor::full(value, shape, &Device::Cpu)
+        Tensor::full(value, shape, x.device())
     };
     match (before, after) {
         (0, 0) => Ok(x.clone()),
@@ -137,6 +126,6 @@ fn every(x: &Tensor, dimension: usize, start: usize, step: usize, count: usize) 
     if step == 1 {
         return x.narrow(dimension, start, count)?.contiguous();
     }
-    let places = Tensor::from_iter((0..count).map(|i| (start + i * step) as u32), &Device::Cpu)?;
+    let places = Tensor::from_iter((0..count).map(|i| (start + i * step) as u32), x.device())?;
     x.contiguous()?.index_select(&places, dimension)
 }

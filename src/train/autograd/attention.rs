@@ -1,0 +1,132 @@
+//! Multi-head attention as one operation of candle's autograd. The scores are computed again for the backward pass, so that
+//! nothing as large as they are is kept, and heads are read where they lie, so that nothing is transposed.
+
+use super::matrix::{Matrix, product};
+use super::{contiguous, of};
+use crate::cpu::Floats;
+use crate::cpu::exp;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+/// softmax(q·kᵀ/√width + bias)·v in each head; shapes as in [`Backend::attention`](crate::backend::Backend::attention).
+pub struct Attention {
+    pub heads: usize,
+    /// `[batch or 1, queries or 1, keys]`
+    pub bias: Option<Tensor>,
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    /// All heads' widths together, of queries and keys and of values.
+    row: usize,
+    value_row: usize,
+}
+
+impl Attention {
+    fn sizes(&self, q: &[usize], k: &[usize], v: &[usize]) -> Result<Sizes> {
+        match (q, k, v) {
+            (&[batch, queries, row], &[b, keys, r], &[c, values, value_row])
+                if (b, r) == (batch, row)
+                    && (c, values) == (batch, keys)
+                    && row.is_multiple_of(self.heads)
+                    && value_row.is_multiple_of(self.heads) =>
+            {
+                let sizes = Sizes { batch, queries, keys, row, value_row };
+                match &self.bias {
+                    Some(bias) => {
+                        let &[b, q, k] = bias.dims() else { candle_core::bail!("a bias {:?}", bias.shape()) };
+                        if !([1, batch].contains(&b) && [1, queries].contains(&q) && k == keys) {
+                            candle_core::bail!("a bias {:?} doesn't go with scores {:?}", bias.shape(), [batch, queries, keys]);
+                        }
+                        Ok(sizes)
+                    }
+                    None => Ok(sizes),
+                }
+            }
+            _ => candle_core::bail!("queries {q:?}, keys {k:?} and values {v:?} don't go together in {} heads", self.heads),
+        }
+    }
+
+    /// The attention weights `[queries, keys]` of a head of a picture, into `weights`.
+    fn weights(&self, s: Sizes, q: &[f32], k: &[f32], bias: Option<&[f32]>, picture: usize, weights: &mut [f32]) {
+        let width = s.row / self.heads;
+        let scale = 1.0 / (width as f32).sqrt();
+        product(weights, s.keys, Matrix::new(q, s.queries, width, s.row), Matrix::new(k, s.keys, width, s.row).transposed(), scale, false);
+        let bias = bias.map(|bias| {
+            let rows = self.bias.as_ref().map_or(1, |bias| bias.dims()[1]);
+            let picture = if bias.len() > rows * s.keys { picture } else { 0 };
+            &bias[picture * rows * s.keys..][..rows * s.keys]
+        });
+        for (i, row) in weights.chunks_exact_mut(s.keys).enumerate() {
+            if let Some(bias) = bias {
+                let bias = if bias.len() > s.keys { &bias[i * s.keys..] } else { bias };
+                row.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+            }
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter_mut().for_each(|score| *score = exp(*score - most));
+            let total = row.iter().sum::<f32>().recip();
+            row.iter_mut().for_each(|weight| *weight *= total);
+        }
+    }
+
+    fn bias(&self) -> Result<Option<Floats<'_>>> {
+        self.bias.as_ref().map(Floats::of).transpose()
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, q: &CpuStorage, lq: &Layout, k: &CpuStorage, lk: &Layout, v: &CpuStorage, lv: &Layout) -> Result<(CpuStorage, Shape)> {
+        let s = self.sizes(lq.dims(), lk.dims(), lv.dims())?;
+        let (q, k, v, bias) = (of(q, lq)?, of(k, lk)?, of(v, lv)?, self.bias()?);
+        let (width, value_width) = (s.row / self.heads, s.value_row / self.heads);
+        let mut out = vec![0.0; s.batch * s.queries * s.value_row];
+        let mut weights = vec![0.0; s.queries * s.keys];
+        for n in 0..s.batch {
+            for h in 0..self.heads {
+                let (at_q, at_k) = (n * s.queries * s.row + h * width, n * s.keys * s.row + h * width);
+                let (at_v, at_out) = (n * s.keys * s.value_row + h * value_width, n * s.queries * s.value_row + h * value_width);
+                self.weights(s, &q[at_q..], &k[at_k..], bias.as_deref(), n, &mut weights);
+                let values = Matrix::new(&v[at_v..], s.keys, value_width, s.value_row);
+                product(&mut out[at_out..], s.value_row, Matrix::new(&weights, s.queries, s.keys, s.keys), values, 1.0, false);
+            }
+        }
+        Ok((CpuStorage::F32(out), (s.batch, s.queries, s.value_row).into()))
+    }
+
+    fn bwd(&self, q: &Tensor, k: &Tensor, v: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let s = self.sizes(q.dims(), k.dims(), v.dims())?;
+        let [qt, kt, vt, grad] = [contiguous(q)?, contiguous(k)?, contiguous(v)?, contiguous(grad)?];
+        let (qs, ks, vs, g, bias) = (Floats::of(&qt)?, Floats::of(&kt)?, Floats::of(&vt)?, Floats::of(&grad)?, self.bias()?);
+        let (width, value_width) = (s.row / self.heads, s.value_row / self.heads);
+        let scale = 1.0 / (width as f32).sqrt();
+        let (mut by_q, mut by_k, mut by_v) = (vec![0.0; qs.len()], vec![0.0; ks.len()], vec![0.0; vs.len()]);
+        let mut weights = vec![0.0; s.queries * s.keys];
+        let mut slopes = vec![0.0; s.queries * s.keys];
+        for n in 0..s.batch {
+            for h in 0..self.heads {
+                let (at_q, at_k) = (n * s.queries * s.row + h * width, n * s.keys * s.row + h * width);
+                let (at_v, at_out) = (n * s.keys * s.value_row + h * value_width, n * s.queries * s.value_row + h * value_width);
+                self.weights(s, &qs[at_q..], &ks[at_k..], bias.as_deref(), n, &mut weights);
+                let out = Matrix::new(&g[at_out..], s.queries, value_width, s.value_row);
+                product(&mut by_v[at_v..], s.value_row, Matrix::new(&weights, s.queries, s.keys, s.keys).transposed(), out, 1.0, false);
+                let values = Matrix::new(&vs[at_v..], s.keys, value_width, s.value_row);
+                product(&mut slopes, s.keys, out, values.transposed(), 1.0, false);
+                for (slopes, weights) in slopes.chunks_exact_mut(s.keys).zip(weights.chunks_exact(s.keys)) {
+                    let mean: f32 = slopes.iter().zip(weights).map(|(slope, weight)| slope * weight).sum();
+                    slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = (*slope - mean) * weight);
+                }
+                let slopes = Matrix::new(&slopes, s.queries, s.keys, s.keys);
+                product(&mut by_q[at_q..], s.row, slopes, Matrix::new(&ks[at_k..], s.keys, width, s.row), scale, false);
+                product(&mut by_k[at_k..], s.row, slopes.transposed(), Matrix::new(&qs[at_q..], s.queries, width, s.row), scale, false);
+            }
+        }
+        let tensor = |values: Vec<f32>, of: &Tensor| of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose();
+        Ok((tensor(by_q, q)?, tensor(by_k, k)?, tensor(by_v, v)?))
+    }
+}

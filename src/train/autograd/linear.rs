@@ -1,0 +1,66 @@
+//! A linear map with bias and rectifier as one operation of candle's autograd.
+
+use super::matrix::{Matrix, product};
+use super::{contiguous, of};
+use crate::cpu::Floats;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+/// relu(x·Wᵀ + b): `x` `[…, in]`, `W` `[out, in]`, `b` `[out]`.
+pub struct Linear {
+    pub relu: bool,
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = lw.shape().dims2()?;
+        let mut shape = lx.dims().to_vec();
+        if shape.pop() != Some(inputs) || lb.dims() != [outputs] {
+            candle_core::bail!("a linear map {:?} with bias {:?} can't act on {:?}", lw.shape(), lb.shape(), lx.shape());
+        }
+        shape.push(outputs);
+        let (x, w, b) = (of(x, lx)?, of(w, lw)?, of(b, lb)?);
+        let rows = x.len() / inputs;
+        let mut out = b.repeat(rows);
+        product(&mut out, outputs, Matrix::new(x, rows, inputs, inputs), Matrix::new(w, outputs, inputs, inputs).transposed(), 1.0, true);
+        if self.relu {
+            out.iter_mut().for_each(|y| *y = y.max(0.0));
+        }
+        Ok((CpuStorage::F32(out), shape.into()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (outputs, inputs) = w.dims2()?;
+        let grad = contiguous(grad)?;
+        let mut masked = Vec::new();
+        let g = Floats::of(&grad)?;
+        let g = if self.relu {
+            masked.extend(g.iter().zip(&*Floats::of(out)?).map(|(&g, &y)| if y > 0.0 { g } else { 0.0 }));
+            &masked[..]
+        } else {
+            &g[..]
+        };
+        let rows = g.len() / outputs;
+        let down = Matrix::new(g, rows, outputs, outputs);
+        let by_x = x.track_op().then(|| {
+            let mut by_x = vec![0.0; rows * inputs];
+            product(&mut by_x, inputs, down, Matrix::new(&Floats::of(w)?, outputs, inputs, inputs), 1.0, false);
+            Tensor::from_vec(by_x, x.shape(), x.device())
+        });
+        let by_w = w.track_op().then(|| {
+            let x = contiguous(x)?;
+            let mut by_w = vec![0.0; outputs * inputs];
+            product(&mut by_w, inputs, down.transposed(), Matrix::new(&Floats::of(&x)?, rows, inputs, inputs), 1.0, false);
+            Tensor::from_vec(by_w, (outputs, inputs), w.device())
+        });
+        let by_b = b.track_op().then(|| {
+            let mut by_b = vec![0.0; outputs];
+            g.chunks_exact(outputs).for_each(|row| by_b.iter_mut().zip(row).for_each(|(sum, g)| *sum += g));
+            Tensor::from_vec(by_b, outputs, b.device())
+        });
+        Ok((by_x.transpose()?, by_w.transpose()?, by_b.transpose()?))
+    }
+}

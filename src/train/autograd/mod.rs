@@ -1,0 +1,194 @@
+//! The [`Backend`] whose operations have gradients, on candle's autograd.
+//!
+//! On the CPU what takes the time (linear maps, attention, layer norm) is one operation each, with its own backward
+//! pass. Elsewhere, and for what a frozen backbone never needs, `composed.rs` makes operations of candle's own.
+
+mod attention;
+mod composed;
+mod linear;
+mod matrix;
+mod norm;
+
+use crate::backend::{Backend, Window};
+use crate::config::Activation;
+use crate::error::{Error, Result};
+use crate::weights::HostTensor;
+use candle_core::{CpuStorage, Device, Layout, Tensor, Var};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// Makes layers whose weights are variables, and remembers these by their names.
+pub struct Autograd {
+    device: Device,
+    /// Which layers are trained.
+    trained: fn(&str) -> bool,
+    variables: Mutex<BTreeMap<String, Var>>,
+}
+
+/// A convolution or a linear map: `[out, …, in]` as `[out, all that a place sees]`.
+pub struct Map {
+    weight: Tensor,
+    bias: Tensor,
+    window: Option<Window>,
+}
+
+pub struct Depthwise {
+    /// `[kernel height * kernel width, channels]`
+    weight: Tensor,
+    bias: Tensor,
+    window: Window,
+}
+
+pub struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl Autograd {
+    /// `trained` tells by a tensor's name whether it is a variable.
+    pub fn new(device: Device, trained: fn(&str) -> bool) -> Self {
+        Self { device, trained, variables: Mutex::default() }
+    }
+
+    /// All variables so far, by their names (those of `weights.rs`). Some have another shape than in the file: see [`Autograd::weights`].
+    pub fn variables(&self) -> BTreeMap<String, Var> {
+        self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// A named tensor of a given shape: a variable if it is trained.
+    pub fn parameter(&self, name: &str, host: &HostTensor, shape: &[usize]) -> Result<Tensor> {
+        let tensor = Tensor::from_vec(host.to_f32().into_owned(), shape, &self.device)?;
+        if !(self.trained)(name) {
+            return Ok(tensor);
+        }
+        let variable = Var::from_tensor(&tensor)?;
+        let tensor = variable.as_tensor().clone();
+        self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(name.into(), variable);
+        Ok(tensor)
+    }
+
+    fn map(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Option<Window>) -> Result<Map> {
+        let outputs = weight.shape.first().copied().unwrap_or_default();
+        if weight.is_empty() || bias.shape != [outputs] {
+            return Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a bias {:?}", weight.shape, bias.shape)));
+        }
+        let shape = [outputs, weight.len() / outputs];
+        Ok(Map { weight: self.parameter(&format!("{name}.weight"), weight, &shape)?, bias: self.vector(&format!("{name}.bias"), bias)?, window })
+    }
+
+    fn vector(&self, name: &str, host: &HostTensor) -> Result<Tensor> {
+        self.parameter(name, host, &host.shape)
+    }
+}
+
+/// The numbers of a custom operation's argument, which must lie without gaps.
+fn of<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&numbers[start..end]),
+        _ => candle_core::bail!("an operation of the training step needs f32 without gaps"),
+    }
+}
+
+fn contiguous(x: &Tensor) -> candle_core::Result<Cow<'_, Tensor>> {
+    Ok(if x.is_contiguous() { Cow::Borrowed(x) } else { Cow::Owned(x.contiguous()?) })
+}
+
+/// x·Wᵀ + b with its activation and residual.
+fn linear(x: &Tensor, map: &Map, activation: Activation, residual: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    if !x.device().is_cpu() {
+        return composed::linear(x, &map.weight, &map.bias, activation, residual);
+    }
+    let relu = activation == Activation::Relu && residual.is_none();
+    let mut x = contiguous(x)?.apply_op3(&map.weight, &map.bias, linear::Linear { relu })?;
+    if let Some(residual) = residual {
+        x = (x + residual)?;
+    }
+    composed::activate(x, if relu { Activation::None } else { activation })
+}
+
+impl Backend for Autograd {
+    type Tensor = Tensor;
+    type Conv = Map;
+    type Depthwise = Depthwise;
+    type Linear = Map;
+    type Norm = Norm;
+
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Map> {
+        match weight.shape[..] {
+            [_, height, width, _] if window.kernel == [height, width] => self.map(name, weight, bias, Some(window)),
+            _ => Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
+        }
+    }
+
+    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Depthwise> {
+        match weight.shape[..] {
+            [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => Ok(Depthwise {
+                weight: self.parameter(&format!("{name}.weight"), weight, &[height * width, channels])?,
+                bias: self.vector(&format!("{name}.bias"), bias)?,
+                window,
+            }),
+            _ => Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
+        }
+    }
+
+    fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Map> {
+        self.map(name, weight, bias, None)
+    }
+
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+        Ok(Norm { weight: self.vector(&format!("{name}.weight"), weight)?, bias: self.vector(&format!("{name}.bias"), bias)?, epsilon })
+    }
+
+    fn constant(&self, host: &HostTensor) -> Result<Tensor> {
+        Ok(Tensor::from_vec(host.to_f32().into_owned(), &host.shape[..], &self.device)?)
+    }
+
+    fn shape(&self, x: &Tensor) -> Vec<usize> {
+        x.dims().to_vec()
+    }
+
+    fn reshape(&self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+        Ok(x.reshape(shape)?)
+    }
+
+    fn conv(&self, x: &Tensor, conv: &Map, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        Ok(match conv.window {
+            Some(window) if !window.is_pointwise() => linear(&composed::unfold(x, window)?, conv, activation, residual)?,
+            _ => linear(x, conv, activation, residual)?,
+        })
+    }
+
+    fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
+        Ok(composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?)
+    }
+
+    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
+        Ok(composed::max_pool(x, window)?)
+    }
+
+    fn linear(&self, x: &Tensor, map: &Map, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        Ok(linear(x, map, activation, residual)?)
+    }
+
+    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
+        if !q.device().is_cpu() {
+            return Ok(composed::attention(q, k, v, heads, bias)?);
+        }
+        let bias = bias.map(Tensor::contiguous).transpose()?;
+        Ok(contiguous(q)?.apply_op3(&*contiguous(k)?, &*contiguous(v)?, attention::Attention { heads, bias })?)
+    }
+
+    fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return Ok(composed::layer_norm(x, &norm.weight, &norm.bias, norm.epsilon)?);
+        }
+        Ok(contiguous(x)?.apply_op3(&norm.weight, &norm.bias, norm::LayerNorm { epsilon: norm.epsilon })?)
+    }
+
+    fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
+        let sum = if a.dims() == b.dims() { (a + b)? } else { a.broadcast_add(b)? };
+        Ok(composed::activate(sum, activation)?)
+    }
+}
