@@ -1,0 +1,265 @@
+//! The network as it is trained: DETR with what only training needs.
+//!
+//! Queries are *anchored*: each has a box reference, from whose sine embedding a small network makes its position ("DAB-DETR",
+//! Liu et al., 2022, arXiv:2201.12329). So boxes that aren't learnt can be asked for too: those of denoising. A detector
+//! doesn't need the small network: its results are computed once, in [`finished`].
+//!
+//! | name | shape | what for |
+//! |---|---|---|
+//! | `training.position.{0,1}` | `[d_model, 2 * d_model]`, `[d_model, d_model]` | from a reference's sine embedding to a position |
+//! | `training.label` | `[classes, d_model]` | the content of a denoising query, by class |
+//! | `training.dense.norm`, `.class`, `.box.{0,1,2}` | as the decoder's | heads on the encoder's tokens |
+//!
+//! Weights without these are trained too, without denoising and dense supervision: detectors that were made elsewhere.
+
+use super::autograd::{Autograd, Map, Norm};
+use crate::backend::Backend;
+use crate::config::{Activation, Config};
+use crate::error::{Error, Result};
+use crate::layout::{Entry, Role, layout};
+use crate::model::{Detr, Encoded, Output, PixelMask, Queries};
+use crate::weights::{HostTensor, Weights};
+use candle_core::{D, Tensor};
+use std::f32::consts::TAU;
+
+/// What the names of all tensors begin with that no detector has.
+pub const PREFIX: &str = "training.";
+
+/// Width and height of the box that a token of the encoder is taken to stand for: a fifth of the picture.
+const TOKEN_SIZE: f32 = 0.2;
+
+/// The tensors that training adds to a network of this architecture.
+pub fn extras(config: &Config) -> Vec<Entry> {
+    let (width, classes) = (config.d_model, config.classes);
+    let mut list = vec![Entry { name: "training.label".into(), shape: vec![classes, width], role: Role::Rows }];
+    let matrices = [
+        ("position.0", width, 2 * width),
+        ("position.1", width, width),
+        ("dense.class", classes, width),
+        ("dense.box.0", width, width),
+        ("dense.box.1", width, width),
+        ("dense.box.2", 4, width),
+    ];
+    for (name, outputs, inputs) in matrices {
+        list.push(Entry { name: format!("training.{name}.weight"), shape: vec![outputs, inputs], role: Role::Matrix });
+        list.push(Entry { name: format!("training.{name}.bias"), shape: vec![outputs], role: Role::Bias });
+    }
+    list.push(Entry { name: "training.dense.norm.weight".into(), shape: vec![width], role: Role::NormScale });
+    list.push(Entry { name: "training.dense.norm.bias".into(), shape: vec![width], role: Role::NormShift });
+    list
+}
+
+/// Refuses weights that lack a tensor of the network, or have some of training's but not all.
+pub fn check(config: &Config, weights: &Weights) -> Result<()> {
+    layout(config).iter().try_for_each(|entry| weights.get(&entry.name, &entry.shape).map(drop))?;
+    if weights.tensors.keys().any(|name| name.starts_with(PREFIX)) {
+        extras(config).iter().try_for_each(|entry| weights.get(&entry.name, &entry.shape).map(drop))?;
+        if !config.query_content || !config.box_reference || !config.d_model.is_multiple_of(8) {
+            return Err(Error::Config("anchored queries need query contents, box references and a d_model that 8 divides".into()));
+        }
+    }
+    Ok(())
+}
+
+/// A detector's weights: training's own are folded into what a detector has, or left out.
+pub fn finished(config: &Config, weights: &Weights) -> Result<Weights> {
+    let mut out = Weights::default();
+    for entry in layout(config) {
+        out.insert(&entry.name, weights.get(&entry.name, &entry.shape)?.clone());
+    }
+    if weights.tensors.keys().any(|name| name.starts_with(PREFIX)) {
+        let backend = Autograd::new(candle_core::Device::Cpu, |_| false);
+        let anchors = Anchors::load(&backend, config, weights)?;
+        let position = anchors.position(&backend, &anchors.references(&backend, None)?)?;
+        let position = crate::cpu::to_host(&position)?;
+        out.insert("query_position", HostTensor { shape: vec![config.queries, config.d_model], ..position });
+    }
+    Ok(out)
+}
+
+/// A network on candle's autograd.
+pub struct Network {
+    pub backend: Autograd,
+    detr: Detr<Autograd>,
+    /// `[1, queries, d_model]`
+    content: Tensor,
+    /// Where queries aren't anchored: their positions `[1, queries, d_model]` and references `[1, queries, 4]`.
+    plain: Option<(Tensor, Option<Tensor>)>,
+    anchors: Option<Anchors>,
+    dense: Option<Dense>,
+}
+
+/// Queries that are asked beside the network's own.
+pub struct Asked {
+    /// Classes `[batch][asked]`: their embedding is the content.
+    pub classes: Vec<u32>,
+    /// Boxes `[batch, asked, 4]`, (centre x, centre y, width, height).
+    pub boxes: Vec<f32>,
+    /// `[batch, asked + queries, asked + queries]`: bias of the self-attention.
+    pub bias: Vec<f32>,
+}
+
+/// What a network says in training: each decoder layer of `[batch, asked + queries]`, and the encoder's tokens.
+pub struct Said {
+    pub layers: Vec<Output<Tensor>>,
+    pub dense: Option<Output<Tensor>>,
+}
+
+impl Network {
+    /// `trained` tells by a tensor's name whether it gets a gradient.
+    pub fn load(backend: Autograd, config: &Config, weights: &Weights) -> Result<Self> {
+        let rows = |name: &str, width: usize| -> Result<Tensor> {
+            backend.parameter(name, weights.get(name, &[config.queries, width])?, &[1, config.queries, width])
+        };
+        let anchored = weights.tensors.keys().any(|name| name.starts_with(PREFIX));
+        let content = match config.query_content {
+            true => rows("query_content", config.d_model)?,
+            false => backend.constant(&HostTensor::f32(&[1, config.queries, config.d_model], vec![0.0; config.queries * config.d_model]))?,
+        };
+        let (mut plain, mut anchors, mut dense) = (None, None, None);
+        if anchored {
+            anchors = Some(Anchors::load(&backend, config, weights)?);
+            dense = Some(Dense::load(&backend, config, weights)?);
+        } else {
+            let reference = config.box_reference.then(|| rows("box_reference", 4)).transpose()?;
+            plain = Some((rows("query_position", config.d_model)?, reference));
+        }
+        let detr = Detr::load(&backend, config, weights)?;
+        Ok(Self { backend, detr, content, plain, anchors, dense })
+    }
+
+    /// Whether queries can be asked beside its own.
+    pub fn is_anchored(&self) -> bool {
+        self.anchors.is_some()
+    }
+
+    /// `features` `[batch, rows, columns, channels]`; `asked` only where queries are anchored.
+    pub fn forward(&self, features: &Tensor, asked: Option<&Asked>) -> Result<Said> {
+        let (batch, rows, columns, _) = features.dims4()?;
+        let backend = &self.backend;
+        let nobody = &mut |_: &str, _: &Tensor| {};
+        let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;
+        let dense = self.dense.as_ref().map(|dense| dense.forward(backend, &encoded, rows, columns)).transpose()?;
+
+        let (queries, width) = (self.content.dim(1)?, self.content.dim(2)?);
+        let mut content = self.content.broadcast_as((batch, queries, width))?.contiguous()?;
+        let (mut position, mut reference, mut bias) = (None, None, None);
+        if let Some(anchors) = &self.anchors {
+            let references = anchors.references(backend, asked.map(|asked| (&asked.boxes[..], batch)))?;
+            position = Some(anchors.position(backend, &references)?);
+            reference = Some(references);
+            if let Some(asked) = asked {
+                let count = asked.classes.len() / batch;
+                let classes = Tensor::from_slice(&asked.classes, batch * count, features.device())?;
+                let labels = anchors.label.index_select(&classes, 0)?.reshape((batch, count, width))?;
+                content = Tensor::cat(&[&labels, &content], 1)?;
+                let all = count + queries;
+                bias = Some(Tensor::from_slice(&asked.bias, (batch, all, all), features.device())?);
+            }
+        } else if let Some((plain, references)) = &self.plain {
+            position = Some(plain.clone());
+            reference = references.clone();
+        }
+        let position = position.ok_or_else(|| Error::Config("the network has no queries".into()))?;
+
+        let mut contents = Vec::new();
+        let asked = Queries { content, position: &position, bias: bias.as_ref() };
+        self.detr.decode(backend, asked, &encoded, &mut |_, layer| contents.push(layer.clone()))?;
+        let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref(), nobody)).collect::<Result<_>>()?;
+        Ok(Said { layers, dense })
+    }
+}
+
+/// Box references and what makes positions of them.
+struct Anchors {
+    maps: [Map; 2],
+    /// `[classes, d_model]`
+    label: Tensor,
+    /// Logits `[1, queries, 4]`
+    reference: Tensor,
+    d_model: usize,
+}
+
+impl Anchors {
+    fn load(backend: &Autograd, config: &Config, weights: &Weights) -> Result<Self> {
+        let (width, queries) = (config.d_model, config.queries);
+        let label = weights.get("training.label", &[config.classes, width])?;
+        Ok(Self {
+            maps: [map(backend, weights, "training.position.0", 2 * width, width)?, map(backend, weights, "training.position.1", width, width)?],
+            label: backend.parameter("training.label", label, &label.shape)?,
+            reference: backend.parameter("box_reference", weights.get("box_reference", &[queries, 4])?, &[1, queries, 4])?,
+            d_model: width,
+        })
+    }
+
+    /// Logits `[batch or 1, asked + queries, 4]`; `asked` are boxes `[batch, asked, 4]`.
+    fn references(&self, backend: &Autograd, asked: Option<(&[f32], usize)>) -> Result<Tensor> {
+        let Some((boxes, batch)) = asked else { return Ok(self.reference.clone()) };
+        let count = boxes.len() / (4 * batch);
+        let asked = backend.constant(&HostTensor::f32(&[batch, count, 4], boxes.iter().map(|&x| logit(x)).collect()))?;
+        let own = self.reference.broadcast_as((batch, self.reference.dim(1)?, 4))?.contiguous()?;
+        Ok(Tensor::cat(&[&asked, &own], 1)?)
+    }
+
+    /// The positions `[…, d_model]` of references (logits) `[…, 4]`.
+    fn position(&self, backend: &Autograd, references: &Tensor) -> Result<Tensor> {
+        let (batch, count, _) = references.dims3()?;
+        // The sigmoid by tanh: its gradient stays finite.
+        let boxes = (((references * 0.5)?.tanh()? * 0.5)? + 0.5)?;
+        let waves = self.d_model / 4;
+        let speeds: Vec<f32> = (0..waves).map(|i| TAU / 10_000f32.powf(i as f32 / waves as f32)).collect();
+        let speeds = Tensor::from_vec(speeds, (1, 1, 1, waves), references.device())?;
+        let angles = boxes.unsqueeze(3)?.broadcast_mul(&speeds)?;
+        let sine = Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)?.reshape((batch, count, 8 * waves))?;
+        let x = backend.linear(&sine, &self.maps[0], Activation::Relu, None)?;
+        backend.linear(&x, &self.maps[1], Activation::None, None)
+    }
+}
+
+/// Heads on the encoder's tokens: each says what it sees at its place (the first stage of "Deformable DETR", Zhu et al., 2020,
+/// arXiv:2010.04159, appendix A.4). They teach the encoder at every place, and sooner than the decoder can.
+struct Dense {
+    norm: Norm,
+    class: Map,
+    boxes: [Map; 3],
+}
+
+impl Dense {
+    fn load(backend: &Autograd, config: &Config, weights: &Weights) -> Result<Self> {
+        let width = config.d_model;
+        let norm = |part| weights.get(&format!("training.dense.norm.{part}"), &[width]);
+        let map = |name: &str, outputs| map(backend, weights, &format!("training.dense.{name}"), width, outputs);
+        Ok(Self {
+            norm: backend.load_norm("training.dense.norm", norm("weight")?, norm("bias")?, 1e-5)?,
+            class: map("class", config.classes)?,
+            boxes: [map("box.0", width)?, map("box.1", width)?, map("box.2", 4)?],
+        })
+    }
+
+    fn forward(&self, backend: &Autograd, encoded: &Encoded<Tensor>, rows: usize, columns: usize) -> Result<Output<Tensor>> {
+        let x = backend.layer_norm(&encoded.memory, &self.norm)?;
+        let logits = backend.linear(&x, &self.class, Activation::None, None)?;
+        let mut references = Vec::with_capacity(rows * columns * 4);
+        for y in 0..rows {
+            for x in 0..columns {
+                let centre = [(x as f32 + 0.5) / columns as f32, (y as f32 + 0.5) / rows as f32];
+                references.extend([centre[0], centre[1], TOKEN_SIZE, TOKEN_SIZE].map(logit));
+            }
+        }
+        let references = backend.constant(&HostTensor::f32(&[1, rows * columns, 4], references))?;
+        let x = backend.linear(&x, &self.boxes[0], Activation::Relu, None)?;
+        let x = backend.linear(&x, &self.boxes[1], Activation::Relu, None)?;
+        let boxes = backend.add(&backend.linear(&x, &self.boxes[2], Activation::None, None)?, &references, Activation::Sigmoid)?;
+        Ok(Output { logits, boxes })
+    }
+}
+
+fn map(backend: &Autograd, weights: &Weights, name: &str, inputs: usize, outputs: usize) -> Result<Map> {
+    let weight = weights.get(&format!("{name}.weight"), &[outputs, inputs])?;
+    backend.load_linear(name, weight, weights.get(&format!("{name}.bias"), &[outputs])?)
+}
+
+fn logit(x: f32) -> f32 {
+    let x = x.clamp(1e-4, 1.0 - 1e-4);
+    (x / (1.0 - x)).ln()
+}
