@@ -5,6 +5,7 @@
 //! → AdamW.
 
 pub mod autograd;
+pub mod boxes;
 pub mod data;
 mod example;
 pub mod loss;
