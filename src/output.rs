@@ -7,20 +7,15 @@ use std::path::Path;
 /// Writes to a temporary file beside `path`, then renames it.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |source| Error::Io { file: path.display().to_string(), source };
-    let mut file = temporary(path).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
-    file.persist(path).map_err(|error| fail(error.error))?;
-    Ok(())
-}
-
-/// A temporary file beside `path`, to be renamed to it.
-pub(crate) fn temporary(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     // Temporary files are private by default; this one shall be as any other file, as the umask has it.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(directory)
+    let mut file = builder.tempfile_in(directory).map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.persist(path).map_err(|error| fail(error.error))?;
+    Ok(())
 }
 
 #[cfg(test)]

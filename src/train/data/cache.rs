@@ -14,12 +14,12 @@ use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::image::{self, Picture, prepare};
 use crate::model::Detr;
+use crate::share;
 use crate::weights::HostTensor;
-use crate::{output, share};
 use half::f16;
 use memmap2::Mmap;
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,8 +56,7 @@ impl Features {
         let paths: Vec<PathBuf> = (0..views).map(|number| folder.join(format!("view-{number:03}.f16"))).collect();
         let layout = Layout { pictures: pictures.list.len(), numbers: shape.iter().product() };
 
-        let whole = |path: &Path| path.metadata().is_ok_and(|metadata| metadata.len() == layout.bytes() as u64);
-        let missing: Vec<usize> = (0..views).filter(|&number| !whole(&paths[number])).collect();
+        let missing: Vec<usize> = (0..views).filter(|&number| !layout.fills(&paths[number])).collect();
         let done = AtomicUsize::new(0);
         let advance = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, missing.len() * layout.pictures);
         for &number in &missing {
@@ -118,6 +117,11 @@ impl Layout {
     fn bytes(self) -> usize {
         self.flag(self.pictures)
     }
+
+    /// Whether a file has the right size.
+    fn fills(self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|metadata| metadata.len() == self.bytes() as u64)
+    }
 }
 
 /// The part of a network that is frozen, and the size of its pictures.
@@ -165,7 +169,7 @@ fn stored(numbers: &[f32]) -> Result<Vec<u8>> {
     Ok(numbers.iter().flat_map(|x| f16::from_f32(x.clamp(-most, most)).to_le_bytes()).collect())
 }
 
-/// Computes one view of all pictures.
+/// Computes one view of all pictures. Until it is whole it has another name, under which a later run goes on with it.
 fn build(
     path: &Path,
     network: &Backbone,
@@ -174,13 +178,22 @@ fn build(
     layout: Layout,
     advance: &(dyn Fn() + Sync),
 ) -> Result<()> {
-    let fail = |error| io(path, error);
-    let temporary = output::temporary(path).map_err(fail)?;
+    let part = path.with_extension("part");
+    let fail = |error| io(&part, error);
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&part).map_err(fail)?;
+    // Another process may be at the same; when it is done, so are we.
+    file.lock().map_err(fail)?;
+    if layout.fills(path) {
+        return Ok(());
+    }
     // What is never written is zeros.
-    temporary.as_file().set_len(layout.bytes() as u64).map_err(fail)?;
-    let file = Mutex::new(temporary.as_file());
+    file.set_len(layout.bytes() as u64).map_err(fail)?;
+    let mut decoded = vec![0; layout.pictures];
+    (&file).seek(SeekFrom::Start(layout.flag(0) as u64)).and_then(|_| (&file).read_exact(&mut decoded)).map_err(fail)?;
+
+    let turn = Mutex::new(&file);
     let write = |at: usize, bytes: &[u8]| -> Result<()> {
-        let mut file = file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut file = turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.write_all(bytes)).map_err(fail)
     };
     share::each(
@@ -189,7 +202,9 @@ fn build(
         |_, index| {
             let picture = &pictures.list[index];
             // A broken picture is named when all is done.
-            if let Ok(pixels) = image::open(&pictures.folder.join(&picture.file_name)) {
+            if decoded[index] == 0
+                && let Ok(pixels) = image::open(&pictures.folder.join(&picture.file_name))
+            {
                 let view = View::new(seed, &picture.file_name, number);
                 write(layout.features(index).start, &network.features(&view.apply(&pixels))?)?;
                 write(layout.flag(index), &[1])?;
@@ -198,13 +213,13 @@ fn build(
             Ok(())
         },
     )?;
-    temporary.persist(path).map_err(|error| fail(error.error))?;
-    Ok(())
+    file.sync_all().map_err(fail)?;
+    fs::rename(&part, path).map_err(fail)
 }
 
 fn map(path: &Path, layout: Layout) -> Result<Mmap> {
     let file = File::open(path).map_err(|error| io(path, error))?;
-    // SAFETY: the file is written under another name and never changed under this one. What remains is somebody else rewriting it
+    // SAFETY: the file is never changed under this name (see `build`). What remains is somebody else rewriting it
     // in place, as with every program that maps its files.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| io(path, error))?;
     match map.len() == layout.bytes() {
@@ -241,7 +256,7 @@ fn io(path: &Path, source: std::io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Backbone, Config, EfficientNetLite, InvertedResidual, Pixels};
     use crate::train::data::labels::Counts;
@@ -258,7 +273,7 @@ mod tests {
     }
 
     /// Three pictures, of which `broken.png` can't be decoded.
-    fn pictures(folder: &Path) -> Pictures {
+    pub fn pictures(folder: &Path) -> Pictures {
         let mut list = Vec::new();
         for name in ["broken.png", "one.png", "two.png"] {
             let mut rgb = vec![0; 10 * 20 * 3];
@@ -274,7 +289,8 @@ mod tests {
         Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![] }
     }
 
-    fn open(folder: &Path, views: usize) -> (Features, usize) {
+    /// And how many views had to be computed.
+    pub fn open(folder: &Path, views: usize) -> (Features, usize) {
         let calls = AtomicUsize::new(0);
         let progress = |done, total| {
             assert!(done <= total);
@@ -333,6 +349,27 @@ mod tests {
         let (again, computed) = open(folder.path(), 2);
         assert_eq!(computed, 3);
         assert_eq!(again.get(1, 1).unwrap(), first.get(1, 1).unwrap());
+    }
+
+    #[test]
+    fn an_interrupted_view_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, _) = open(folder.path(), 2);
+        let path = &views_below(folder.path())[1];
+        let mut bytes = fs::read(path).unwrap();
+        let numbers = whole.get(0, 0).unwrap().len();
+        // The second picture is done (and can be told from what would be computed), the third isn't.
+        let layout = Layout { pictures: 3, numbers };
+        bytes[layout.features(1)].copy_from_slice(&f16::ONE.to_le_bytes().repeat(numbers));
+        bytes[layout.features(2)].fill(0);
+        bytes[layout.flag(2)] = 0;
+        fs::remove_file(path).unwrap();
+        fs::write(path.with_extension("part"), bytes).unwrap();
+        let (again, _) = open(folder.path(), 2);
+        assert_eq!(again.usable(), [1, 2]);
+        assert!(again.get(1, 1).unwrap().to_f32().iter().all(|&x| x == 1.0));
+        assert_eq!(again.get(2, 1).unwrap(), whole.get(2, 1).unwrap());
+        assert_eq!(views_below(folder.path()).len(), 2);
     }
 
     #[test]

@@ -58,3 +58,59 @@ impl Data {
         self.pictures.problems.iter().chain(&self.features.problems).map(String::as_str)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::cache::tests::{open, pictures};
+    use super::*;
+    use crate::train::Target;
+    use std::path::Path;
+
+    /// Three pictures of which the first can't be decoded, each with one object of the class that is its number.
+    fn data(folder: &Path, batch: usize) -> Result<Data> {
+        let mut pictures = pictures(folder);
+        for (class, picture) in pictures.list.iter_mut().enumerate() {
+            picture.targets = vec![Target { class, bounds: [0.25, 0.5, 0.5, 0.5], weight: 1.0 }];
+            picture.known = (0..3).map(|other| other == class).collect();
+        }
+        Data::new(pictures, open(folder, 3).0, batch, 1)
+    }
+
+    #[test]
+    fn labels_view_and_features_belong_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data(folder.path(), 4).unwrap();
+        let pairs = data.sampler.step(3);
+        let examples = data.batch(3).unwrap();
+        assert_eq!(examples.len(), 4);
+        for ((place, number), example) in pairs.into_iter().zip(examples) {
+            let picture = place + 1;
+            let labelled = &data.pictures.list[picture];
+            let view = View::new(5, &labelled.file_name, number);
+            assert_eq!(example.targets, view.targets(&labelled.targets, [10, 20]));
+            assert_eq!(example.features, data.features.get(picture, number).unwrap());
+            assert_eq!(example.known.iter().position(|&known| known), Some(picture));
+        }
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_decoded_is_named_and_never_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data(folder.path(), 2).unwrap();
+        assert!((0..20).flat_map(|step| data.batch(step).unwrap()).all(|example| !example.known[0]));
+        assert_eq!(data.problems().count(), 1);
+        assert_eq!(data.steps_per_epoch(), 1.0);
+    }
+
+    #[test]
+    fn an_empty_batch_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(data(folder.path(), 0).is_err());
+    }
+
+    #[test]
+    fn threads_can_share_the_data() {
+        fn shared<T: Sync + Send>() {}
+        shared::<Data>();
+    }
+}
