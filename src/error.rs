@@ -22,6 +22,9 @@ pub enum Error {
     /// A file that can't be used as a case for a network.
     #[error("{file}: {problem}")]
     Case { file: String, problem: String },
+    /// A file of a training run that can't be used, or a run that can't go on.
+    #[error("{file}: {problem}")]
+    Run { file: String, problem: String },
     /// A network whose output can't be used.
     #[error("network output: {0}")]
     Output(String),

@@ -13,6 +13,7 @@ mod index;
 pub mod inspect;
 pub mod model;
 mod photos;
+pub mod train;
 
 use detrim::detector::Device;
 use std::io::{ErrorKind, Write};

@@ -4,7 +4,7 @@ mod attention;
 mod conv;
 mod fast;
 mod floats;
-mod lanes;
+pub(crate) mod lanes;
 mod panels;
 mod product;
 mod rows;

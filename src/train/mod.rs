@@ -6,9 +6,18 @@
 
 pub mod autograd;
 pub mod boxes;
+pub mod clip;
 pub mod data;
+pub mod denoise;
+pub mod ema;
 mod example;
+pub mod fresh;
 pub mod loss;
 pub mod matching;
+pub mod network;
+pub mod optimiser;
+pub mod run;
+pub mod schedule;
+pub mod step;
 
 pub use example::{Example, Target};

@@ -1,0 +1,100 @@
+//! A training run as far as it has come, and how it goes on.
+
+use super::clip::clip;
+use super::data::Data;
+use super::ema::{Average, Ema};
+use super::optimiser::{AdamW, Group, Moments, parameters};
+use super::schedule::Schedule;
+use super::step::{Losses, Method, step};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::weights::{Data as Numbers, Weights};
+use fastrand::Rng;
+
+/// What a run is set to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub method: Method,
+    pub optimiser: AdamW,
+    pub ema: Ema,
+    pub schedule: Schedule,
+    /// The learning rate at its highest.
+    pub rate: f64,
+    /// The most that the norm of all gradients together may be.
+    pub clip: f64,
+    /// Steps in all.
+    pub steps: u64,
+    pub seed: u64,
+}
+
+/// All that changes in a run. The same state, settings and data always go on in the same way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Steps done.
+    pub step: u64,
+    /// The step at which the optimiser's memory began.
+    pub since: u64,
+    /// In f32, with training's own.
+    pub weights: Weights,
+    pub moments: Moments,
+    pub average: Average,
+    /// Steps that were left out because their gradients weren't finite.
+    pub skipped: u64,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub losses: Losses,
+    pub rate: f64,
+    /// Of the gradient, before it was clipped.
+    pub norm: f64,
+}
+
+/// So many steps in a row without a finite gradient end a run.
+const PATIENCE: u64 = 20;
+
+impl State {
+    pub fn new(weights: Weights) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
+    /// Takes one step.
+    pub fn advance(&mut self, config: &Config, settings: &Settings, data: &Data) -> Result<Report> {
+        let examples = data.batch(self.step as usize)?;
+        // A generator for each step, so that going on needs no memory of the former ones.
+        let mut rng = Rng::with_seed(settings.seed.wrapping_add(self.step).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let outcome = step(config, &self.weights, trained, &settings.method, &examples, &mut rng)?;
+        let rate = settings.rate * settings.schedule.factor(self.step, settings.steps, self.since);
+        let clipped = clip(outcome.gradients.values().map(Vec::as_slice), settings.clip);
+        self.step += 1;
+        if let Some(factor) = clipped.factor {
+            let parameters = parameters(&mut self.weights, &outcome.gradients, group)?;
+            settings.optimiser.step(&mut self.moments, parameters, rate, factor)?;
+            let weights = self.weights.tensors.iter().filter(|(name, _)| trained(name));
+            let numbers = weights.filter_map(|(name, tensor)| match &tensor.data {
+                Numbers::F32(numbers) => Some((name.as_str(), numbers.as_slice())),
+                Numbers::F16(_) => None,
+            });
+            settings.ema.update(&mut self.average, numbers)?;
+            self.skipped = 0;
+        } else {
+            self.skipped += 1;
+            if self.skipped > PATIENCE {
+                return Err(Error::Config(format!("training has diverged: {PATIENCE} steps in a row without finite gradients; lower the rate")));
+            }
+        }
+        Ok(Report { losses: outcome.losses, rate, norm: clipped.norm })
+    }
+}
+
+/// Which tensors are trained.
+pub fn trained(name: &str) -> bool {
+    !name.starts_with("backbone.")
+}
+
+/// Matrices decay; biases, norms and what stands for places and classes don't.
+fn group(name: &str) -> Group {
+    let matrix = name.ends_with(".weight") && !name.contains("norm");
+    Group { rate: 1.0, decay: matrix }
+}

@@ -1,0 +1,278 @@
+//! One training step's losses and gradients: examples in, a gradient for every trained tensor out.
+//!
+//! The batch is dealt out to threads, which share the network's weights and each build a graph of their own; their gradients
+//! are summed in a fixed order, so that a step always gives the same numbers. Losses and their gradients by the network's output
+//! are computed on the host in closed form (`loss.rs`); autograd goes on from there.
+
+use super::autograd::Autograd;
+use super::denoise::{self, Noise, Noised};
+use super::loss::{Criterion, Normaliser, Parts, Predicted};
+use super::network::{Asked, Network};
+use super::{Example, Target};
+use crate::config::Config;
+use crate::cpu::Floats;
+use crate::error::{Error, Result};
+use crate::model::Output;
+use crate::weights::{HostTensor, Weights};
+use candle_core::{Device, Tensor};
+use fastrand::Rng;
+use std::collections::BTreeMap;
+
+/// What hides a key from a query.
+const HIDDEN: f32 = -1e30;
+
+/// How examples are learnt from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Method {
+    pub criterion: Criterion,
+    /// The most denoising queries of a picture; there are none where queries aren't anchored.
+    pub denoising: usize,
+    /// How targets are disguised for them.
+    pub noise: Noise,
+    /// How many of the encoder's tokens answer for each target.
+    pub tokens: usize,
+    /// How many pieces a batch is dealt out in. It decides how sums are rounded, so that it belongs to the method.
+    pub shards: usize,
+}
+
+/// What a step's losses were, and what would lower them.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub losses: Losses,
+    /// By the tensors' names, as long as these.
+    pub gradients: BTreeMap<String, Vec<f32>>,
+}
+
+/// Losses over a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// Weighted sum of everything.
+    pub total: f32,
+    /// Of the last decoder layer.
+    pub last: Parts,
+    /// Weighted sums of all decoder layers' denoising queries, and of the encoder's tokens.
+    pub denoising: f32,
+    pub dense: f32,
+}
+
+impl std::ops::AddAssign for Losses {
+    fn add_assign(&mut self, other: Self) {
+        self.total += other.total;
+        self.last += other.last;
+        self.denoising += other.denoising;
+        self.dense += other.dense;
+    }
+}
+
+/// Losses and gradients of `examples` (at least one, all of one size). `trained` tells by a tensor's name whether it gets a gradient;
+/// `rng` disguises the denoising queries.
+pub fn step(config: &Config, weights: &Weights, trained: fn(&str) -> bool, method: &Method, examples: &[Example], rng: &mut Rng) -> Result<Outcome> {
+    let Method { criterion, denoising, noise, .. } = method;
+    let disguised =
+        |example: &Example| denoise::noised(rng, &example.targets, criterion.least, config.labels.len(), *denoising, *denoising, noise);
+    let noised: Vec<Vec<Noised>> = examples.iter().map(disguised).collect();
+    outcome(config, weights, trained, method, examples, &noised)
+}
+
+/// The same with each example's denoising queries given. Where queries aren't anchored nothing is asked.
+pub fn outcome(
+    config: &Config,
+    weights: &Weights,
+    trained: fn(&str) -> bool,
+    method: &Method,
+    examples: &[Example],
+    noised: &[Vec<Noised>],
+) -> Result<Outcome> {
+    let network = Network::load(Autograd::new(Device::Cpu, trained), config, weights)?;
+    let nobody = vec![Vec::new(); examples.len()];
+    let noised = if network.is_anchored() { noised } else { &nobody };
+    let shares = Shares::new(config, method, examples, noised);
+    let size = examples.len().div_ceil(method.shards.max(1)).max(1);
+    let work = |(examples, noised): (&[Example], &[Vec<Noised>])| Shard { network: &network, config, method, shares, examples, noised }.outcome();
+    let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+        let pieces = examples.chunks(size).zip(noised.chunks(size));
+        let workers: Vec<_> = pieces.map(|piece| scope.spawn(move || work(piece))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut sum = Outcome::default();
+    for outcome in outcomes {
+        let outcome = outcome?;
+        sum.losses += outcome.losses;
+        for (name, gradient) in outcome.gradients {
+            match sum.gradients.get_mut(&name) {
+                Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g),
+                None => drop(sum.gradients.insert(name, gradient)),
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// What the batch's losses are divided by. All of it is known before any query is matched.
+#[derive(Clone, Copy)]
+struct Shares {
+    queries: Normaliser,
+    denoising: Normaliser,
+    dense: Normaliser,
+}
+
+impl Shares {
+    fn new(config: &Config, method: &Method, examples: &[Example], noised: &[Vec<Noised>]) -> Self {
+        let criterion = &method.criterion;
+        let share = |queries: usize, targets: &[Target], repeat: usize| {
+            let certain = (0..targets.len()).filter(|&t| criterion.is_certain(&targets[t]));
+            let pairs: Vec<_> = certain.flat_map(|t| std::iter::repeat_n((0, t), repeat)).take(queries).collect();
+            criterion.share(queries, targets, &pairs)
+        };
+        let of = |queries: usize, repeat: usize| examples.iter().map(|example| share(queries, &example.targets, repeat)).sum();
+        let tokens = examples.first().map_or(0, |example| example.features.shape[..2].iter().product());
+        let denoising = examples.iter().zip(noised).map(|(example, noised)| criterion.share(noised.len(), &example.targets, &pairs(noised)));
+        Self { queries: of(config.queries, 1), denoising: denoising.sum(), dense: of(tokens, method.tokens) }
+    }
+}
+
+/// Which denoising query answers for which target.
+fn pairs(noised: &[Noised]) -> Vec<(usize, usize)> {
+    noised.iter().enumerate().filter_map(|(query, noised)| Some((query, noised.target?))).collect()
+}
+
+/// A thread's piece of a batch.
+struct Shard<'a> {
+    network: &'a Network,
+    config: &'a Config,
+    method: &'a Method,
+    shares: Shares,
+    examples: &'a [Example],
+    noised: &'a [Vec<Noised>],
+}
+
+/// A layer's output on the host, and the gradient of the losses by it.
+struct Scored<'a> {
+    output: &'a Output<Tensor>,
+    logits: Vec<f32>,
+    boxes: Vec<f32>,
+    grad_logits: Vec<f32>,
+    grad_boxes: Vec<f32>,
+    rows: usize,
+    classes: usize,
+}
+
+impl<'a> Scored<'a> {
+    fn new(output: &'a Output<Tensor>) -> Result<Self> {
+        let (_, rows, classes) = output.logits.dims3()?;
+        let (logits, boxes) = (Floats::of(&output.logits)?.to_vec(), Floats::of(&output.boxes)?.to_vec());
+        let (grad_logits, grad_boxes) = (vec![0.0; logits.len()], vec![0.0; boxes.len()]);
+        Ok(Self { output, logits, boxes, grad_logits, grad_boxes, rows, classes })
+    }
+
+    /// Adds the loss of some rows of a picture.
+    fn add(
+        &mut self,
+        criterion: &Criterion,
+        (picture, rows): (usize, std::ops::Range<usize>),
+        example: &Example,
+        normaliser: Normaliser,
+        pairs: impl FnOnce(&Predicted) -> Vec<(usize, usize)>,
+    ) -> Result<Parts> {
+        let at = |width: usize| (picture * self.rows + rows.start) * width..(picture * self.rows + rows.end) * width;
+        let predicted = Predicted { logits: &self.logits[at(self.classes)], boxes: &self.boxes[at(4)], classes: self.classes };
+        predicted.check()?;
+        let pairs = pairs(&predicted);
+        let (grad_logits, grad_boxes) = (&mut self.grad_logits[at(self.classes)], &mut self.grad_boxes[at(4)]);
+        Ok(criterion.loss(&predicted, &example.targets, &example.known, &pairs, normaliser, grad_logits, grad_boxes))
+    }
+
+    /// A number whose gradient by the output is the losses'.
+    fn surrogate(self) -> Result<Tensor> {
+        let product = |x: &Tensor, gradient: Vec<f32>| (x * Tensor::from_vec(gradient, x.shape(), x.device())?)?.sum_all();
+        Ok((product(&self.output.logits, self.grad_logits)? + product(&self.output.boxes, self.grad_boxes)?)?)
+    }
+}
+
+impl Shard<'_> {
+    fn outcome(self) -> Result<Outcome> {
+        let asked = self.asked();
+        let said = self.network.forward(&self.features()?, asked.as_ref())?;
+        let count = asked.map_or(0, |asked| asked.classes.len() / self.examples.len());
+        let criterion = &self.method.criterion;
+        let mut losses = Losses::default();
+        let mut total: Option<Tensor> = None;
+        let mut add = |scored: Scored| -> Result<()> {
+            let surrogate = scored.surrogate()?;
+            total = Some(match total.take() {
+                Some(total) => (total + surrogate)?,
+                None => surrogate,
+            });
+            Ok(())
+        };
+        let last = said.layers.len() - 1;
+        for (i, layer) in said.layers.iter().enumerate() {
+            let mut scored = Scored::new(layer)?;
+            for (n, (example, noised)) in self.examples.iter().zip(self.noised).enumerate() {
+                let own = (n, count..count + self.config.queries);
+                let parts = scored.add(criterion, own, example, self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
+                losses.total += parts.weighted(criterion.weights);
+                if i == last {
+                    losses.last += parts;
+                }
+                let parts = scored.add(criterion, (n, 0..noised.len()), example, self.shares.denoising, |_| pairs(noised))?;
+                losses.denoising += parts.weighted(criterion.weights);
+            }
+            add(scored)?;
+        }
+        if let Some(dense) = &said.dense {
+            let mut scored = Scored::new(dense)?;
+            let tokens = scored.rows;
+            for (n, example) in self.examples.iter().enumerate() {
+                let assign = |predicted: &Predicted| criterion.assign(predicted, &example.targets, self.method.tokens);
+                losses.dense += scored.add(criterion, (n, 0..tokens), example, self.shares.dense, assign)?.weighted(criterion.weights);
+            }
+            add(scored)?;
+        }
+        losses.total += losses.denoising + losses.dense;
+        let total = total.ok_or_else(|| Error::Config("a network without decoder layers can't be trained".into()))?;
+        let store = total.backward()?;
+        let mut gradients = BTreeMap::new();
+        for (name, variable) in self.network.backend.variables() {
+            if let Some(gradient) = store.get(&variable) {
+                gradients.insert(name, gradient.flatten_all()?.to_vec1()?);
+            }
+        }
+        Ok(Outcome { losses, gradients })
+    }
+
+    /// `[batch, rows, columns, channels]`
+    fn features(&self) -> Result<Tensor> {
+        let mut shape = vec![self.examples.len()];
+        shape.extend(self.examples.first().map_or(&[][..], |example| &example.features.shape));
+        if let Some(other) = self.examples.iter().find(|example| example.features.shape != shape[1..]) {
+            return Err(Error::Config(format!("features {:?} and {:?} can't be in one batch", &shape[1..], other.features.shape)));
+        }
+        let numbers = self.examples.iter().flat_map(|example| example.features.to_f32().into_owned()).collect();
+        Ok(Tensor::from_vec(numbers, shape.clone(), &Device::Cpu)?)
+    }
+
+    /// The denoising queries of all pictures, as many for each as the one with the most has.
+    fn asked(&self) -> Option<Asked> {
+        let count = self.noised.iter().map(Vec::len).max().filter(|&count| count > 0)?;
+        let all = count + self.config.queries;
+        let mut asked = Asked { classes: Vec::new(), boxes: Vec::new(), bias: Vec::new() };
+        for noised in self.noised {
+            let padding = count - noised.len();
+            asked.classes.extend(noised.iter().map(|noised| noised.class_in as u32).chain(std::iter::repeat_n(0, padding)));
+            asked.boxes.extend(noised.iter().flat_map(|noised| noised.bounds).chain(std::iter::repeat_n(0.5, 4 * padding)));
+            let group = |query: usize| noised.get(query).map(|noised| noised.group);
+            // A denoising query sees its group and the network's own queries, which see each other ("DN-DETR", Li et al., 2022, section
+            // 4.5): an answer that was asked for may not be read from the question.
+            let sees = |query: usize, key: usize| key >= count || (query < count && group(query) == group(key));
+            asked.bias.extend((0..all * all).map(|i| if sees(i / all, i % all) { 0.0 } else { HIDDEN }));
+        }
+        Some(asked)
+    }
+}
+
+/// Weights in f32, which is what can be trained.
+pub fn trainable(weights: &Weights) -> Weights {
+    let tensors = weights.tensors.iter().map(|(name, tensor)| (name.clone(), HostTensor::f32(&tensor.shape, tensor.to_f32().into_owned())));
+    Weights { tensors: tensors.collect() }
+}
