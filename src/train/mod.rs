@@ -10,6 +10,7 @@ pub mod clip;
 pub mod data;
 pub mod denoise;
 pub mod ema;
+pub mod distil;
 mod example;
 pub mod fresh;
 pub mod loss;
