@@ -10,6 +10,7 @@ mod forward;
 mod gpu;
 mod hostile;
 mod kernels;
+mod losses;
 mod naive;
 mod parity;
 mod pictures;
