@@ -68,8 +68,7 @@ impl std::ops::AddAssign for Losses {
 /// `rng` disguises the denoising queries.
 pub fn step(config: &Config, weights: &Weights, trained: fn(&str) -> bool, method: &Method, examples: &[Example], rng: &mut Rng) -> Result<Outcome> {
     let Method { criterion, denoising, noise, .. } = method;
-    let disguised =
-        |example: &Example| denoise::noised(rng, &example.targets, criterion.least, config.labels.len(), *denoising, *denoising, noise);
+    let disguised = |example: &Example| denoise::noised(rng, &example.targets, criterion.least, config.labels.len(), *denoising, *denoising, noise);
     let noised: Vec<Vec<Noised>> = examples.iter().map(disguised).collect();
     outcome(config, weights, trained, method, examples, &noised)
 }
