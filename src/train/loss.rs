@@ -2,7 +2,7 @@
 //!
 //! DETR's set loss (Carion et al. 2020, arXiv:2005.12872): a class loss for every query, L1 and generalised IoU for the matched
 //! ones. Gradients are in closed form, for one picture and one layer. The class loss has to live with labels that are
-//! neither complete nor certain, so what it is given for a query is an *aim* per class, see [`aims`].
+//! neither complete nor certain, so what it is given for a query is an *aim* per class, see `loss/aims.rs`.
 
 mod aims;
 mod class;
