@@ -25,6 +25,9 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    // candle's own threads spin while they wait for a sum of two tensors to be shared out among them; ours are busy.
+    // SAFETY: no other thread is running yet.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
     let result = match Arguments::parse().command {
         Command::Inspect(arguments) => cli::inspect::run(arguments),

@@ -3,7 +3,7 @@
 //!
 //! One file is all that a web page needs to fetch, and any safetensors reader can list what is inside.
 
-use super::safetensors::{self, File};
+use super::safetensors::{self, File, Stored};
 use super::tensors::{Dtype, RawTensor};
 use super::{Card, Checkpoint};
 use crate::config::Config;
@@ -110,44 +110,8 @@ pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
         if small && tensor.to_f32().iter().any(|x| x.abs() > f16::MAX.to_f32()) {
             return Err(Error::Config(format!("tensor {} holds numbers that don't fit into f16: store it as f32", entry.name)));
         }
-        tensors.push((entry.name, Stored::new(tensor, small)));
+        tensors.push((entry.name, Stored::new(&tensor.shape, tensor.to_f32(), small)));
     }
     let metadata = [(KEY.to_string(), header)].into();
     ::safetensors::serialize(tensors, Some(metadata)).map_err(|error| Error::Config(error.to_string()))
-}
-
-/// A tensor's bytes as they go into a file.
-struct Stored {
-    dtype: ::safetensors::Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl Stored {
-    fn new(tensor: &HostTensor, small: bool) -> Self {
-        let (shape, numbers) = (tensor.shape.clone(), tensor.to_f32());
-        let (dtype, bytes) = match small {
-            true => (::safetensors::Dtype::F16, numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()),
-            false => (::safetensors::Dtype::F32, numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        };
-        Self { dtype, shape, bytes }
-    }
-}
-
-impl ::safetensors::View for Stored {
-    fn dtype(&self) -> ::safetensors::Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.bytes).into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
 }

@@ -1,8 +1,10 @@
-//! Reads a `.safetensors` file: a header of names, types, shapes and offsets, then the numbers.
+//! A `.safetensors` file: a header of names, types, shapes and offsets, then the numbers.
 
 use super::tensors::{Dtype, RawTensor, Tensors};
+use half::f16;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype as Kind, Metadata, SafeTensors};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// What a file holds: its tensors, and the free text of its header.
@@ -65,4 +67,39 @@ fn truncation(bytes: &[u8]) -> Option<String> {
         }
         None => format!("{} bytes follow the last tensor", there - header.data_len()),
     })
+}
+
+/// A tensor on its way into a file. Its numbers become bytes only as the file takes them.
+pub struct Stored<'a> {
+    dtype: Kind,
+    shape: &'a [usize],
+    numbers: Cow<'a, [f32]>,
+}
+
+impl<'a> Stored<'a> {
+    /// `small`: as f16 instead of f32.
+    pub fn new(shape: &'a [usize], numbers: Cow<'a, [f32]>, small: bool) -> Self {
+        Self { dtype: if small { Kind::F16 } else { Kind::F32 }, shape, numbers }
+    }
+}
+
+impl safetensors::View for Stored<'_> {
+    fn dtype(&self) -> Kind {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self.dtype {
+            Kind::F16 => self.numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            _ => self.numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.numbers.len() * self.dtype.bitsize() / 8
+    }
 }

@@ -5,29 +5,44 @@ use super::print;
 use anyhow::{Result, bail};
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::eval::coco::dataset::Dataset;
+use detrim::eval::coco::metrics::{Evaluation, Metrics};
+use detrim::eval::coco::run::detect_all;
+use detrim::output::write;
 use detrim::train::data::{Data, Features, Pictures};
 use detrim::train::denoise::Noise;
 use detrim::train::ema::Ema;
+use detrim::train::folder::Folder;
 use detrim::train::fresh::fresh;
+use detrim::train::log::{Log, Row};
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::AdamW;
-use detrim::train::run::{Settings, State};
+use detrim::train::plot;
+use detrim::train::run::{Report, Settings, State};
 use detrim::train::schedule::{Schedule, Shape};
-use detrim::train::step::{Method, trainable};
+use detrim::train::state;
+use detrim::train::step::{Losses, Method, trainable};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Train a detector, or go on with one, on labelled pictures.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The model to train further
-    #[arg(long, value_name = "FILE", required_unless_present = "backbone")]
+    /// Folder of the run: its state, log and plot. A run that is there goes on
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Begin with this model
+    #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Begin a new transformer on the backbone of this model
+    /// Begin with a new transformer on the backbone of this model
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     backbone: Option<PathBuf>,
+    /// Begin with the state of another run, whole or compact
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backbone"])]
+    state: Option<PathBuf>,
     /// Boxes in COCO's format; of several files an earlier one decides for the classes it lists
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
@@ -56,6 +71,21 @@ pub struct Arguments {
     rate: f64,
     #[arg(long, default_value_t = 100_000)]
     steps: u64,
+    /// Steps over which the rate rises at the beginning
+    #[arg(long, default_value_t = 500)]
+    warmup: u64,
+    /// How the rate falls: constant, cosine, cosine:F (over the last F of the run) or step:F,... (a tenth from F on)
+    #[arg(long, default_value = "cosine:0.4")]
+    schedule: Shape,
+    /// Held-out boxes in COCO's format, for choosing the best state
+    #[arg(long, value_name = "JSON")]
+    dev: Option<PathBuf>,
+    /// Minutes between two measurements on the held-out pictures
+    #[arg(long, value_name = "MINUTES", default_value_t = 20.0)]
+    measure_minutes: f64,
+    /// Minutes between two saved states
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    save_minutes: f64,
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -63,18 +93,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let start = match (&arguments.model, &arguments.backbone) {
-        (Some(path), _) => model::open(path, &arguments.guess)?,
-        (None, Some(path)) => {
-            let parent = model::open(path, &arguments.guess)?;
-            fresh(config(&arguments, &parent.config)?, &parent.weights, arguments.seed)?
-        }
-        (None, None) => bail!("--model or --backbone is needed"),
-    };
-    let pictures = Pictures::open(&arguments.labels, &arguments.images, &start.config.labels)?;
+    let folder = Folder::open(&arguments.out)?;
+    let (config, state) = begin(&arguments, &folder)?;
+    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);
-    let features = Features::open_or_build(&arguments.cache, &start, &pictures, arguments.views, arguments.seed, &|done, all| {
+    let features = Features::open_or_build(&arguments.cache, &state.detector(&config)?, &pictures, arguments.views, arguments.seed, &|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     })?;
@@ -85,7 +109,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let settings = Settings {
         method: Method {
-            criterion: Criterion::new(start.config.class_activation),
+            criterion: Criterion::new(config.class_activation),
             denoising: arguments.denoising,
             noise: Noise::default(),
             tokens: 4,
@@ -93,27 +117,146 @@ pub fn run(arguments: Arguments) -> Result<()> {
         },
         optimiser: AdamW::default(),
         ema: Ema { decay: 0.9995 },
-        schedule: Schedule { warmup: 500, shape: Shape::Cosine { last: 0.4, floor: 0.01 } },
+        schedule: Schedule { warmup: arguments.warmup, shape: arguments.schedule.clone() },
         rate: arguments.rate,
         clip: 0.1,
         steps: arguments.steps,
         seed: arguments.seed,
     };
-    let mut state = State::new(trainable(&start.weights));
+    work(&arguments, &folder, &config, &settings, &data, state)
+}
+
+/// Steps until the run is done or somebody interrupts it.
+fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Settings, data: &Data, mut state: State) -> Result<()> {
+    let dev = arguments.dev.as_deref().map(Dataset::open).transpose()?;
+    let (mut log, mut rows) = Log::open(&folder.log(), state.step)?;
+    let before = rows.last().map_or(0.0, |row| row.seconds);
+    let mut best = rows.iter().filter_map(|row| row.ap).fold(0.0, f64::max);
+    let stop = Arc::new(AtomicBool::new(false));
+    ctrlc::set_handler({
+        let stop = stop.clone();
+        move || {
+            if stop.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            eprintln!("stopping after this step (again to stop at once, without saving)");
+        }
+    })?;
+
+    let style = ProgressStyle::with_template("{bar:20} step {pos}/{len} {msg} {eta} left")?;
+    let bar = ProgressBar::new(settings.steps).with_style(style).with_position(state.step);
     let begun = Instant::now();
-    let first = state.step;
-    while state.step < settings.steps {
-        let report = state.advance(&start.config, &settings, &data)?;
-        if state.step % 20 == 0 {
-            let speed = ((state.step - first) as usize * arguments.batch) as f64 / begun.elapsed().as_secs_f64();
-            let l = report.losses;
-            print(&format!(
-                "{} total {:.3} class {:.3} l1 {:.3} giou {:.3} dn {:.3} dense {:.3} norm {:.2} {speed:.1}/s\n",
-                state.step, l.total, l.last.class, l.last.l1, l.last.giou, l.denoising, l.dense, report.norm
-            ))?;
+    let (mut saved, mut measured, mut noted) = (Instant::now(), Instant::now(), Instant::now());
+    let mut stretch = Stretch::default();
+    while state.step < settings.steps && !stop.load(Ordering::Relaxed) {
+        stretch.add(&state.advance(config, settings, data)?);
+        bar.set_position(state.step);
+        let seconds = before + begun.elapsed().as_secs_f64();
+        let finished = state.step == settings.steps || stop.load(Ordering::Relaxed);
+        if state.step.is_multiple_of(NOTED) || finished {
+            let row = stretch.row(state.step, seconds, arguments.batch as f64 / noted.elapsed().as_secs_f64());
+            bar.set_message(format!("loss {:.2} {:.1} pictures/s", row.loss.unwrap_or_default(), row.pictures_per_second.unwrap_or_default()));
+            log.add(&row)?;
+            rows.push(row);
+            (stretch, noted) = (Stretch::default(), Instant::now());
+        }
+        if let Some(dev) = &dev
+            && (measured.elapsed() >= minutes(arguments.measure_minutes) || state.step == settings.steps)
+        {
+            let found = measure(config, &state, dev, &arguments.images)?;
+            let (ap, ap50) = (found.ap.unwrap_or_default(), found.ap50.unwrap_or_default());
+            bar.println(format!("step {}: AP {:.1}, AP50 {:.1} on {} pictures", state.step, 100.0 * ap, 100.0 * ap50, dev.images.len()));
+            let row = Row { step: state.step, seconds, ap: Some(ap), ap50: Some(ap50), ..Row::default() };
+            log.add(&row)?;
+            rows.push(row);
+            if ap > best {
+                best = ap;
+                state::write_compact(&folder.best(), config, &state)?;
+            }
+            (measured, noted) = (Instant::now(), Instant::now());
+        }
+        if saved.elapsed() >= minutes(arguments.save_minutes) || finished {
+            state::write(&folder.last(), config, &state)?;
+            write(&folder.plot(), plot::progress(&rows)?.as_bytes())?;
+            saved = Instant::now();
         }
     }
-    Ok(())
+    bar.finish_and_clear();
+    print(&format!("{} steps of {} are done; {} holds the state\n", state.step, settings.steps, folder.last().display()))
+}
+
+/// Steps between two rows of the log.
+const NOTED: u64 = 50;
+
+fn minutes(minutes: f64) -> Duration {
+    Duration::from_secs_f64(60.0 * minutes.clamp(0.0, 1e6))
+}
+
+/// Sums over the steps since the last row of the log.
+#[derive(Default)]
+struct Stretch {
+    steps: u32,
+    losses: Losses,
+    norm: f64,
+    rate: f64,
+}
+
+impl Stretch {
+    fn add(&mut self, report: &Report) {
+        self.steps += 1;
+        self.losses += report.losses;
+        self.norm += report.norm;
+        self.rate = report.rate;
+    }
+
+    /// `speed` is that of all steps taken as one.
+    fn row(&self, step: u64, seconds: f64, speed: f64) -> Row {
+        let mean = |sum: f32| Some(sum / self.steps.max(1) as f32);
+        let Losses { total, last, denoising, dense } = self.losses;
+        Row {
+            step,
+            seconds,
+            rate: Some(self.rate),
+            loss: mean(total),
+            class: mean(last.class),
+            l1: mean(last.l1),
+            giou: mean(last.giou),
+            denoising: mean(denoising),
+            dense: mean(dense),
+            gradient_norm: Some(self.norm / f64::from(self.steps.max(1))),
+            pictures_per_second: Some(speed * f64::from(self.steps)),
+            ..Row::default()
+        }
+    }
+}
+
+/// How well the mean of the weights detects.
+fn measure(config: &Config, state: &State, dev: &Dataset, images: &Path) -> Result<Metrics> {
+    let checkpoint = state.detector(config)?;
+    let run = detect_all(&checkpoint, dev, images, || {})?;
+    Ok(Evaluation::new(dev, &run.detections).metrics())
+}
+
+/// Where the run is: in its folder, in the state of another run, or at a model.
+fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> {
+    if folder.last().exists() {
+        let (config, state) = state::read(&folder.last())?;
+        eprintln!("going on at step {}", state.step);
+        return Ok((config, state));
+    }
+    match (&arguments.model, &arguments.backbone, &arguments.state) {
+        (Some(path), ..) => {
+            let model = model::open(path, &arguments.guess)?;
+            Ok((model.config, State::new(trainable(&model.weights))))
+        }
+        (_, Some(path), _) => {
+            let parent = model::open(path, &arguments.guess)?;
+            let start = fresh(config(arguments, &parent.config)?, &parent.weights, arguments.seed)?;
+            Ok((start.config, State::new(trainable(&start.weights))))
+        }
+        (.., Some(path)) => Ok(state::read(path)?),
+        _ => bail!("{}: there is no run yet; begin one with --backbone, --model or --state", arguments.out.display()),
+    }
 }
 
 /// The transformer that a run from a backbone begins with.

@@ -12,13 +12,17 @@ pub mod denoise;
 pub mod distil;
 pub mod ema;
 mod example;
+pub mod folder;
 pub mod fresh;
+pub mod log;
 pub mod loss;
 pub mod matching;
 pub mod network;
 pub mod optimiser;
+pub mod plot;
 pub mod run;
 pub mod schedule;
+pub mod state;
 pub mod step;
 
 pub use example::{Example, Target};

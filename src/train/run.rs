@@ -3,9 +3,11 @@
 use super::clip::clip;
 use super::data::Data;
 use super::ema::{Average, Ema};
+use super::network::finished;
 use super::optimiser::{AdamW, Group, Moments, parameters};
 use super::schedule::Schedule;
 use super::step::{Losses, Method, step};
+use crate::checkpoint::{Card, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::{Data as Numbers, Weights};
@@ -57,6 +59,12 @@ const PATIENCE: u64 = 20;
 impl State {
     pub fn new(weights: Weights) -> Self {
         Self { weights, ..Self::default() }
+    }
+
+    /// The detector that the mean of the weights makes.
+    pub fn detector(&self, config: &Config) -> Result<Checkpoint> {
+        let weights = finished(config, &self.average.over(&self.weights))?;
+        Ok(Checkpoint { config: config.clone(), weights, card: Card::default(), guesses: Vec::new() })
     }
 
     /// Takes one step.

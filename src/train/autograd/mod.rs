@@ -52,7 +52,7 @@ impl Autograd {
         Self { device, trained, variables: Mutex::default() }
     }
 
-    /// All variables so far, by their names (those of `weights.rs`). Some have another shape than in the file: see [`Autograd::weights`].
+    /// All variables so far, by their names (those of `weights.rs`). Their numbers are in the file's order, if not in its shape.
     pub fn variables(&self) -> BTreeMap<String, Var> {
         self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }

@@ -1,0 +1,95 @@
+//! A run's log: a CSV file with a row for each stretch of steps and for each measurement on held-out pictures.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+/// A row. Losses are means over the steps since the row before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Steps done.
+    pub step: u64,
+    /// Of work on this run, over all its processes.
+    pub seconds: f64,
+    pub rate: Option<f64>,
+    /// The weighted sum of everything.
+    pub loss: Option<f32>,
+    /// The last decoder layer's parts, unweighted.
+    pub class: Option<f32>,
+    pub l1: Option<f32>,
+    pub giou: Option<f32>,
+    pub denoising: Option<f32>,
+    pub dense: Option<f32>,
+    pub gradient_norm: Option<f64>,
+    pub pictures_per_second: Option<f64>,
+    /// Of the mean weights, on the held-out pictures; 0..1.
+    pub ap: Option<f64>,
+    pub ap50: Option<f64>,
+}
+
+/// An open log.
+pub struct Log {
+    writer: csv::Writer<File>,
+    name: String,
+}
+
+impl Log {
+    /// Reads the rows up to `step` that are there, leaves them alone in the file, and goes on behind them: what a run did after its last
+    /// saved state it does again. A last row that broke off is dropped; any other that can't be understood is an error.
+    pub fn open(path: &Path, step: u64) -> Result<(Self, Vec<Row>)> {
+        let name = path.display().to_string();
+        let mut rows = Vec::new();
+        if path.exists() {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::Io { file: name.clone(), source })?;
+            let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+            for row in csv::Reader::from_reader(whole.as_bytes()).deserialize() {
+                rows.push(row.map_err(|error| problem(&name, error))?);
+            }
+            rows.retain(|row: &Row| row.step <= step);
+        }
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        rows.iter().try_for_each(|row| writer.serialize(row)).map_err(|error| problem(&name, error))?;
+        let kept = writer.into_inner().map_err(|error| Error::Run { file: name.clone(), problem: error.to_string() })?;
+        crate::output::write(path, &kept)?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|source| Error::Io { file: name.clone(), source })?;
+        let writer = csv::WriterBuilder::new().has_headers(rows.is_empty()).from_writer(file);
+        Ok((Self { writer, name }, rows))
+    }
+
+    pub fn add(&mut self, row: &Row) -> Result<()> {
+        self.writer.serialize(row).map_err(|error| problem(&self.name, error))?;
+        self.writer.flush().map_err(|source| Error::Io { file: self.name.clone(), source })
+    }
+}
+
+fn problem(file: &str, error: csv::Error) -> Error {
+    Error::Run { file: file.into(), problem: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn rows_after_the_state_and_a_broken_one_are_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.csv");
+        let row = |step| Row { step, seconds: 0.5 * step as f64, loss: Some(2.5), ..Row::default() };
+        let (mut log, rows) = Log::open(&path, 0).unwrap();
+        assert!(rows.is_empty());
+        for step in [10, 20, 30] {
+            log.add(&row(step)).unwrap();
+        }
+        drop(log);
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"40,12").unwrap();
+        let (mut log, rows) = Log::open(&path, 40).unwrap();
+        assert_eq!(rows, [10, 20, 30].map(row));
+        drop(rows);
+        log.add(&Row { ap: Some(0.25), ..row(35) }).unwrap();
+        drop(log);
+        let (_, rows) = Log::open(&path, 20).unwrap();
+        assert_eq!(rows, [10, 20].map(row));
+    }
+}
