@@ -1,12 +1,12 @@
-//! The CPU backend against the naive one: its own kernels, and the operations that have gradients.
+//! The backends on candle's tensors against the naive one: the CPU's own kernels, and the operations that have gradients.
 
 use crate::kernels::{check_kernels, random};
-use candle_core::{Tensor, Var};
-use detrim::backend::{Backend, Window};
-use detrim::config::*;
+use candle_core::{Device, Tensor, Var};
+use detrim::HostTensor;
+use detrim::backend::{Backend, Padding, Window};
+use detrim::config::Activation;
 use detrim::cpu::{self, Cpu};
-use detrim::model::Detr;
-use detrim::{HostTensor, Result};
+use detrim::train::autograd::Autograd;
 
 fn numbers(x: &Tensor) -> Vec<f32> {
     cpu::to_host(x).unwrap().to_f32().into_owned()
@@ -19,115 +19,87 @@ fn kernels_agree_with_the_naive_backend() {
 
 #[test]
 fn operations_with_gradients_agree_with_the_naive_backend() {
-    check_kernels(&Training, numbers);
+    check_kernels(&autograd(), numbers);
 }
 
-/// The CPU backend whose tensors are all variables, so that every operation must be one with a gradient.
-struct Training;
+fn autograd() -> Autograd {
+    Autograd::new(Device::Cpu, |_| true)
+}
 
-impl Backend for Training {
-    type Tensor = Tensor;
-    type Conv = cpu::Conv;
-    type Depthwise = cpu::Depthwise;
-    type Linear = cpu::Linear;
-    type Norm = cpu::Norm;
-
-    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Conv> {
-        Cpu.load_conv(name, weight, bias, window)
-    }
-    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<cpu::Depthwise> {
-        Cpu.load_depthwise(name, weight, bias, window)
-    }
-    fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<cpu::Linear> {
-        Cpu.load_linear(name, weight, bias)
-    }
-    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<cpu::Norm> {
-        Cpu.load_norm(name, weight, bias, epsilon)
-    }
-    fn constant(&self, tensor: &HostTensor) -> Result<Tensor> {
-        Ok(Var::from_tensor(&Cpu.constant(tensor)?)?.as_tensor().clone())
-    }
-    fn shape(&self, x: &Tensor) -> Vec<usize> {
-        Cpu.shape(x)
-    }
-    fn reshape(&self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
-        Cpu.reshape(x, shape)
-    }
-    fn conv(&self, x: &Tensor, conv: &cpu::Conv, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        differentiable(x, Cpu.conv(x, conv, activation, residual))
-    }
-    fn depthwise(&self, x: &Tensor, conv: &cpu::Depthwise, activation: Activation) -> Result<Tensor> {
-        differentiable(x, Cpu.depthwise(x, conv, activation))
-    }
-    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
-        differentiable(x, Cpu.max_pool(x, window))
-    }
-    fn linear(&self, x: &Tensor, linear: &cpu::Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        differentiable(x, Cpu.linear(x, linear, activation, residual))
-    }
-    fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-        let mixed = Cpu.attention(q, k, v, heads, bias);
-        for x in [q, k, v] {
-            differentiable(x, mixed.as_ref().map(Tensor::clone).map_err(|e| detrim::Error::Config(e.to_string())))?;
-        }
-        mixed
-    }
-    fn layer_norm(&self, x: &Tensor, norm: &cpu::Norm) -> Result<Tensor> {
-        differentiable(x, Cpu.layer_norm(x, norm))
-    }
-    fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
-        differentiable(b, Cpu.add(a, b, activation))
+/// The gradient of a weighted sum of an operation's output, by its inputs and by its parameters, agrees with what small steps change.
+/// `compute` builds the operation anew from a backend and its inputs.
+fn check_gradients(what: &str, inputs: &[HostTensor], compute: impl Fn(&Autograd, &[Tensor]) -> Tensor) {
+    let run = |inputs: &[HostTensor]| {
+        let backend = autograd();
+        let inputs: Vec<Var> = inputs.iter().map(|x| Var::from_vec(x.to_f32().into_owned(), &x.shape[..], &Device::Cpu).unwrap()).collect();
+        let out = compute(&backend, &inputs.iter().map(|x| x.as_tensor().clone()).collect::<Vec<_>>());
+        let weights = backend.constant(&random(out.dims(), 99)).unwrap();
+        ((out * weights).unwrap().sum_all().unwrap(), inputs)
+    };
+    let (sum, variables) = run(inputs);
+    let gradients = sum.backward().unwrap();
+    for (i, variable) in variables.iter().enumerate() {
+        let gradient = numbers(gradients.get(variable).unwrap_or_else(|| panic!("{what}: input {i} has no gradient")));
+        assert!(gradient.iter().any(|g| *g != 0.0), "{what}: the gradient by input {i} vanishes");
+        // Along a direction, since single numbers change the sum too little for f32.
+        let direction = random(&inputs[i].shape, 7 + i as u64);
+        let along: f64 = gradient.iter().zip(direction.to_f32().iter()).map(|(g, d)| f64::from(g * d)).sum();
+        let at = |step: f32| {
+            let mut moved = inputs.to_vec();
+            let values = moved[i].to_f32().iter().zip(direction.to_f32().iter()).map(|(x, d)| x + step * d).collect();
+            moved[i] = HostTensor::f32(&moved[i].shape, values);
+            f64::from(run(&moved).0.to_scalar::<f32>().unwrap())
+        };
+        let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+        let scale: f64 = 0.05 + gradient.iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+        assert!((slope - along).abs() < 0.02 * scale, "{what}: by input {i} the slope is {slope}, the gradient says {along}");
     }
 }
 
-/// Asserts that `result` has a finite gradient by `x`.
-fn differentiable(x: &Tensor, result: Result<Tensor>) -> Result<Tensor> {
-    let result = result?;
-    if x.is_variable() {
-        let gradients = result.sum_all()?.backward()?;
-        let gradient = gradients.get(x).expect("a gradient");
-        assert!(numbers(gradient).iter().all(|g| g.is_finite()));
-    }
-    Ok(result)
-}
-
-/// The gradient of the whole network's output by its pixels agrees with what a small step in its direction changes.
 #[test]
-fn the_network_has_gradients() {
-    let numbers = |x: &Tensor| numbers(x).iter().map(|&x| f64::from(x)).sum::<f64>();
-    let attention = Attention { heads: 2, head_width: 3 };
-    let config = Config {
-        backbone: Backbone::EfficientNetLite(EfficientNetLite {
-            stem: 6,
-            stages: vec![vec![InvertedResidual { expansion: Some(8), kernel: 5, stride: 2, channels: 6, residual: false }]],
-        }),
-        d_model: 8,
-        encoder: vec![EncoderLayer { self_attention: attention, ffn: 12 }],
-        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 12 }],
-        queries: 5,
-        classes: 3,
-        activation: Activation::Gelu,
-        class_activation: ClassActivation::Sigmoid,
-        query_content: true,
-        box_reference: true,
-        labels: (0..3).map(|id| Label { id, name: format!("label {id}") }).collect(),
-        pixels: Pixels::detr(),
-    };
-    let weights = detrim::checkpoint::random(config.clone(), "test", 1).weights;
-    let network = Detr::load(&Cpu, &config, &weights).unwrap();
-    let forward = |pixels: &Tensor| {
-        let output = network.forward(&Cpu, pixels, None, &mut |_, _| {}).unwrap();
-        (output.logits.sum_all().unwrap() + output.boxes.sum_all().unwrap()).unwrap()
-    };
-    let pixels = Var::from_tensor(&Cpu.constant(&random(&[2, 9, 11, 3], 2)).unwrap()).unwrap();
-    let start = forward(&pixels);
-    let gradient = start.backward().unwrap().get(&pixels).unwrap().detach();
-    let steepness = numbers(&gradient.sqr().unwrap());
-    assert!(steepness > 1e-6, "the gradient vanishes: {steepness}");
-    // By the kernels without gradients, which must compute the same.
-    let step = 1e-2 / steepness.sqrt();
-    let at = |step: f64| numbers(&forward(&(pixels.detach() + (&gradient * step).unwrap()).unwrap()));
-    assert!((at(0.0) - numbers(&start)).abs() < 1e-4);
-    let slope = (at(step) - at(-step)) / (2.0 * step);
-    assert!((slope / steepness - 1.0).abs() < 0.02, "slope {slope}, squared gradient {steepness}");
+fn every_operation_has_the_right_gradient() {
+    for (activation, residual) in [(Activation::None, true), (Activation::Gelu, true), (Activation::Sigmoid, false), (Activation::Silu, false)] {
+        check_gradients(&format!("linear {activation:?}"), &[random(&[2, 3, 5], 1), random(&[2, 3, 7], 2)], |backend, x| {
+            let map = backend.load_linear("map", &random(&[7, 5], 3), &random(&[7], 4)).unwrap();
+            let out = backend.linear(&x[0], &map, activation, residual.then_some(&x[1])).unwrap();
+            if residual { out } else { backend.add(&out, &x[1], Activation::None).unwrap() }
+        });
+    }
+    for bias in [None, Some([1, 1, 5]), Some([2, 1, 5]), Some([1, 3, 5]), Some([2, 3, 5])] {
+        let inputs = [random(&[2, 3, 6], 1), random(&[2, 5, 6], 2), random(&[2, 5, 4], 3)];
+        check_gradients(&format!("attention {bias:?}"), &inputs, |backend, x| {
+            let bias = bias.map(|shape| backend.constant(&random(&shape, 4)).unwrap());
+            backend.attention(&x[0], &x[1], &x[2], 2, bias.as_ref()).unwrap()
+        });
+    }
+    check_gradients("layer norm", &[random(&[2, 3, 19], 1)], |backend, x| {
+        let norm = backend.load_norm("norm", &random(&[19], 2), &random(&[19], 3), 1e-5).unwrap();
+        backend.layer_norm(&x[0], &norm).unwrap()
+    });
+    let window = Window::new(3, 2, Padding::Same);
+    check_gradients("convolution", &[random(&[2, 5, 4, 3], 1)], |backend, x| {
+        let conv = backend.load_conv("conv", &random(&[4, 3, 3, 3], 2), &random(&[4], 3), window).unwrap();
+        backend.conv(&x[0], &conv, Activation::None, None).unwrap()
+    });
+    check_gradients("depthwise", &[random(&[2, 5, 4, 3], 1)], |backend, x| {
+        let conv = backend.load_depthwise("conv", &random(&[3, 3, 3], 2), &random(&[3], 3), window).unwrap();
+        backend.depthwise(&x[0], &conv, Activation::None).unwrap()
+    });
+    check_gradients("max pool", &[random(&[1, 5, 6, 2], 1)], |backend, x| backend.max_pool(&x[0], Window::new(3, 2, Padding::Even(1))).unwrap());
+}
+
+/// The parameters' gradients too: by the linear map's and the norm's own.
+#[test]
+fn every_parameter_has_a_gradient() {
+    let backend = autograd();
+    let x = backend.constant(&random(&[2, 4, 6], 1)).unwrap();
+    let map = backend.load_linear("map", &random(&[6, 6], 2), &random(&[6], 3)).unwrap();
+    let norm = backend.load_norm("norm", &random(&[6], 4), &random(&[6], 5), 1e-5).unwrap();
+    let out = backend.layer_norm(&backend.linear(&x, &map, Activation::Relu, None).unwrap(), &norm).unwrap();
+    let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let variables = backend.variables();
+    assert_eq!(variables.keys().collect::<Vec<_>>(), ["map.bias", "map.weight", "norm.bias", "norm.weight"]);
+    for (name, variable) in variables {
+        assert!(gradients.get(&variable).is_some_and(|gradient| numbers(gradient).iter().any(|g| *g != 0.0)), "{name}");
+    }
 }
