@@ -15,3 +15,4 @@ mod naive;
 mod parity;
 mod pictures;
 mod tiny;
+mod training;

@@ -1,0 +1,189 @@
+//! A training step against PyTorch: losses, and the gradient of every parameter (`make_training.py` made the numbers).
+
+use detrim::config::*;
+use detrim::layout::layout;
+use detrim::train::denoise::{Noise, Noised};
+use detrim::train::loss::Criterion;
+use detrim::train::network::{extras, finished};
+use detrim::train::run::trained;
+use detrim::train::step::{Method, outcome};
+use detrim::train::{Example, Target};
+use detrim::{HostTensor, Weights};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+#[derive(Deserialize)]
+struct Case {
+    kind: ClassActivation,
+    gelu: bool,
+    content: bool,
+    reference: bool,
+    examples: Vec<Labels>,
+    asked: Vec<Vec<Asked>>,
+    losses: Losses,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    targets: Vec<Object>,
+    known: Vec<bool>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    class: usize,
+    bounds: [f32; 4],
+    weight: f32,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    class: usize,
+    bounds: [f32; 4],
+    target: Option<usize>,
+    group: usize,
+}
+
+#[derive(Deserialize)]
+struct Losses {
+    total: f32,
+    last: [f32; 3],
+    denoising: f32,
+    dense: f32,
+}
+
+/// A case with its network's config, the features, the weights, and the gradients that are expected.
+struct Fixture {
+    case: Case,
+    config: Config,
+    weights: Weights,
+    features: HostTensor,
+    gradients: BTreeMap<String, Vec<f32>>,
+}
+
+fn fixture(name: &str) -> Fixture {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/training");
+    let case: Case = serde_json::from_slice(&std::fs::read(folder.join(format!("{name}.json"))).unwrap()).unwrap();
+    let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |name: &str| {
+        let view = file.tensor(name).unwrap();
+        HostTensor::f32(view.shape(), view.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+    };
+    let attention = Attention { heads: 2, head_width: 6 };
+    let block = InvertedResidual { expansion: None, kernel: 3, stride: 2, channels: 6, residual: false };
+    let config = Config {
+        d_model: 8,
+        encoder: vec![EncoderLayer { self_attention: attention, ffn: 10 }],
+        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 10 }; 2],
+        queries: 5,
+        classes: 4 + usize::from(case.kind == ClassActivation::Softmax),
+        activation: if case.gelu { Activation::Gelu } else { Activation::Relu },
+        class_activation: case.kind,
+        query_content: case.content,
+        box_reference: case.reference,
+        labels: (0..4).map(|id| Label { id, name: format!("label {id}") }).collect(),
+        ..Config::detr(Backbone::EfficientNetLite(EfficientNetLite { stem: 4, stages: vec![vec![block]] }))
+    };
+    let (mut weights, mut gradients) = (Weights::default(), BTreeMap::new());
+    for full in file.names() {
+        if let Some(name) = full.strip_prefix("weights.") {
+            weights.insert(name, tensor(full));
+        } else if let Some(name) = full.strip_prefix("gradient.") {
+            gradients.insert(name.to_string(), tensor(full).to_f32().into_owned());
+        }
+    }
+    // What the step doesn't look at: the backbone, and the positions that anchors will give.
+    for entry in layout(&config) {
+        if !weights.tensors.contains_key(&entry.name) {
+            weights.insert(&entry.name, HostTensor::f32(&entry.shape, vec![0.5; entry.shape.iter().product()]));
+        }
+    }
+    Fixture { case, config, weights, features: tensor("features"), gradients }
+}
+
+impl Fixture {
+    fn examples(&self) -> Vec<Example> {
+        let (shape, all) = (&self.features.shape[1..], self.features.to_f32());
+        let pictures = all.chunks_exact(shape.iter().product()).zip(&self.case.examples);
+        let target = |&Object { class, bounds, weight }: &Object| Target { class, bounds, weight };
+        pictures
+            .map(|(features, labels)| Example {
+                features: HostTensor::f32(shape, features.to_vec()),
+                targets: labels.targets.iter().map(target).collect(),
+                known: labels.known.clone().into(),
+            })
+            .collect()
+    }
+
+    fn noised(&self) -> Vec<Vec<Noised>> {
+        let query = |asked: &Asked| Noised { class_in: asked.class, bounds: asked.bounds, target: asked.target, group: asked.group };
+        self.case.asked.iter().map(|asked| asked.iter().map(query).collect()).collect()
+    }
+
+    fn method(&self, shards: usize) -> Method {
+        Method { criterion: Criterion::new(self.case.kind), denoising: 0, noise: Noise::default(), tokens: 2, shards }
+    }
+}
+
+#[test]
+fn losses_and_the_gradient_of_every_parameter_are_pytorchs() {
+    for name in ["anchored", "anchored-softmax", "plain", "reference"] {
+        let fixture = fixture(name);
+        let anchored = name.starts_with("anchored");
+        for shards in [1, 2, 3] {
+            let found = outcome(&fixture.config, &fixture.weights, trained, &fixture.method(shards), &fixture.examples(), &fixture.noised()).unwrap();
+            let (ours, theirs) = (found.losses, &fixture.case.losses);
+            let last = [ours.last.class, ours.last.l1, ours.last.giou];
+            for (what, our, their) in
+                [("total", ours.total, theirs.total), ("denoising", ours.denoising, theirs.denoising), ("dense", ours.dense, theirs.dense)]
+                    .into_iter()
+                    .chain((0..3).map(|i| ("last", last[i], theirs.last[i])))
+            {
+                assert!((our - their).abs() <= 1e-5 * theirs.total, "{name}, {shards} shards: {what} is {our}, expected {their}");
+            }
+
+            let all = layout(&fixture.config).into_iter().chain(anchored.then(|| extras(&fixture.config)).into_iter().flatten());
+            let names: Vec<String> = all.map(|entry| entry.name).filter(|name| trained(name) && !(anchored && name == "query_position")).collect();
+            assert_eq!(found.gradients.keys().collect::<Vec<_>>(), {
+                let mut sorted: Vec<_> = names.iter().collect();
+                sorted.sort();
+                sorted
+            });
+            for parameter in &names {
+                let (ours, theirs) = (&found.gradients[parameter], &fixture.gradients[parameter]);
+                let most = theirs.iter().fold(0.0f32, |most, g| most.max(g.abs()));
+                // Where nothing is to be learnt only rounding is left: adding the same to all keys of an attention changes nothing, and
+                // queries that all begin with zeros give the first self-attention one value to mix, whatever it weighs.
+                let first = !fixture.case.content && parameter.starts_with("decoder.0.self_attention.");
+                let mixes = first && (parameter.contains(".query.") || parameter.contains(".key.") || parameter.ends_with("value.weight"));
+                let nothing = parameter.ends_with("attention.key.bias") || mixes;
+                assert!(!nothing || most < 1e-6, "{name}: the gradient of {parameter} doesn't vanish");
+                assert!(nothing || most > 1e-6, "{name}: the gradient of {parameter} vanishes");
+                let tolerance = if nothing { 1e-5 } else { 2e-4 * most };
+                assert_eq!(ours.len(), theirs.len(), "{parameter}");
+                for (i, (our, their)) in ours.iter().zip(theirs).enumerate() {
+                    assert!(
+                        (our - their).abs() <= tolerance,
+                        "{name}, {shards} shards: gradient {i} of {parameter} is {our}, expected {their} (largest {most})"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What training adds is folded into what a detector has.
+#[test]
+fn a_finished_network_has_the_detectors_tensors_only() {
+    let Fixture { config, weights, .. } = fixture("anchored");
+    let finished = finished(&config, &weights).unwrap();
+    assert!(finished.tensors.keys().eq(layout(&config).iter().map(|entry| entry.name.clone()).collect::<std::collections::BTreeSet<_>>().iter()));
+    assert_ne!(finished.tensors["query_position"], weights.tensors["query_position"]);
+    let mut broken = weights.clone();
+    broken.tensors.remove("training.position.1.weight");
+    let error = detrim::train::network::check(&config, &broken).unwrap_err().to_string();
+    assert!(error.contains("training.position.1.weight"), "{error}");
+}
