@@ -15,4 +15,5 @@ mod naive;
 mod parity;
 mod pictures;
 mod tiny;
+mod train;
 mod training;

@@ -28,8 +28,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Train a detector, or go on with one, on labelled pictures.
+/// Train a detector on labelled pictures, or go on with one.
+///
+/// The backbone stays as it is: its features are computed once, for several views of each picture, and the transformer is trained on them.
+/// Press Ctrl-C to stop; the same command goes on exactly where it stopped.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    detrim train --out run --backbone lite0.safetensors --labels people.json --labels teacher.json --images photos --cache features --dev dev.json\n  \
+    detrim train --out finer --model trimmed.safetensors --labels people.json --images photos --cache features --rate 1e-5 --steps 5000\n  \
+    detrim eval --model run/best.safetensors --annotations dev.json --images photos")]
 pub struct Arguments {
     /// Folder of the run: its state, log and plot. A run that is there goes on
     #[arg(long, value_name = "DIR")]
@@ -53,41 +60,54 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     cache: PathBuf,
     /// Views of each picture: the plain one, and random crops, flips and colours
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = count)]
     views: usize,
-    #[arg(long, default_value_t = 192)]
-    d_model: usize,
-    #[arg(long, default_value_t = 6)]
-    encoder_layers: usize,
-    #[arg(long, default_value_t = 6)]
-    decoder_layers: usize,
-    #[arg(long, default_value_t = 60)]
-    queries: usize,
-    #[arg(long, default_value_t = 8)]
-    batch: usize,
-    #[arg(long, default_value_t = 40)]
-    denoising: usize,
-    #[arg(long, default_value_t = 3e-4)]
-    rate: f64,
-    #[arg(long, default_value_t = 100_000)]
-    steps: u64,
-    /// Steps over which the rate rises at the beginning
-    #[arg(long, default_value_t = 500)]
-    warmup: u64,
-    /// How the rate falls: constant, cosine, cosine:F (over the last F of the run) or step:F,... (a tenth from F on)
-    #[arg(long, default_value = "cosine:0.4")]
-    schedule: Shape,
-    /// Held-out boxes in COCO's format, for choosing the best state
-    #[arg(long, value_name = "JSON")]
-    dev: Option<PathBuf>,
-    /// Minutes between two measurements on the held-out pictures
-    #[arg(long, value_name = "MINUTES", default_value_t = 20.0)]
-    measure_minutes: f64,
     /// Minutes between two saved states
     #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
     save_minutes: f64,
+    /// Chooses the first weights, the views, their order and the noise: the same seed gives the same run
     #[arg(long, default_value_t = 0)]
     seed: u64,
+
+    /// Steps in all
+    #[arg(long, default_value_t = 100_000, help_heading = "Steps")]
+    steps: u64,
+    /// Pictures in a step
+    #[arg(long, default_value_t = 8, value_parser = count, help_heading = "Steps")]
+    batch: usize,
+    /// The learning rate at its highest
+    #[arg(long, default_value_t = 2e-4, value_parser = positive, help_heading = "Steps")]
+    rate: f64,
+    /// Steps over which the rate rises at the beginning
+    #[arg(long, default_value_t = 500, help_heading = "Steps")]
+    warmup: u64,
+    /// How the rate falls: constant, cosine, cosine:F (over the last F of the run) or step:F,... (a tenth from F on)
+    #[arg(long, default_value = "cosine:0.4", help_heading = "Steps")]
+    schedule: Shape,
+    /// How much of the mean of the weights, which is what detects, a step keeps
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9995, value_parser = share, help_heading = "Steps")]
+    average: f64,
+    /// The most denoising queries of a picture
+    #[arg(long, default_value_t = 40, help_heading = "Steps")]
+    denoising: usize,
+
+    /// Held-out boxes in COCO's format, for choosing the best state
+    #[arg(long, value_name = "JSON", help_heading = "Measuring")]
+    dev: Option<PathBuf>,
+    /// Minutes between two measurements
+    #[arg(long, value_name = "MINUTES", default_value_t = 20.0, help_heading = "Measuring")]
+    measure_minutes: f64,
+
+    /// Width of the tokens: a multiple of 8
+    #[arg(long, default_value_t = 192, value_parser = width, help_heading = "A new transformer")]
+    d_model: usize,
+    #[arg(long, default_value_t = 6, value_parser = count, help_heading = "A new transformer")]
+    encoder_layers: usize,
+    #[arg(long, default_value_t = 6, value_parser = count, help_heading = "A new transformer")]
+    decoder_layers: usize,
+    /// The most boxes that one picture can give
+    #[arg(long, default_value_t = 60, value_parser = count, help_heading = "A new transformer")]
+    queries: usize,
     #[command(flatten)]
     guess: GuessArguments,
 }
@@ -104,8 +124,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     })?;
     bar.finish_and_clear();
     let data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
-    for problem in data.problems().take(5) {
-        eprintln!("  {problem}");
+    let problems: Vec<&str> = data.problems().collect();
+    if !problems.is_empty() {
+        eprintln!("left out: {}", problems.len());
+        problems.iter().take(5).for_each(|problem| eprintln!("  {problem}"));
     }
     let settings = Settings {
         method: Method {
@@ -116,7 +138,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             shards: 2,
         },
         optimiser: AdamW::default(),
-        ema: Ema { decay: 0.9995 },
+        ema: Ema { decay: arguments.average },
         schedule: Schedule { warmup: arguments.warmup, shape: arguments.schedule.clone() },
         rate: arguments.rate,
         clip: 0.1,
@@ -282,4 +304,24 @@ fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
         labels,
         pixels: parent.pixels.clone(),
     })
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number above 0 is needed".into()),
+        Ok(count) => Ok(count),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or_else(|| "a number above 0 is needed".into())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..1.0).contains(share)).ok_or_else(|| "a number from 0 to below 1 is needed".into())
+}
+
+/// Eight heads, and positions of four coordinates by sine and cosine.
+fn width(text: &str) -> Result<usize, String> {
+    count(text).ok().filter(|width| width.is_multiple_of(8)).ok_or_else(|| "a multiple of 8 is needed".into())
 }

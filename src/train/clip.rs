@@ -38,6 +38,8 @@ fn squares(x: &[f32]) -> f64 {
 }
 
 #[cfg(test)]
+// Numbers as torch prints them.
+#[allow(clippy::excessive_precision)]
 mod tests {
     use super::*;
 

@@ -86,6 +86,8 @@ impl WithSimd for Block<'_> {
 }
 
 #[cfg(test)]
+// Numbers as torch prints them.
+#[allow(clippy::excessive_precision)]
 mod tests {
     use super::*;
 

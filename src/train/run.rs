@@ -64,7 +64,8 @@ impl State {
     /// The detector that the mean of the weights makes.
     pub fn detector(&self, config: &Config) -> Result<Checkpoint> {
         let weights = finished(config, &self.average.over(&self.weights))?;
-        Ok(Checkpoint { config: config.clone(), weights, card: Card::default(), guesses: Vec::new() })
+        let provenance = vec![format!("trained for {} steps by detrim {}", self.step, env!("CARGO_PKG_VERSION"))];
+        Ok(Checkpoint { config: config.clone(), weights, card: Card { provenance, ..Card::default() }, guesses: Vec::new() })
     }
 
     /// Takes one step.

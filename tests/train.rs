@@ -1,0 +1,115 @@
+//! `detrim train` as a user runs it, on pictures made here.
+
+use detrim::train::state;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Eight pictures of one or two coloured rectangles, whose colour is their class.
+fn pictures(folder: &Path) -> PathBuf {
+    let colours = [[200, 40, 40], [40, 180, 60], [50, 70, 210]];
+    let (mut images, mut annotations) = (Vec::new(), Vec::new());
+    for i in 0..8u32 {
+        let mut picture = image::RgbImage::from_pixel(96, 96, image::Rgb([128, 128, 128]));
+        for j in 0..1 + i % 2 {
+            let class = ((i + j) % 3) as usize;
+            let (width, height) = (24 + 4 * (i % 4), 20 + 5 * (i % 3));
+            let (left, top) = (6 + j * 46, 8 + (i * 9) % 48);
+            for y in top..top + height {
+                for x in left..left + width {
+                    picture.put_pixel(x, y, image::Rgb(colours[class]));
+                }
+            }
+            annotations.push(json!({ "image_id": i + 1, "category_id": class + 1, "bbox": [left, top, width, height], "iscrowd": 0 }));
+        }
+        let name = format!("{i}.png");
+        picture.save(folder.join(&name)).unwrap();
+        images.push(json!({ "id": i + 1, "file_name": name, "width": 96, "height": 96 }));
+    }
+    let names = ["red", "green", "blue"];
+    let categories: Vec<Value> = names.iter().enumerate().map(|(i, name)| json!({ "id": i + 1, "name": name })).collect();
+    let labels = folder.join("labels.json");
+    std::fs::write(&labels, json!({ "images": images, "annotations": annotations, "categories": categories }).to_string()).unwrap();
+    labels
+}
+
+/// A small new transformer, on the backbone of the page's model.
+fn train(folder: &Path, out: &str, options: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-provisional.safetensors");
+    command.current_dir(folder).args(["train", "--labels", "labels.json", "--images", ".", "--cache", "cache", "--views", "1", "--out", out]);
+    command.arg("--backbone").arg(backbone).args("--d-model 64 --encoder-layers 1 --decoder-layers 2 --queries 8".split(' '));
+    command.args(options);
+    command
+}
+
+fn run(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn eight_pictures_are_learnt_by_heart() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let options = "--steps 500 --rate 1e-3 --warmup 50 --schedule cosine:0.5 --average 0.98 --seed 3 --dev labels.json";
+    let output = run(train(folder.path(), "run", &options.split(' ').collect::<Vec<_>>()));
+    assert!(text(&output).contains("500 steps of 500"), "{}", text(&output));
+    let eval = Command::new(env!("CARGO_BIN_EXE_detrim"))
+        .current_dir(folder.path())
+        .args("eval --model run/last.safetensors --annotations labels.json --images . --json found.json --resamples 10".split(' '))
+        .output()
+        .unwrap();
+    assert!(eval.status.success(), "{}", text(&eval));
+    let found: Value = serde_json::from_slice(&std::fs::read(folder.path().join("found.json")).unwrap()).unwrap();
+    let ap = found["metrics"]["ap"].as_f64().unwrap();
+    assert!(ap > 0.9, "AP {ap}");
+    // What the run leaves behind.
+    let log = std::fs::read_to_string(folder.path().join("run/log.csv")).unwrap();
+    assert!(log.starts_with("step,seconds,") && log.lines().count() >= 12, "{log}");
+    assert!(std::fs::read_to_string(folder.path().join("run/plot.svg")).unwrap().contains("</svg>"));
+    assert!(state::read(&folder.path().join("run/best.safetensors")).is_ok());
+}
+
+#[test]
+fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let options = ["--rate", "1e-3", "--warmup", "5", "--schedule", "constant", "--batch", "3", "--save-minutes", "0"];
+    let with = |steps: &'static str| [&options[..], &["--steps", steps]].concat();
+    run(train(folder.path(), "whole", &with("20")));
+    run(train(folder.path(), "broken", &with("9")));
+    let output = run(train(folder.path(), "broken", &with("20")));
+    assert!(text(&output).contains("going on at step 9"), "{}", text(&output));
+    let read = |name: &str| state::read(&folder.path().join(name).join("last.safetensors")).unwrap();
+    assert!(read("whole") == read("broken"), "the states differ");
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = pictures(folder.path());
+    let fails = |options: &[&str], expected: &str| {
+        let output = train(folder.path(), "run", options).output().unwrap();
+        assert!(output.status.code() == Some(1) || output.status.code() == Some(2), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    };
+    fails(&["--labels", "absent.json"], "absent.json");
+    fails(&["--d-model", "60"], "d-model");
+    fails(&["--batch", "0"], "batch");
+    fails(&["--rate=-1"], "rate");
+    fails(&["--state", "labels.json"], "--state");
+    // Labels that can't be used are counted and named, and the rest is trained on.
+    let mut content: Value = serde_json::from_slice(&std::fs::read(&labels).unwrap()).unwrap();
+    let boxes = content["annotations"].as_array_mut().unwrap();
+    boxes.push(json!({ "image_id": 1, "category_id": 1, "bbox": [200, 200, 10, 10] }));
+    boxes.push(json!({ "image_id": 99, "category_id": 1, "bbox": [1, 1, 10, 10] }));
+    std::fs::write(&labels, content.to_string()).unwrap();
+    let output = run(train(folder.path(), "run", &["--steps", "1"]));
+    assert!(text(&output).contains("2 ") && text(&output).contains("99"), "{}", text(&output));
+}
