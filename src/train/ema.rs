@@ -86,8 +86,6 @@ impl WithSimd for Block<'_> {
 }
 
 #[cfg(test)]
-// Numbers as torch prints them.
-#[allow(clippy::excessive_precision)]
 mod tests {
     use super::*;
 

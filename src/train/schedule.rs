@@ -106,8 +106,6 @@ impl TryFrom<String> for Shape {
 }
 
 #[cfg(test)]
-// Numbers as torch prints them.
-#[allow(clippy::excessive_precision)]
 mod tests {
     use super::*;
 
