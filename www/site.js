@@ -146,7 +146,9 @@ async function main(argv) {
   const models = path.join(WWW, '..', 'models');
   const files = new Map();
   for (const name of await filesBelow(WWW, (top) => !NOT_SITE.has(top))) files.set(name, path.join(WWW, name));
-  if (await exists(models)) for (const name of await filesBelow(models)) files.set(path.join('models', name), path.join(models, name));
+  // Unfinished training is nothing to visit.
+  const shown = (/** @type {string} */ top) => top !== 'training';
+  if (await exists(models)) for (const name of await filesBelow(models, shown)) files.set(path.join('models', name), path.join(models, name));
   await mirror(files, dist);
   if (values.quick) return;
   for (const name of files.keys()) if (COMPRESSIBLE.has(path.extname(name))) await precompress(path.join(dist, name));
