@@ -7,14 +7,12 @@ mod floats;
 pub(crate) mod lanes;
 mod panels;
 mod product;
-mod rows;
+pub(crate) mod rows;
 mod threads;
 mod window;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use floats::Floats;
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use lanes::exp;
 
 use crate::backend::{Backend, Window};
 use crate::config::Activation;

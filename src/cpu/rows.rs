@@ -47,7 +47,7 @@ impl WithSimd for LayerNorm<'_> {
 
 /// The sum of `value` of each, by several partial sums, which become vectors.
 #[inline(always)]
-fn sum(x: &[f32], value: impl Fn(f32) -> f32) -> f32 {
+pub fn sum(x: &[f32], value: impl Fn(f32) -> f32) -> f32 {
     let (chunks, rest) = x.as_chunks::<16>();
     let mut sums = [0.0; 16];
     for chunk in chunks {

@@ -4,8 +4,10 @@
 use super::matrix::{Matrix, product};
 use super::{contiguous, of};
 use crate::cpu::Floats;
-use crate::cpu::exp;
+use crate::cpu::lanes::{dispatch, exp};
+use crate::cpu::rows::sum;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use pulp::{Simd, WithSimd};
 
 /// softmax(q·kᵀ/√width + bias)·v in each head; shapes as in [`Backend::attention`](crate::backend::Backend::attention).
 pub struct Attention {
@@ -59,21 +61,82 @@ impl Attention {
             let picture = if bias.len() > rows * s.keys { picture } else { 0 };
             &bias[picture * rows * s.keys..][..rows * s.keys]
         });
-        for (i, row) in weights.chunks_exact_mut(s.keys).enumerate() {
-            if let Some(bias) = bias {
-                let bias = if bias.len() > s.keys { &bias[i * s.keys..] } else { bias };
-                row.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
-            }
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            row.iter_mut().for_each(|score| *score = exp(*score - most));
-            let total = row.iter().sum::<f32>().recip();
-            row.iter_mut().for_each(|weight| *weight *= total);
-        }
+        dispatch(Softmax { scores: weights, keys: s.keys, bias });
     }
 
     fn bias(&self) -> Result<Option<Floats<'_>>> {
         self.bias.as_ref().map(Floats::of).transpose()
     }
+}
+
+/// Scores `[queries, keys]` become weights; `bias` is of one row or of all.
+struct Softmax<'a> {
+    scores: &'a mut [f32],
+    keys: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl WithSimd for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (i, row) in self.scores.chunks_exact_mut(self.keys).enumerate() {
+            if let Some(bias) = self.bias {
+                let bias = if bias.len() > self.keys { &bias[i * self.keys..] } else { bias };
+                row.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+            }
+            let most = largest(row);
+            row.iter_mut().for_each(|score| *score = exp(*score - most));
+            let total = sum(row, |weight| weight).recip();
+            row.iter_mut().for_each(|weight| *weight *= total);
+        }
+    }
+}
+
+/// The gradient by the weights becomes the one by the scores.
+struct Backward<'a> {
+    slopes: &'a mut [f32],
+    weights: &'a [f32],
+    keys: usize,
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (slopes, weights) in self.slopes.chunks_exact_mut(self.keys).zip(self.weights.chunks_exact(self.keys)) {
+            let mean = dot(slopes, weights);
+            slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = (*slope - mean) * weight);
+        }
+    }
+}
+
+/// Σ a·b by several partial sums, which become vectors.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let mut sums = [0.0; 16];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..16 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.into_iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// By several partial results, which become vectors.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<16>();
+    let mut most = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for i in 0..16 {
+            most[i] = if chunk[i] > most[i] { chunk[i] } else { most[i] };
+        }
+    }
+    most.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max)
 }
 
 impl CustomOp3 for Attention {
@@ -117,10 +180,7 @@ impl CustomOp3 for Attention {
                 product(&mut by_v[at_v..], s.value_row, Matrix::new(&weights, s.queries, s.keys, s.keys).transposed(), out, 1.0, false);
                 let values = Matrix::new(&vs[at_v..], s.keys, value_width, s.value_row);
                 product(&mut slopes, s.keys, out, values.transposed(), 1.0, false);
-                for (slopes, weights) in slopes.chunks_exact_mut(s.keys).zip(weights.chunks_exact(s.keys)) {
-                    let mean: f32 = slopes.iter().zip(weights).map(|(slope, weight)| slope * weight).sum();
-                    slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = (*slope - mean) * weight);
-                }
+                dispatch(Backward { slopes: &mut slopes, weights: &weights, keys: s.keys });
                 let slopes = Matrix::new(&slopes, s.queries, s.keys, s.keys);
                 product(&mut by_q[at_q..], s.row, slopes, Matrix::new(&ks[at_k..], s.keys, width, s.row), scale, false);
                 product(&mut by_k[at_k..], s.row, slopes.transposed(), Matrix::new(&qs[at_q..], s.queries, width, s.row), scale, false);

@@ -1,8 +1,12 @@
 //! Layer norm as one operation of candle's autograd (candle's own has no backward).
 
+use super::attention::dot;
 use super::{contiguous, of};
 use crate::cpu::Floats;
+use crate::cpu::lanes::dispatch;
+use crate::cpu::rows::{layer_norm, sum};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use pulp::{Simd, WithSimd};
 
 /// Layer norm over the last dimension: `x` `[…, width]`, scale and shift `[width]`.
 pub struct LayerNorm {
@@ -11,20 +15,46 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// A row's mean, and the reciprocal of its deviation.
+    #[inline(always)]
     fn moments(&self, x: &[f32]) -> (f32, f32) {
-        let mean = sum(x.iter().copied()) / x.len() as f32;
-        let variance = sum(x.iter().map(|x| (x - mean) * (x - mean))) / x.len() as f32;
+        let mean = sum(x, |x| x) / x.len() as f32;
+        let variance = sum(x, |x| (x - mean) * (x - mean)) / x.len() as f32;
         (mean, 1.0 / (variance + self.epsilon).sqrt())
     }
 }
 
-/// By several partial sums, which become vectors.
-fn sum(numbers: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut sums = [0.0; 16];
-    for (i, x) in numbers.enumerate() {
-        sums[i % 16] += x;
+/// Each row of the gradient by the output, pulled back to the input; by scale and shift it is summed.
+struct Backward<'a> {
+    norm: &'a LayerNorm,
+    x: &'a [f32],
+    grad: &'a [f32],
+    weight: &'a [f32],
+    by_x: &'a mut [f32],
+    by_w: &'a mut [f32],
+    by_b: &'a mut [f32],
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let width = self.weight.len();
+        let mut normed = vec![0.0; width];
+        for ((x, grad), by_x) in self.x.chunks_exact(width).zip(self.grad.chunks_exact(width)).zip(self.by_x.chunks_exact_mut(width)) {
+            let (mean, scale) = self.norm.moments(x);
+            for ((normed, x), (grad, (by_w, by_b))) in normed.iter_mut().zip(x).zip(grad.iter().zip(self.by_w.iter_mut().zip(self.by_b.iter_mut()))) {
+                *normed = (x - mean) * scale;
+                *by_w += grad * *normed;
+                *by_b += grad;
+            }
+            by_x.iter_mut().zip(grad).zip(self.weight).for_each(|((pulled, grad), weight)| *pulled = grad * weight);
+            // What a shift and a stretch of the whole row would do is undone by the norm.
+            let shift = sum(by_x, |pulled| pulled) / width as f32;
+            let stretch = dot(by_x, &normed) / width as f32;
+            by_x.iter_mut().zip(&normed).for_each(|(by_x, normed)| *by_x = scale * (*by_x - shift - normed * stretch));
+        }
     }
-    sums.iter().sum()
 }
 
 impl CustomOp3 for LayerNorm {
@@ -37,11 +67,7 @@ impl CustomOp3 for LayerNorm {
         if w.is_empty() || w.len() != b.len() || lx.dims().last() != Some(&w.len()) {
             candle_core::bail!("a layer norm {:?} can't act on {:?}", lw.shape(), lx.shape());
         }
-        let mut out = Vec::with_capacity(x.len());
-        for x in x.chunks_exact(w.len()) {
-            let (mean, scale) = self.moments(x);
-            out.extend(x.iter().zip(w).zip(b).map(|((x, w), b)| (x - mean) * scale * w + b));
-        }
+        let out = layer_norm(x, w, b, self.epsilon);
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
@@ -49,22 +75,8 @@ impl CustomOp3 for LayerNorm {
         let (xt, grad) = (contiguous(x)?, contiguous(grad)?);
         let (xs, g, weight) = (Floats::of(&xt)?, Floats::of(&grad)?, Floats::of(w)?);
         let width = weight.len();
-        let (mut by_x, mut by_w, mut by_b) = (Vec::with_capacity(xs.len()), vec![0.0; width], vec![0.0; width]);
-        let mut normed = vec![0.0; width];
-        let mut pulled = vec![0.0; width];
-        for (x, g) in xs.chunks_exact(width).zip(g.chunks_exact(width)) {
-            let (mean, scale) = self.moments(x);
-            for i in 0..width {
-                normed[i] = (x[i] - mean) * scale;
-                pulled[i] = g[i] * weight[i];
-                by_w[i] += g[i] * normed[i];
-                by_b[i] += g[i];
-            }
-            // What a shift and a stretch of the whole row would do is undone by the norm.
-            let shift = sum(pulled.iter().copied()) / width as f32;
-            let stretch = sum(pulled.iter().zip(&normed).map(|(p, n)| p * n)) / width as f32;
-            by_x.extend(pulled.iter().zip(&normed).map(|(p, n)| scale * (p - shift - n * stretch)));
-        }
+        let (mut by_x, mut by_w, mut by_b) = (vec![0.0; xs.len()], vec![0.0; width], vec![0.0; width]);
+        dispatch(Backward { norm: self, x: &xs, grad: &g, weight: &weight, by_x: &mut by_x, by_w: &mut by_w, by_b: &mut by_b });
         let tensor = |values: Vec<f32>, of: &Tensor| of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose();
         Ok((tensor(by_x, x)?, tensor(by_w, w)?, tensor(by_b, b)?))
     }
