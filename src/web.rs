@@ -26,9 +26,6 @@ export interface DeviceInfo { device: "cpu" | "gpu", adapter: string, weights_by
 export interface Report { info: DeviceInfo, size: [number, number], runs: number, stages: { name: string, median: number, fastest: number }[] }
 "#;
 
-/// Shown where a model recommends no threshold.
-const THRESHOLD: f32 = 0.5;
-
 thread_local! {
     static ON_PANIC: RefCell<Option<Function>> = const { RefCell::new(None) };
 }
@@ -75,7 +72,7 @@ impl Model {
         let Checkpoint { config, card, .. } = &self.0;
         let labels = config.labels.iter().map(|label| label.name.as_str()).collect();
         // To JavaScript 0.4 in f32 is 0.4000000059604645.
-        let threshold = (f64::from(card.threshold.unwrap_or(THRESHOLD)) * 1e6).round() / 1e6;
+        let threshold = (f64::from(self.0.threshold()) * 1e6).round() / 1e6;
         to_js(&Summary { model: &card.name, labels, threshold })
     }
 }

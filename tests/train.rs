@@ -3,7 +3,8 @@
 use detrim::train::state;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Eight pictures of one or two coloured rectangles, whose colour is their class.
 fn pictures(folder: &Path) -> PathBuf {
@@ -88,6 +89,67 @@ fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
     assert!(text(&output).contains("going on at step 9"), "{}", text(&output));
     let read = |name: &str| state::read(&folder.path().join(name).join("last.safetensors")).unwrap();
     assert!(read("whole") == read("broken"), "the states differ");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_and_goes_on_and_has_its_folder_to_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let with = |steps: &str| ["--rate", "1e-3", "--schedule", "constant", "--batch", "2", "--save-minutes", "0", "--steps", steps].map(String::from);
+    let command = |out: &str, steps: &str| train(folder.path(), out, &with(steps).each_ref().map(String::as_str));
+    let last = |out: &str| folder.path().join(out).join("last.safetensors");
+
+    let child = command("broken", "1000000").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = child.id();
+    let begun = Instant::now();
+    while !last("broken").exists() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let second = command("broken", "1000000").output().unwrap();
+    let interrupted = Command::new("kill").args(["-INT", &id.to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second).contains(&format!("process {id} ")), "{}", text(&second));
+    assert!(interrupted.success() && output.status.success(), "{}", text(&output));
+
+    let (_, state) = state::read(&last("broken")).unwrap();
+    assert!(text(&output).contains(&format!("{} steps of 1000000", state.step)), "{}", text(&output));
+    let end = (state.step + 3).to_string();
+    let output = run(command("broken", &end));
+    assert!(text(&output).contains("warning: --steps was 1000000"), "{}", text(&output));
+    run(command("whole", &end));
+    assert!(state::read(&last("whole")).unwrap() == state::read(&last("broken")).unwrap(), "the states differ");
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_examples() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = pictures(folder.path());
+    let options = ["--batch", "2", "--steps", "1"];
+    run(train(folder.path(), "run", &options));
+    let refused = |options: &[&str], expected: &str| {
+        let output = train(folder.path(), "run", options).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(expected) && !text(&output).contains("panicked"), "{}", text(&output));
+    };
+    refused(&["--batch", "3", "--steps", "2"], "--batch was 2, not 3");
+    refused(&["--batch", "2", "--steps", "2", "--seed", "7"], "--seed was 0, not 7");
+    std::fs::write(&labels, std::fs::read_to_string(&labels).unwrap() + " ").unwrap();
+    refused(&options, "--labels-sha256");
+}
+
+#[test]
+fn a_state_is_a_model_to_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    run(train(folder.path(), "run", &["--batch", "2", "--steps", "1"]));
+    for arguments in ["inspect run/last.safetensors", "convert run/last.safetensors --out model.safetensors", "inspect model.safetensors"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.current_dir(folder.path()).args(arguments.split(' '));
+        let output = run(command);
+        assert!(arguments.starts_with("convert") || text(&output).contains("trained for 1 steps"), "{arguments}: {}", text(&output));
+    }
 }
 
 #[test]

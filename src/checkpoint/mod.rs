@@ -32,12 +32,23 @@ pub struct Checkpoint {
     pub guesses: Vec<String>,
 }
 
+impl Checkpoint {
+    /// The score from which detections are shown if nobody says otherwise: the card's, or what suits the kind of scores. Softmax scores
+    /// compete with no-object and are high for what is there; sigmoid ones, as the focal loss trains them, stay lower.
+    pub fn threshold(&self) -> f32 {
+        self.card.threshold.unwrap_or(match self.config.class_activation {
+            ClassActivation::Softmax => 0.7,
+            ClassActivation::Sigmoid => 0.4,
+        })
+    }
+}
+
 /// What the file says about the detector beside its architecture.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Card {
     pub name: String,
-    /// The score from which a detection is shown unless the user says otherwise.
+    /// The score from which a detection is shown unless the user says otherwise; see [`Checkpoint::threshold`].
     pub threshold: Option<f32>,
     pub licence: String,
     /// Where the weights come from: parent file and its sha256, recipe, tool version; a sentence or a path each.

@@ -4,6 +4,7 @@ use super::foreign::{self, pth};
 use super::{Checkpoint, Guess, Storage, own, safetensors};
 use crate::error::{Error, Result};
 use crate::output;
+use crate::train::state;
 use memmap2::Mmap;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 const NAMES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// Opens a checkpoint, whatever its kind: our own file, `.safetensors` or `.pth` with foreign names, or a directory as Hugging Face
-/// saves it. `config.json` and `preprocessor_config.json` beside the file are taken into account.
+/// saves it, or the state of a training run, which is taken as the detector that it makes. `config.json` and `preprocessor_config.json` beside the file are taken into account.
 pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
     let file = find(path)?;
     let name = file.display().to_string();
@@ -22,6 +23,11 @@ pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
         if own::is_own(&content) {
             return own::parse(&content, &name);
         }
+        if state::is_state(&content) {
+            drop(content);
+            let (config, state) = state::read(&file)?;
+            return named(state.detector(&config)?, &file);
+        }
         return named(foreign::convert(content.tensors, &file, guess)?, &file);
     }
     if pth::is_pth(&bytes) {
@@ -30,7 +36,7 @@ pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
     Err(fail("not a checkpoint that detrim knows (.safetensors, or .pth as PyTorch saves it)".into()))
 }
 
-/// A foreign checkpoint is called as its file is, or as its directory where the file is called as all are.
+/// A checkpoint without a card is called as its file is, or as its directory where the file is called as all are.
 fn named(mut checkpoint: Checkpoint, file: &Path) -> Result<Checkpoint> {
     let common = file.file_name().is_some_and(|name| NAMES.iter().any(|common| name == *common));
     let name = if common { file.parent().and_then(Path::file_name) } else { file.file_stem() };

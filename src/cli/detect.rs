@@ -6,7 +6,7 @@ use super::{default_model, draw, print};
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::Checkpoint;
-use detrim::config::{ClassActivation, Label};
+use detrim::config::Label;
 use detrim::detector::{Bounds, Detections, Detector, Device, Times};
 use detrim::gpu::Gpu;
 use detrim::image::Picture;
@@ -80,7 +80,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mut drawings = arguments.draw.as_deref().map(|path| Drawings::new(path, photos.len())).transpose()?;
     let checkpoint = model::open(&default_model::find(arguments.model.as_deref())?, &arguments.guess)?;
     let wanted = classes(&checkpoint.config.labels, &arguments.labels)?;
-    let threshold = arguments.threshold.unwrap_or_else(|| usual_threshold(&checkpoint));
+    let threshold = arguments.threshold.unwrap_or_else(|| checkpoint.threshold());
     let mut detector = load(&checkpoint, arguments.backend)?;
     drop(checkpoint);
 
@@ -152,14 +152,6 @@ fn save_drawing(picture: &Picture, found: &Detections, path: &Path) -> Result<()
     let mut bytes = Cursor::new(Vec::new());
     draw::draw(picture, &found.detections)?.write_to(&mut bytes, format).with_context(name)?;
     Ok(output::write(path, bytes.get_ref())?)
-}
-
-/// The score from which detections are shown if nobody says otherwise.
-fn usual_threshold(checkpoint: &Checkpoint) -> f32 {
-    checkpoint.card.threshold.unwrap_or(match checkpoint.config.class_activation {
-        ClassActivation::Softmax => 0.7,
-        ClassActivation::Sigmoid => 0.4,
-    })
 }
 
 /// The classes of the names asked for; none if none were.

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::config::{Activation, ClassActivation, Resize};
-use detrim::train::state;
 use std::path::{Path, PathBuf};
 
 /// A model, and what its file may not say.
@@ -66,14 +65,8 @@ impl ModelArguments {
     }
 }
 
-/// Also opens the state of a training run: as the detector that it makes.
+/// Opens a model and says on the standard error what had to be assumed.
 pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
-    if state::is_state(model) {
-        let (config, state) = state::read(model)?;
-        let mut checkpoint = state.detector(&config)?;
-        checkpoint.card.name = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        return Ok(checkpoint);
-    }
     let checkpoint = checkpoint::open(model, &guess.guess())?;
     for guess in &checkpoint.guesses {
         eprintln!("assumed: {guess}");

@@ -2,11 +2,12 @@
 
 use super::model::{self, GuessArguments};
 use super::print;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
 use detrim::eval::coco::run::detect_all;
+use detrim::hash::sha256;
 use detrim::output::write;
 use detrim::train::data::{Data, Features, Pictures};
 use detrim::train::denoise::Noise;
@@ -16,6 +17,7 @@ use detrim::train::fresh::fresh;
 use detrim::train::log::{Log, Row};
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::AdamW;
+use detrim::train::options;
 use detrim::train::plot;
 use detrim::train::run::{Report, Settings, State};
 use detrim::train::schedule::{Schedule, Shape};
@@ -32,7 +34,7 @@ use std::time::{Duration, Instant};
 ///
 /// The backbone stays as it is: its features are computed once, for several views of each picture, and the transformer is trained on them.
 /// Press Ctrl-C to stop; the same command goes on exactly where it stopped.
-#[derive(clap::Args)]
+#[derive(clap::Args, serde::Serialize)]
 #[command(after_help = "Examples:\n  \
     detrim train --out run --backbone lite0.safetensors --labels people.json --labels teacher.json --images photos --cache features --dev dev.json\n  \
     detrim train --out finer --model trimmed.safetensors --labels people.json --images photos --cache features --rate 1e-5 --steps 5000\n  \
@@ -40,6 +42,7 @@ use std::time::{Duration, Instant};
 pub struct Arguments {
     /// Folder of the run: its state, log and plot. A run that is there goes on
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     out: PathBuf,
     /// Begin with this model
     #[arg(long, value_name = "FILE")]
@@ -58,6 +61,7 @@ pub struct Arguments {
     images: PathBuf,
     /// Folder for the backbone's features (0.1 MB for each picture and view)
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     cache: PathBuf,
     /// Views of each picture: the plain one, and random crops, flips and colours
     #[arg(long, default_value_t = 4, value_parser = count)]
@@ -109,11 +113,13 @@ pub struct Arguments {
     #[arg(long, default_value_t = 60, value_parser = count, help_heading = "A new transformer")]
     queries: usize,
     #[command(flatten)]
+    #[serde(skip)]
     guess: GuessArguments,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let folder = Folder::open(&arguments.out)?;
+    let options = options(&arguments, &folder)?;
     let (config, state) = begin(&arguments, &folder)?;
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
@@ -145,7 +151,37 @@ pub fn run(arguments: Arguments) -> Result<()> {
         steps: arguments.steps,
         seed: arguments.seed,
     };
+    options::write(&folder.options(), &options)?;
     work(&arguments, &folder, &config, &settings, &data, state)
+}
+
+/// Options that decide what each step is given: a run with others is another run.
+const FIXED: [&str; 4] = ["batch", "views", "seed", "labels_sha256"];
+/// Options that change how a run goes on.
+const CHANGEABLE: [&str; 8] = ["steps", "rate", "warmup", "schedule", "average", "denoising", "images", "dev"];
+
+/// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
+/// differences are told. A run that goes on keeps what it began with: its network is in its state.
+fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Options> {
+    let serde_json::Value::Object(mut now) = serde_json::to_value(arguments)? else { bail!("options are not an object") };
+    let hash = |file: &PathBuf| anyhow::Ok(sha256(&std::fs::read(file).with_context(|| file.display().to_string())?));
+    now.insert("labels_sha256".into(), arguments.labels.iter().map(hash).collect::<Result<Vec<_>>>()?.into());
+    if !folder.last().exists() {
+        return Ok(now);
+    }
+    // A run of an older version, or one whose file somebody took away, goes on with what it is given.
+    let Some(before) = options::read(&folder.options())? else { return Ok(now) };
+    let problems = options::differences(&before, &now, |name| FIXED.contains(&name));
+    if !problems.is_empty() {
+        let (run, last) = (arguments.out.display(), folder.last());
+        bail!("{run}: {}; to change this, begin a run in another folder with --state {}", problems.join(", "), last.display());
+    }
+    for difference in options::differences(&before, &now, |name| CHANGEABLE.contains(&name)) {
+        eprintln!("warning: {difference}, when the run was last started");
+    }
+    let begun = before.into_iter().filter(|(name, _)| !CHANGEABLE.contains(&name.as_str()));
+    now.extend(begun);
+    Ok(now)
 }
 
 /// Steps until the run is done or somebody interrupts it.
@@ -285,7 +321,18 @@ fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> {
 fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
     let mut categories = BTreeMap::new();
     for file in &arguments.labels {
-        categories.extend(Dataset::open(file)?.categories.into_iter().map(|category| (category.id, category.name)));
+        for category in Dataset::open(file)?.categories {
+            // Boxes go by the classes' names; the first file's ids are the model's.
+            if categories.values().any(|name| *name == category.name) {
+                continue;
+            }
+            if let Some(other) = categories.insert(category.id, category.name.clone()) {
+                bail!("{}: category {} is {:?} here and {other:?} in an earlier label file", file.display(), category.id, category.name);
+            }
+        }
+    }
+    if categories.is_empty() {
+        bail!("the label files declare no categories, so that there is nothing to learn");
     }
     let labels: Vec<Label> = categories.into_iter().map(|(id, name)| Ok(Label { id: u32::try_from(id)?, name })).collect::<Result<_>>()?;
     let attention = Attention { heads: 8, head_width: arguments.d_model / 8 };

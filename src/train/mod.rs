@@ -19,6 +19,7 @@ pub mod loss;
 pub mod matching;
 pub mod network;
 pub mod optimiser;
+pub mod options;
 pub mod plot;
 pub mod run;
 pub mod schedule;

@@ -20,7 +20,6 @@ use crate::output;
 use crate::weights::{HostTensor, Weights};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
 const KEY: &str = "detrim-training";
@@ -78,23 +77,9 @@ fn save(path: &Path, header: Header, tensors: Vec<(String, Stored)>) -> Result<(
     output::write(path, &bytes)
 }
 
-/// Whether a file is one of these rather than a model. Only its header is read.
-pub fn is_state(path: &Path) -> bool {
-    let header = || -> std::io::Result<String> {
-        let mut file = std::fs::File::open(path)?;
-        let mut length = [0; 8];
-        file.read_exact(&mut length)?;
-        let mut text = String::new();
-        file.take(u64::from_le_bytes(length)).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    #[derive(Deserialize)]
-    struct Metadata {
-        #[serde(rename = "__metadata__")]
-        metadata: BTreeMap<String, String>,
-    }
-    let metadata = header().ok().and_then(|text| serde_json::from_str::<Metadata>(&text).ok());
-    metadata.is_some_and(|header| header.metadata.contains_key(KEY))
+/// Whether a file is one of these rather than a model.
+pub(crate) fn is_state(file: &safetensors::File) -> bool {
+    file.metadata.contains_key(KEY)
 }
 
 /// Reads a state, whole or compact, with the architecture that it is of.
