@@ -76,5 +76,5 @@ fn example(rng: &mut fastrand::Rng) -> Example {
     let features = (0..SIDE * SIDE * CHANNELS).map(|_| rng.f32()).collect();
     let mut target = || Target { class: rng.usize(..80), bounds: [0.5, 0.4, 0.1 + 0.5 * rng.f32(), 0.1 + 0.5 * rng.f32()], weight: 1.0 };
     let targets = (0..5).map(|_| target()).collect();
-    Example { features: HostTensor::f32(&[SIDE, SIDE, CHANNELS], features), targets, known: vec![true; 80].into() }
+    Example { features: HostTensor::f32(&[SIDE, SIDE, CHANNELS], features), targets, known: vec![true; 80].into(), lesson: None }
 }

@@ -1,5 +1,6 @@
 //! `detrim train` as a user runs it, on pictures made here.
 
+use detrim::train::log::Row;
 use detrim::train::state;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -150,6 +151,22 @@ fn a_state_is_a_model_to_every_command() {
         let output = run(command);
         assert!(arguments.starts_with("convert") || text(&output).contains("trained for 1 steps"), "{arguments}: {}", text(&output));
     }
+}
+
+/// Its own parent teaches a model, and what it says is in the log.
+#[test]
+fn a_teacher_is_learnt_from() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    run(train(folder.path(), "parent", &["--steps", "3"]));
+    let output = run(train(folder.path(), "child", &["--steps", "2", "--teacher", "parent/last.safetensors", "--teach-weight", "2"]));
+    assert!(text(&output).contains("3 of 3 classes"), "{}", text(&output));
+    let log = csv::Reader::from_path(folder.path().join("child/log.csv")).unwrap().into_deserialize::<Row>().last().unwrap().unwrap();
+    assert!(log.teacher.unwrap() > 0.0 && log.loss.unwrap() > log.teacher.unwrap());
+    // A teacher of other things.
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-provisional.safetensors");
+    let output = train(folder.path(), "other", &["--teacher", page.to_str().unwrap()]).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("no class name in common"), "{}", text(&output));
 }
 
 #[test]

@@ -114,6 +114,7 @@ impl Fixture {
                 features: HostTensor::f32(shape, features.to_vec()),
                 targets: labels.targets.iter().map(target).collect(),
                 known: labels.known.clone().into(),
+                lesson: None,
             })
             .collect()
     }

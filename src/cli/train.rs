@@ -3,6 +3,7 @@
 use super::model::{self, GuessArguments};
 use super::print;
 use anyhow::{Context, Result, bail};
+use detrim::checkpoint::Checkpoint;
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
@@ -23,6 +24,7 @@ use detrim::train::run::{Report, Settings, State};
 use detrim::train::schedule::{Schedule, Shape};
 use detrim::train::state;
 use detrim::train::step::{Losses, Method, trainable};
+use detrim::train::teacher::Teacher;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,6 +97,14 @@ pub struct Arguments {
     #[arg(long, default_value_t = 40, help_heading = "Steps")]
     denoising: usize,
 
+    /// A detector to learn from beside the labels, even of pictures without any: its scores and boxes, and, where they have the student's
+    /// width, its encoder's tokens and its queries. For a trimmed model: the model that it was made from
+    #[arg(long, value_name = "FILE", help_heading = "A teacher")]
+    teacher: Option<PathBuf>,
+    /// How much it counts beside the labels. Its parts count 1 (scores), 5 (box coordinates), 2 (overlap) and 1 (tokens, queries) times this
+    #[arg(long, value_name = "W", default_value_t = 1.0, value_parser = amount, requires = "teacher", help_heading = "A teacher")]
+    teach_weight: f32,
+
     /// Held-out boxes in COCO's format, for choosing the best state
     #[arg(long, value_name = "JSON", help_heading = "Measuring")]
     dev: Option<PathBuf>,
@@ -124,12 +134,29 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);
-    let features = Features::open_or_build(&arguments.cache, &state.detector(&config)?, &pictures, arguments.views, arguments.seed, &|done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
+    let build = |checkpoint: &Checkpoint, pictures: &Pictures| {
+        Features::open_or_build(&arguments.cache, checkpoint, pictures, arguments.views, arguments.seed, &|done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })
+    };
+    let features = build(&state.detector(&config)?, &pictures)?;
+    let teacher = match &arguments.teacher {
+        Some(path) => {
+            let checkpoint = model::open(path, &arguments.guess)?;
+            let teacher = Teacher::new(&checkpoint, &config, &state.weights, arguments.teach_weight)
+                .with_context(|| format!("--teacher {}", path.display()))?;
+            let how = if teacher.teaching().same { "query by query" } else { "by matched queries" };
+            eprintln!("the teacher knows {} of {} classes and teaches {how}", teacher.known(), config.labels.len());
+            Some((teacher, build(&checkpoint, &pictures)?))
+        }
+        None => None,
+    };
     bar.finish_and_clear();
-    let data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
+    let mut data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
+    if let Some((teacher, features)) = teacher {
+        data = data.taught(teacher, features);
+    }
     let problems: Vec<&str> = data.problems().collect();
     if !problems.is_empty() {
         eprintln!("left out: {}", problems.len());
@@ -158,7 +185,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// Options that decide what each step is given: a run with others is another run.
 const FIXED: [&str; 4] = ["batch", "views", "seed", "labels_sha256"];
 /// Options that change how a run goes on.
-const CHANGEABLE: [&str; 8] = ["steps", "rate", "warmup", "schedule", "average", "denoising", "images", "dev"];
+const CHANGEABLE: [&str; 10] = ["steps", "rate", "warmup", "schedule", "average", "denoising", "teacher", "teach_weight", "images", "dev"];
 
 /// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
 /// differences are told. A run that goes on keeps what it began with: its network is in its state.
@@ -270,7 +297,7 @@ impl Stretch {
     /// `speed` is that of all steps taken as one.
     fn row(&self, step: u64, seconds: f64, speed: f64) -> Row {
         let mean = |sum: f32| Some(sum / self.steps.max(1) as f32);
-        let Losses { total, last, denoising, dense } = self.losses;
+        let Losses { total, last, denoising, dense, teacher } = self.losses;
         Row {
             step,
             seconds,
@@ -281,6 +308,7 @@ impl Stretch {
             giou: mean(last.giou),
             denoising: mean(denoising),
             dense: mean(dense),
+            teacher: mean(teacher),
             gradient_norm: Some(self.norm / f64::from(self.steps.max(1))),
             pictures_per_second: Some(speed * f64::from(self.steps)),
             ..Row::default()
@@ -362,6 +390,10 @@ fn count(text: &str) -> Result<usize, String> {
 
 fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or_else(|| "a number above 0 is needed".into())
+}
+
+fn amount(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|amount: &f32| amount.is_finite() && *amount > 0.0).ok_or_else(|| "a number above 0 is needed".into())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -29,6 +29,12 @@ impl Distillation {
         Self { activation, temperature: 1.0, no_object: criterion.no_object, weights: criterion.weights, costs: criterion.costs }
     }
 
+    /// Everything so many times.
+    pub fn weighted(&self, by: f32) -> Self {
+        let Weights { class, l1, giou } = self.weights;
+        Self { weights: Weights { class: by * class, l1: by * l1, giou: by * giou }, ..self.clone() }
+    }
+
     /// Query by query: pairs (student's, teacher's) for a student that has its teacher's first `queries` queries.
     pub fn same(queries: usize) -> Vec<(usize, usize)> {
         (0..queries).map(|query| (query, query)).collect()
@@ -57,7 +63,14 @@ impl Distillation {
         share
     }
 
-    /// The loss of one picture. `pairs` are (student's query, teacher's query), `normaliser` is the batch's. The gradient of the
+    /// The share of a picture before its queries are matched: with `most` queries, those that the teacher is surest of take part.
+    pub fn surest(&self, teacher: &Predicted, most: usize) -> Normaliser {
+        let mut all: Vec<usize> = (0..teacher.queries()).collect();
+        all.sort_by(|&a, &b| self.best(teacher.logits_of(b)).score.total_cmp(&self.best(teacher.logits_of(a)).score));
+        self.share(teacher, &all.into_iter().take(most).map(|query| (0, query)).collect::<Vec<_>>())
+    }
+
+    /// The loss of one picture, of classes whose logit of the teacher's isn't negative infinity. `pairs` are (student's query, teacher's query), `normaliser` is the batch's. The gradient of the
     /// weighted sum by the student's logits and boxes is added to `grad_logits` `[queries, classes]` and `grad_boxes`
     /// `[queries, 4]`.
     pub fn loss(
@@ -87,7 +100,7 @@ impl Distillation {
                 }
                 ClassActivation::Sigmoid => {
                     aims.clear();
-                    aims.extend(wanted.iter().map(|x| Some(sigmoid(*x))));
+                    aims.extend(wanted.iter().map(|&x| (x > f32::NEG_INFINITY).then(|| sigmoid(x))));
                     by_class * quality_focal(logits, &aims, by_class * self.weights.class, grad_logits)
                 }
             };
@@ -130,10 +143,11 @@ fn sigmoid(x: f32) -> f32 {
 /// Kullback and Leibler's divergence of the student's softmax from the teacher's, both at a temperature, times the square of that.
 /// Adds `share` times its gradient.
 fn divergence(logits: &[f32], teacher: &[f32], temperature: f32, share: f32, grad: &mut [f32]) -> f32 {
-    let all = log_sum_exp(logits.iter().map(|x| x / temperature));
+    let known = |(x, wanted): (&f32, &f32)| (*wanted > f32::NEG_INFINITY).then_some(x / temperature);
+    let all = log_sum_exp(logits.iter().zip(teacher).filter_map(known).collect::<Vec<_>>().into_iter());
     let teachers = log_sum_exp(teacher.iter().map(|x| x / temperature));
     let mut loss = 0.0;
-    for ((x, wanted), grad) in logits.iter().zip(teacher).zip(grad) {
+    for ((x, wanted), grad) in logits.iter().zip(teacher).zip(grad).filter(|((_, wanted), _)| **wanted > f32::NEG_INFINITY) {
         let (log, log_wanted) = (x / temperature - all, wanted / temperature - teachers);
         let wanted = log_wanted.exp();
         loss += wanted * (log_wanted - log);

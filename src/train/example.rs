@@ -1,5 +1,6 @@
 //! What a training step is given of one picture.
 
+use super::teacher::Lesson;
 use crate::weights::HostTensor;
 use std::sync::Arc;
 
@@ -23,4 +24,6 @@ pub struct Example {
     pub targets: Vec<Target>,
     /// For each class, whether all its objects in this picture are among the targets: only then is finding more of them an error.
     pub known: Arc<[bool]>,
+    /// What a teacher says of it.
+    pub lesson: Option<Lesson>,
 }

@@ -25,5 +25,6 @@ pub mod run;
 pub mod schedule;
 pub mod state;
 pub mod step;
+pub mod teacher;
 
 pub use example::{Example, Target};

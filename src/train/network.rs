@@ -102,6 +102,10 @@ pub struct Asked {
 /// What a network says in training: each decoder layer of `[batch, asked + queries]`, and the encoder's tokens.
 pub struct Said {
     pub layers: Vec<Output<Tensor>>,
+    /// What the layers' queries hold, `[batch, asked + queries, d_model]`.
+    pub contents: Vec<Tensor>,
+    /// The encoder's tokens `[batch, tokens, d_model]`.
+    pub memory: Tensor,
     pub dense: Option<Output<Tensor>>,
 }
 
@@ -166,7 +170,7 @@ impl Network {
         let asked = Queries { content, position: &position, bias: bias.as_ref() };
         self.detr.decode(backend, asked, &encoded, &mut |_, layer| contents.push(layer.clone()))?;
         let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref(), nobody)).collect::<Result<_>>()?;
-        Ok(Said { layers, dense })
+        Ok(Said { layers, contents, memory: encoded.memory, dense })
     }
 }
 

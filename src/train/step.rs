@@ -6,8 +6,10 @@
 
 use super::autograd::Autograd;
 use super::denoise::{self, Noise, Noised};
+use super::distil::Distillation;
 use super::loss::{Criterion, Normaliser, Parts, Predicted};
 use super::network::{Asked, Network};
+use super::teacher::{Lesson, hint};
 use super::{Example, Target};
 use crate::config::Config;
 use crate::cpu::Floats;
@@ -53,6 +55,8 @@ pub struct Losses {
     /// Weighted sums of all decoder layers' denoising queries, and of the encoder's tokens.
     pub denoising: f32,
     pub dense: f32,
+    /// Weighted sum of all that a teacher gives.
+    pub teacher: f32,
 }
 
 impl std::ops::AddAssign for Losses {
@@ -61,6 +65,7 @@ impl std::ops::AddAssign for Losses {
         self.last += other.last;
         self.denoising += other.denoising;
         self.dense += other.dense;
+        self.teacher += other.teacher;
     }
 }
 
@@ -113,6 +118,9 @@ struct Shares {
     queries: Normaliser,
     denoising: Normaliser,
     dense: Normaliser,
+    teacher: Normaliser,
+    /// Of each picture's hints.
+    picture: f32,
 }
 
 impl Shares {
@@ -126,7 +134,9 @@ impl Shares {
         let of = |queries: usize, repeat: usize| examples.iter().map(|example| share(queries, &example.targets, repeat)).sum();
         let tokens = examples.first().map_or(0, |example| example.features.shape[..2].iter().product());
         let denoising = examples.iter().zip(noised).map(|(example, noised)| criterion.share(noised.len(), &example.targets, &pairs(noised)));
-        Self { queries: of(config.queries, 1), denoising: denoising.sum(), dense: of(tokens, method.tokens) }
+        let teacher = examples.iter().filter_map(|example| Some(example.lesson.as_ref()?.share)).sum();
+        let picture = 1.0 / examples.len().max(1) as f32;
+        Self { queries: of(config.queries, 1), denoising: denoising.sum(), dense: of(tokens, method.tokens), teacher, picture }
     }
 }
 
@@ -181,11 +191,36 @@ impl<'a> Scored<'a> {
         Ok(criterion.loss(&predicted, &example.targets, &example.known, &pairs, normaliser, grad_logits, grad_boxes))
     }
 
+    /// Adds the loss of some rows of a picture by what a teacher's layer says of it.
+    fn teach(
+        &mut self,
+        (picture, rows): (usize, std::ops::Range<usize>),
+        lesson: &Lesson,
+        layer: usize,
+        layers: usize,
+        share: Normaliser,
+    ) -> Result<f32> {
+        let at = |width: usize| (picture * self.rows + rows.start) * width..(picture * self.rows + rows.end) * width;
+        let predicted = Predicted { logits: &self.logits[at(self.classes)], boxes: &self.boxes[at(4)], classes: self.classes };
+        predicted.check()?;
+        let teaching = &lesson.teaching;
+        let teacher = lesson.layer(layer, layers).predicted();
+        let pairs = if teaching.same { Distillation::same(rows.len()) } else { teaching.distillation.assign(&predicted, &teacher) };
+        let (grad_logits, grad_boxes) = (&mut self.grad_logits[at(self.classes)], &mut self.grad_boxes[at(4)]);
+        let distillation = teaching.distillation.weighted(teaching.weight);
+        let parts = distillation.loss(&predicted, &teacher, &pairs, share, grad_logits, grad_boxes);
+        Ok(parts.weighted(distillation.weights))
+    }
+
     /// A number whose gradient by the output is the losses'.
     fn surrogate(self) -> Result<Tensor> {
-        let product = |x: &Tensor, gradient: Vec<f32>| (x * Tensor::from_vec(gradient, x.shape(), x.device())?)?.sum_all();
         Ok((product(&self.output.logits, self.grad_logits)? + product(&self.output.boxes, self.grad_boxes)?)?)
     }
+}
+
+/// A number whose gradient by `x` is `gradient`.
+fn product(x: &Tensor, gradient: Vec<f32>) -> Result<Tensor> {
+    Ok((x * Tensor::from_vec(gradient, x.shape(), x.device())?)?.sum_all()?)
 }
 
 impl Shard<'_> {
@@ -196,8 +231,7 @@ impl Shard<'_> {
         let criterion = &self.method.criterion;
         let mut losses = Losses::default();
         let mut total: Option<Tensor> = None;
-        let mut add = |scored: Scored| -> Result<()> {
-            let surrogate = scored.surrogate()?;
+        let mut add = |surrogate: Tensor| -> Result<()> {
             total = Some(match total.take() {
                 Some(total) => (total + surrogate)?,
                 None => surrogate,
@@ -216,8 +250,20 @@ impl Shard<'_> {
                 }
                 let parts = scored.add(criterion, (n, 0..noised.len()), example, self.shares.denoising, |_| pairs(noised))?;
                 losses.denoising += parts.weighted(criterion.weights);
+                if let Some(lesson) = &example.lesson {
+                    let own = (n, count..count + self.config.queries);
+                    losses.teacher += scored.teach(own, lesson, i, said.layers.len(), self.shares.teacher)?;
+                }
             }
-            add(scored)?;
+            add(scored.surrogate()?)?;
+            if let Some((loss, surrogate)) = self.hint(&said.contents[i], count, |lesson| lesson.layer(i, said.layers.len()).content.as_deref())? {
+                losses.teacher += loss;
+                add(surrogate)?;
+            }
+        }
+        if let Some((loss, surrogate)) = self.hint(&said.memory, 0, |lesson| lesson.memory.as_deref())? {
+            losses.teacher += loss;
+            add(surrogate)?;
         }
         if let Some(dense) = &said.dense {
             let mut scored = Scored::new(dense)?;
@@ -226,9 +272,9 @@ impl Shard<'_> {
                 let assign = |predicted: &Predicted| criterion.assign(predicted, &example.targets, self.method.tokens);
                 losses.dense += scored.add(criterion, (n, 0..tokens), example, self.shares.dense, assign)?.weighted(criterion.weights);
             }
-            add(scored)?;
+            add(scored.surrogate()?)?;
         }
-        losses.total += losses.denoising + losses.dense;
+        losses.total += losses.denoising + losses.dense + losses.teacher;
         let total = total.ok_or_else(|| Error::Config("a network without decoder layers can't be trained".into()))?;
         let store = total.backward()?;
         let mut gradients = BTreeMap::new();
@@ -238,6 +284,21 @@ impl Shard<'_> {
             }
         }
         Ok(Outcome { losses, gradients })
+    }
+
+    /// The loss of rows `[batch, rows, d_model]` from `first` on by a teacher's, and its surrogate; nothing where no teacher has such rows.
+    fn hint(&self, x: &Tensor, first: usize, teachers: impl Fn(&Lesson) -> Option<&[f32]>) -> Result<Option<(f32, Tensor)>> {
+        let (_, rows, width) = x.dims3()?;
+        let own = Floats::of(x)?;
+        let (mut loss, mut grad) = (None, vec![0.0; own.len()]);
+        for (n, lesson) in self.examples.iter().enumerate().filter_map(|(n, example)| Some((n, example.lesson.as_ref()?))) {
+            let at = (n * rows + first) * width..(n + 1) * rows * width;
+            let Some(teachers) = teachers(lesson).filter(|teachers| teachers.len() == at.len()) else { continue };
+            let share = lesson.teaching.weight * lesson.teaching.hint * self.shares.picture;
+            *loss.get_or_insert(0.0) += hint(&own[at.clone()], teachers, width, share, &mut grad[at]);
+        }
+        drop(own);
+        loss.map(|loss| Ok((loss, product(x, grad)?))).transpose()
     }
 
     /// `[batch, rows, columns, channels]`

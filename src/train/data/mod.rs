@@ -11,6 +11,7 @@ pub use sampler::Sampler;
 pub use view::View;
 
 use super::Example;
+use super::teacher::Teacher;
 use crate::error::{Error, Result};
 
 /// All examples of a training run, in the order of its steps.
@@ -19,6 +20,8 @@ pub struct Data {
     features: Features,
     /// Of the pictures that can be used.
     sampler: Sampler,
+    /// With its own backbone's features of the same pictures.
+    teacher: Option<(Teacher, Features)>,
 }
 
 impl Data {
@@ -29,7 +32,12 @@ impl Data {
             let problem = format!("{usable} pictures in {} views can't make batches of {batch}", features.views());
             return Err(Error::Dataset { file: pictures.folder.display().to_string(), problem });
         }
-        Ok(Self { sampler: Sampler::new(usable, features.views(), batch, seed), pictures, features })
+        Ok(Self { sampler: Sampler::new(usable, features.views(), batch, seed), pictures, features, teacher: None })
+    }
+
+    /// With what a teacher says of every example; `features` are those that its backbone makes of the same views.
+    pub fn taught(self, teacher: Teacher, features: Features) -> Self {
+        Self { teacher: Some((teacher, features)), ..self }
     }
 
     /// The examples of a step, counted from 0.
@@ -41,7 +49,8 @@ impl Data {
     fn example(&self, picture: usize, number: usize) -> Result<Example> {
         let Labelled { file_name, size, targets, known, .. } = &self.pictures.list[picture];
         let targets = View::new(self.features.seed(), file_name, number).targets(targets, *size);
-        Ok(Example { features: self.features.get(picture, number)?, targets, known: known.clone() })
+        let lesson = self.teacher.as_ref().map(|(teacher, features)| teacher.lesson(&features.get(picture, number)?)).transpose()?;
+        Ok(Example { features: self.features.get(picture, number)?, targets, known: known.clone(), lesson })
     }
 
     pub fn pictures(&self) -> &Pictures {

@@ -1,0 +1,227 @@
+//! A teacher: another detector whose answers, and ways to them, a student is held to. It needs no labels.
+//!
+//! Each decoder layer of the student is taught by the teacher's layer at the same relative depth: its queries' scores and boxes
+//! (`distil.rs`), and, where they are the same queries, what these hold. Encoders are compared by their tokens. Such hints
+//! ("FitNets", Romero et al. 2015, arXiv:1412.6550) are between normalised rows, so that no network's scale matters.
+
+use super::distil::Distillation;
+use super::loss::{Normaliser, Predicted};
+use crate::backend::Backend;
+use crate::checkpoint::Checkpoint;
+use crate::config::{ClassActivation, Config};
+use crate::cpu::{self, Cpu};
+use crate::error::{Error, Result};
+use crate::model::{Detr, PixelMask, Queries};
+use crate::weights::{HostTensor, Weights};
+use std::sync::Arc;
+
+/// From this cosine on, two networks' query tensors are one that was trained further. Those of strangers are near 0.
+const RELATED: f64 = 0.5;
+
+/// How much a teacher counts, and in which way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Teaching {
+    /// Of all that it says, beside the labels' losses.
+    pub weight: f32,
+    /// Of the encoder's hint and of each decoder layer's, before `weight`.
+    pub hint: f32,
+    pub distillation: Distillation,
+    /// Query by query, instead of by matching.
+    pub same: bool,
+}
+
+/// What a teacher says of one picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lesson {
+    pub teaching: Arc<Teaching>,
+    pub layers: Vec<Layer>,
+    /// The encoder's tokens `[tokens, d_model]`, where the student's have the same width.
+    pub memory: Option<Vec<f32>>,
+    /// What the picture adds to the batch's normaliser.
+    pub share: Normaliser,
+}
+
+/// A decoder layer of a teacher's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// `[queries, classes]`, in the student's order of classes; negative infinity for those that the teacher doesn't have.
+    pub logits: Vec<f32>,
+    /// `[queries, 4]`
+    pub boxes: Vec<f32>,
+    /// `[queries, d_model]`, where they are the student's queries.
+    pub content: Option<Vec<f32>>,
+    pub classes: usize,
+}
+
+impl Layer {
+    pub fn predicted(&self) -> Predicted<'_> {
+        Predicted { logits: &self.logits, boxes: &self.boxes, classes: self.classes }
+    }
+}
+
+impl Lesson {
+    /// Of the student's decoder layer `i` of `layers`.
+    pub fn layer(&self, i: usize, layers: usize) -> &Layer {
+        &self.layers[((i + 1) * self.layers.len()).div_ceil(layers) - 1]
+    }
+}
+
+/// A detector that teaches.
+pub struct Teacher {
+    teaching: Arc<Teaching>,
+    config: Config,
+    network: Detr<Cpu>,
+    content: HostTensor,
+    position: HostTensor,
+    reference: Option<HostTensor>,
+    /// For each of the student's classes the teacher's.
+    classes: Vec<Option<usize>>,
+    student: Config,
+}
+
+impl Teacher {
+    /// Classes go by their names. Fails where the two have none in common, and where scores of one can't be those of the other.
+    pub fn new(checkpoint: &Checkpoint, student: &Config, weights: &Weights, weight: f32) -> Result<Self> {
+        let Checkpoint { config, weights: own, .. } = checkpoint;
+        if (config.class_activation, student.class_activation) == (ClassActivation::Sigmoid, ClassActivation::Softmax) {
+            return Err(Error::Config("a teacher with sigmoid scores can't teach a student with softmax: its scores don't add up to 1".into()));
+        }
+        let mut classes: Vec<Option<usize>> =
+            student.labels.iter().map(|label| config.labels.iter().position(|other| other.name == label.name)).collect();
+        if classes.iter().all(Option::is_none) {
+            let name = |config: &Config| config.labels.first().map_or("nothing".into(), |label| format!("{:?}", label.name));
+            let (teachers, students) = (name(config), name(student));
+            return Err(Error::Config(format!(
+                "teacher and student have no class name in common: one's first is {teachers}, the other's {students}"
+            )));
+        }
+        classes.resize(student.classes, None);
+        if student.class_activation == ClassActivation::Softmax {
+            classes[student.classes - 1] = Some(config.classes - 1);
+        }
+        let same = config.queries == student.queries && related(config, own, student, weights);
+        let rows = |name: &str, width: usize| -> Result<HostTensor> {
+            let found = own.get(name, &[config.queries, width])?;
+            Ok(HostTensor::f32(&[1, config.queries, width], found.to_f32().into_owned()))
+        };
+        Ok(Self {
+            teaching: Arc::new(Teaching { weight, hint: 1.0, distillation: Distillation::new(student.class_activation), same }),
+            network: Detr::load(&Cpu, config, own)?,
+            content: match config.query_content {
+                true => rows("query_content", config.d_model)?,
+                false => HostTensor::f32(&[1, config.queries, config.d_model], vec![0.0; config.queries * config.d_model]),
+            },
+            position: rows("query_position", config.d_model)?,
+            reference: config.box_reference.then(|| rows("box_reference", 4)).transpose()?,
+            classes,
+            config: config.clone(),
+            student: student.clone(),
+        })
+    }
+
+    pub fn teaching(&self) -> &Teaching {
+        &self.teaching
+    }
+
+    /// How many of the student's classes it knows.
+    pub fn known(&self) -> usize {
+        self.classes.iter().take(self.student.labels.len()).flatten().count()
+    }
+
+    /// What it says of its own backbone's features `[rows, columns, channels]` of a picture.
+    pub fn lesson(&self, features: &HostTensor) -> Result<Lesson> {
+        let nobody = &mut |_: &str, _: &_| {};
+        let [rows, columns, channels] = features.shape[..] else {
+            return Err(Error::Config(format!("features of shape {:?} instead of [rows, columns, channels]", features.shape)));
+        };
+        let features = Cpu.constant(&HostTensor::f32(&[1, rows, columns, channels], features.to_f32().into_owned()))?;
+        let encoded = self.network.encode(&Cpu, features, &PixelMask::full(rows, columns), nobody)?;
+        let position = Cpu.constant(&self.position)?;
+        let reference = self.reference.as_ref().map(|reference| Cpu.constant(reference)).transpose()?;
+        let mut contents = Vec::new();
+        let queries = Queries { content: Cpu.constant(&self.content)?, position: &position, bias: None };
+        self.network.decode(&Cpu, queries, &encoded, &mut |_, x| contents.push(x.clone()))?;
+
+        let numbers = |x: &_| -> Result<Vec<f32>> { Ok(cpu::to_host(x)?.to_f32().into_owned()) };
+        let like = self.config.d_model == self.student.d_model;
+        let mut layers = Vec::new();
+        for content in &contents {
+            let output = self.network.predict(&Cpu, content, reference.as_ref(), nobody)?;
+            layers.push(Layer {
+                logits: self.logits(&numbers(&output.logits)?),
+                boxes: numbers(&output.boxes)?,
+                content: (like && self.teaching.same).then(|| numbers(content)).transpose()?,
+                classes: self.student.classes,
+            });
+            layers.last().map_or(Ok(()), |layer| layer.check())?;
+        }
+        let last = layers.last().ok_or_else(|| Error::Config("a teacher without decoder layers has nothing to say".into()))?;
+        let share = self.teaching.distillation.surest(&last.predicted(), self.student.queries);
+        let memory = like.then(|| numbers(&encoded.memory)).transpose()?;
+        Ok(Lesson { teaching: self.teaching.clone(), layers, memory, share })
+    }
+
+    /// The teacher's logits `[queries, its classes]` as the student's.
+    fn logits(&self, own: &[f32]) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.config.queries * self.classes.len());
+        for row in own.chunks_exact(self.config.classes) {
+            let all = super::matching::log_sum_exp(row.iter().copied());
+            let logit = |class: usize| match (self.config.class_activation, self.student.class_activation) {
+                // The sigmoid's logit of a softmax's probability.
+                (ClassActivation::Softmax, ClassActivation::Sigmoid) => {
+                    let p = (row[class] - all).exp().clamp(1e-6, 1.0 - 1e-6);
+                    (p / (1.0 - p)).ln()
+                }
+                _ => row[class],
+            };
+            out.extend(self.classes.iter().map(|class| class.map_or(f32::NEG_INFINITY, logit)));
+        }
+        out
+    }
+}
+
+impl Layer {
+    fn check(&self) -> Result<()> {
+        match self.logits.iter().any(|x| x.is_nan()) || self.boxes.iter().any(|x| !x.is_finite()) {
+            true => Err(Error::Output("a teacher's answer holds what is not a number".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether one network's queries were the other's once.
+fn related(config: &Config, weights: &Weights, student: &Config, others: &Weights) -> bool {
+    let name = if config.query_content && student.query_content { "query_content" } else { "query_position" };
+    let (Some(one), Some(other)) = (weights.tensors.get(name), others.tensors.get(name)) else { return false };
+    let (one, other) = (one.to_f32(), other.to_f32());
+    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum() };
+    one.len() == other.len() && dot(&one, &other) > RELATED * (dot(&one, &one) * dot(&other, &other)).sqrt()
+}
+
+/// `share` times the mean squared distance of rows of `width` numbers from a teacher's, each row normalised to mean 0 and
+/// variance 1. Adds the gradient by `own`.
+pub fn hint(own: &[f32], teachers: &[f32], width: usize, share: f32, grad: &mut [f32]) -> f32 {
+    let by = share / own.len().max(1) as f32;
+    let mut loss = 0.0;
+    for ((own, teachers), grad) in own.chunks_exact(width).zip(teachers.chunks_exact(width)).zip(grad.chunks_exact_mut(width)) {
+        let ((own, deviation), (teachers, _)) = (normalised(own), normalised(teachers));
+        let off: Vec<f32> = own.iter().zip(&teachers).map(|(x, y)| x - y).collect();
+        loss += off.iter().map(|off| off * off).sum::<f32>();
+        // Through the normalisation: what moves a row's mean or its size is no change.
+        let mean = off.iter().sum::<f32>() / width as f32;
+        let along = off.iter().zip(&own).map(|(off, x)| off * x).sum::<f32>() / width as f32;
+        grad.iter_mut().zip(off.iter().zip(&own)).for_each(|(grad, (off, x))| *grad += 2.0 * by * (off - mean - x * along) / deviation);
+    }
+    by * loss
+}
+
+/// And the deviation that it was divided by.
+fn normalised(row: &[f32]) -> (Vec<f32>, f32) {
+    let mean = row.iter().sum::<f32>() / row.len() as f32;
+    let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / row.len() as f32;
+    let deviation = (variance + 1e-5).sqrt();
+    (row.iter().map(|x| (x - mean) / deviation).collect(), deviation)
+}
+
+#[cfg(test)]
+mod tests;
