@@ -23,6 +23,7 @@ use detrim::train::run::{Report, Settings, State};
 use detrim::train::schedule::{Schedule, Shape};
 use detrim::train::state;
 use detrim::train::step::{Losses, Method, trainable};
+use detrim::train::trained::Trained;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,8 @@ use std::time::{Duration, Instant};
 
 /// Train a detector on labelled pictures, or go on with one.
 ///
-/// The backbone stays as it is: its features are computed once, for several views of each picture, and the transformer is trained on them.
+/// The backbone stays as it is (but for what `--unfreeze` names): its features are computed once, for several views of each picture, and the
+/// transformer is trained on them.
 /// Press Ctrl-C to stop; the same command goes on exactly where it stopped.
 #[derive(clap::Args, serde::Serialize)]
 #[command(after_help = "Examples:\n  \
@@ -82,6 +84,12 @@ pub struct Arguments {
     /// The learning rate at its highest
     #[arg(long, default_value_t = 2e-4, value_parser = positive, help_heading = "Steps")]
     rate: f64,
+    /// Train this many of the backbone's last stages too. The kept features are then what the first of them is given
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Steps")]
+    unfreeze: usize,
+    /// Factor on the rate of the backbone's stages
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = positive, help_heading = "Steps")]
+    backbone_rate: f64,
     /// Steps over which the rate rises at the beginning
     #[arg(long, default_value_t = 500, help_heading = "Steps")]
     warmup: u64,
@@ -120,14 +128,18 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let folder = Folder::open(&arguments.out)?;
     let options = options(&arguments, &folder)?;
-    let (config, state) = begin(&arguments, &folder)?;
+    let (config, mut state) = begin(&arguments, &folder)?;
+    let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
+    state.freeze(&trained);
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);
-    let features = Features::open_or_build(&arguments.cache, &state.detector(&config)?, &pictures, arguments.views, arguments.seed, &|done, all| {
+    let progress = |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-    })?;
+    };
+    let (detector, stage) = (state.detector(&config)?, trained.first_stage(&config.backbone));
+    let features = Features::open_or_build(&arguments.cache, &detector, stage, &pictures, arguments.views, arguments.seed, &progress)?;
     bar.finish_and_clear();
     let data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
     let problems: Vec<&str> = data.problems().collect();
@@ -147,6 +159,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ema: Ema { decay: arguments.average },
         schedule: Schedule { warmup: arguments.warmup, shape: arguments.schedule.clone() },
         rate: arguments.rate,
+        trained,
+        backbone_rate: arguments.backbone_rate,
         clip: 0.1,
         steps: arguments.steps,
         seed: arguments.seed,
@@ -299,6 +313,11 @@ fn measure(config: &Config, state: &State, dev: &Dataset, images: &Path) -> Resu
 fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> {
     if folder.last().exists() {
         let (config, state) = state::read(&folder.last())?;
+        if let Some(stages) = state.stages().filter(|&stages| stages != arguments.unfreeze) {
+            let file = folder.last();
+            let (file, asked) = (file.display(), arguments.unfreeze);
+            bail!("{file}: the run was begun with --unfreeze {stages}, not {asked}; begin one with --state {file} in another folder to change it");
+        }
         eprintln!("going on at step {}", state.step);
         return Ok((config, state));
     }
