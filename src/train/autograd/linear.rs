@@ -37,7 +37,7 @@ impl CustomOp3 for Linear {
         let (outputs, inputs) = w.dims2()?;
         let grad = contiguous(grad)?;
         let g = Floats::of(&grad)?;
-        let g = &*within(&g, &*Floats::of(out)?, self.bounds);
+        let g = &*within(&g, &Floats::of(out)?, self.bounds);
         let rows = g.len() / outputs;
         let down = Matrix::new(g, rows, outputs, outputs);
         let by_x = x.track_op().then(|| {
