@@ -170,9 +170,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Options that decide what each step is given: a run with others is another run.
-const FIXED: [&str; 4] = ["batch", "views", "seed", "labels_sha256"];
+const FIXED: [&str; 5] = ["batch", "views", "seed", "unfreeze", "labels_sha256"];
 /// Options that change how a run goes on.
-const CHANGEABLE: [&str; 8] = ["steps", "rate", "warmup", "schedule", "average", "denoising", "images", "dev"];
+const CHANGEABLE: [&str; 9] = ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "images", "dev"];
 
 /// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
 /// differences are told. A run that goes on keeps what it began with: its network is in its state.
