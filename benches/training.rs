@@ -6,8 +6,8 @@ use detrim::config::*;
 use detrim::train::fresh::fresh;
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::{AdamW, Group, Moments, parameters};
-use detrim::train::run::trained;
 use detrim::train::step::{Method, step, trainable};
+use detrim::train::trained::Trained;
 use detrim::train::{Example, Target};
 use detrim::{HostTensor, Weights};
 use std::time::Instant;
@@ -57,7 +57,7 @@ fn measure(config: &Config, seconds: f64) -> detrim::Result<f64> {
     let examples: Vec<Example> = (0..BATCH).map(|_| example(&mut rng)).collect();
     let mut moments = Moments::default();
     let mut advance = || -> detrim::Result<()> {
-        let outcome = step(config, &weights, trained, &method, &examples, &mut rng)?;
+        let outcome = step(config, &weights, &Trained::default(), &method, &examples, &mut rng)?;
         let parameters = parameters(&mut weights, &outcome.gradients, |_| Group { rate: 1.0, decay: true })?;
         AdamW::default().step(&mut moments, parameters, 1e-5, 1.0)
     };

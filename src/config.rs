@@ -202,4 +202,30 @@ impl Backbone {
             Backbone::EfficientNetLite(net) => net.stages.iter().flatten().last().map_or(net.stem, |b| b.channels),
         }
     }
+
+    /// How many stages follow the stem.
+    pub fn stages(&self) -> usize {
+        match self {
+            Backbone::Resnet(net) => net.stages.len(),
+            Backbone::EfficientNetLite(net) => net.stages.len(),
+        }
+    }
+
+    /// What the tensors of a stage (counted from 0) are called by: torchvision counts from 1, timm's EfficientNet from 0.
+    pub fn stage_name(&self, stage: usize) -> String {
+        match self {
+            Backbone::Resnet(_) => format!("stage{}", stage + 1),
+            Backbone::EfficientNetLite(_) => format!("stage{stage}"),
+        }
+    }
+
+    /// Rows and columns of the features, from those of the map that a stage (counted from 0) is given.
+    pub fn reduced(&self, stage: usize, size: [usize; 2]) -> [usize; 2] {
+        // Both pad so that a stride rounds up.
+        let strides: usize = match self {
+            Backbone::Resnet(net) => net.stages.iter().skip(stage).flat_map(|stage| &stage.blocks).map(|block| block.stride).product(),
+            Backbone::EfficientNetLite(net) => net.stages.iter().skip(stage).flatten().map(|block| block.stride).product(),
+        };
+        size.map(|side| side.div_ceil(strides))
+    }
 }

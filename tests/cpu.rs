@@ -1,6 +1,6 @@
 //! The backends on candle's tensors against the naive one: the CPU's own kernels, and the operations that have gradients.
 
-use crate::kernels::{check_kernels, random};
+use crate::kernels::{check_kernels, compare, random};
 use candle_core::{Device, Tensor, Var};
 use detrim::HostTensor;
 use detrim::backend::{Backend, Padding, Window};
@@ -81,11 +81,73 @@ fn every_operation_has_the_right_gradient() {
         let conv = backend.load_conv("conv", &random(&[4, 3, 3, 3], 2), &random(&[4], 3), window).unwrap();
         backend.conv(&x[0], &conv, Activation::None, None).unwrap()
     });
-    check_gradients("depthwise", &[random(&[2, 5, 4, 3], 1)], |backend, x| {
-        let conv = backend.load_depthwise("conv", &random(&[3, 3, 3], 2), &random(&[3], 3), window).unwrap();
-        backend.depthwise(&x[0], &conv, Activation::None).unwrap()
-    });
+    for (shape, window) in DEPTHWISE {
+        check_gradients(&format!("depthwise {shape:?} {window:?}"), &[random(&shape, 1)], |backend, x| {
+            let (weight, bias) = depthwise_weights(shape, window);
+            let conv = backend.load_depthwise("conv", &weight, &bias, window).unwrap();
+            backend.depthwise(&x[0], &conv, Activation::None).unwrap()
+        });
+    }
     check_gradients("max pool", &[random(&[1, 5, 6, 2], 1)], |backend, x| backend.max_pool(&x[0], Window::new(3, 2, Padding::Even(1))).unwrap());
+}
+
+/// Odd shapes, both kinds of padding, and more channels than are computed together.
+const DEPTHWISE: [([usize; 4], Window); 6] = [
+    ([2, 5, 4, 3], Window::new(3, 2, Padding::Same)),
+    ([1, 1, 1, 2], Window::new(5, 1, Padding::Same)),
+    ([2, 7, 3, 33], Window::new(5, 2, Padding::Same)),
+    ([1, 6, 5, 64], Window::new(3, 1, Padding::Same)),
+    ([1, 5, 7, 5], Window::new(3, 2, Padding::Even(1))),
+    ([1, 7, 6, 4], Window::new(3, 1, Padding::Even(2)).dilated(2)),
+];
+
+fn depthwise_weights(shape: [usize; 4], window: Window) -> (HostTensor, HostTensor) {
+    (random(&[window.kernel[0], window.kernel[1], shape[3]], 2), random(&[shape[3]], 3))
+}
+
+/// A depthwise convolution's result and all its gradients, on the CPU and as made of candle's operations, whose gradients are candle's. The
+/// inputs reach both bounds of the activation.
+#[test]
+fn depthwise_convolutions_are_what_their_taps_sum_up_to() {
+    for (shape, window) in DEPTHWISE {
+        for activation in [Activation::None, Activation::Relu, Activation::Relu6, Activation::Silu] {
+            let backend = autograd();
+            let wide = random(&shape, 1).to_f32().iter().map(|x| 20.0 * x).collect();
+            let x = Var::from_tensor(&backend.constant(&HostTensor::f32(&shape, wide)).unwrap()).unwrap();
+            let (weight, bias) = depthwise_weights(shape, window);
+            let conv = backend.load_depthwise("conv", &weight, &bias, window).unwrap();
+            let variables = backend.variables();
+            let (weight, bias) = (&variables["conv.weight"], &variables["conv.bias"]);
+            let found = backend.depthwise(&x, &conv, activation).unwrap();
+
+            let place = window.place(shape[1], shape[2]);
+            let padded = x.pad_with_zeros(1, place.top, 8).unwrap().pad_with_zeros(2, place.left, 8).unwrap();
+            let mut sum = bias.broadcast_as((shape[0], place.out_height, place.out_width, shape[3])).unwrap();
+            let places =
+                |first: usize, count: usize| Tensor::from_iter((0..count).map(|i| (first + i * window.stride) as u32), &Device::Cpu).unwrap();
+            for tap in 0..window.kernel[0] * window.kernel[1] {
+                let [down, along] = [tap / window.kernel[1] * window.dilation, tap % window.kernel[1] * window.dilation];
+                let rows = padded.index_select(&places(down, place.out_height), 1).unwrap();
+                let seen = rows.index_select(&places(along, place.out_width), 2).unwrap();
+                sum = (sum + seen.broadcast_mul(&weight.get(tap).unwrap()).unwrap()).unwrap();
+            }
+            let expected = match activation {
+                Activation::Relu => sum.relu(),
+                Activation::Relu6 => sum.clamp(0f32, 6f32),
+                Activation::Silu => sum.silu(),
+                _ => Ok(sum),
+            };
+            let expected = expected.unwrap();
+            let what = format!("{shape:?} {window:?} {activation:?}");
+            compare(&what, &numbers(&found), &numbers(&expected));
+            let slopes = backend.constant(&random(found.dims(), 9)).unwrap();
+            let gradients = [found, expected].map(|out| (out * &slopes).unwrap().sum_all().unwrap().backward().unwrap());
+            for variable in [&x, weight, bias] {
+                let [ours, theirs] = gradients.each_ref().map(|all| numbers(all.get(variable).unwrap()));
+                compare(&format!("{what}: gradient"), &ours, &theirs);
+            }
+        }
+    }
 }
 
 /// The parameters' gradients too: by the linear map's and the norm's own.

@@ -1,17 +1,23 @@
 //! A training step against PyTorch: losses, and the gradient of every parameter (`make_training.py` made the numbers).
 
+use crate::kernels::{compare, random};
+use candle_core::Device;
+use detrim::backend::Backend as _;
 use detrim::config::*;
+use detrim::cpu::{Cpu, to_host};
 use detrim::layout::layout;
+use detrim::model::Detr;
+use detrim::train::autograd::Autograd;
 use detrim::train::denoise::{Noise, Noised};
 use detrim::train::loss::Criterion;
 use detrim::train::network::{extras, finished};
-use detrim::train::run::trained;
 use detrim::train::step::{Method, outcome};
+use detrim::train::trained::Trained;
 use detrim::train::{Example, Target};
 use detrim::{HostTensor, Weights};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 #[derive(Deserialize)]
@@ -131,11 +137,13 @@ impl Fixture {
 
 #[test]
 fn losses_and_the_gradient_of_every_parameter_are_pytorchs() {
+    let trained = Trained::default();
     for name in ["anchored", "anchored-softmax", "plain", "reference"] {
         let fixture = fixture(name);
         let anchored = name.starts_with("anchored");
         for shards in [1, 2, 3] {
-            let found = outcome(&fixture.config, &fixture.weights, trained, &fixture.method(shards), &fixture.examples(), &fixture.noised()).unwrap();
+            let found =
+                outcome(&fixture.config, &fixture.weights, &trained, &fixture.method(shards), &fixture.examples(), &fixture.noised()).unwrap();
             let (ours, theirs) = (found.losses, &fixture.case.losses);
             let last = [ours.last.class, ours.last.l1, ours.last.giou];
             for (what, our, their) in
@@ -147,7 +155,8 @@ fn losses_and_the_gradient_of_every_parameter_are_pytorchs() {
             }
 
             let all = layout(&fixture.config).into_iter().chain(anchored.then(|| extras(&fixture.config)).into_iter().flatten());
-            let names: Vec<String> = all.map(|entry| entry.name).filter(|name| trained(name) && !(anchored && name == "query_position")).collect();
+            let names: Vec<String> =
+                all.map(|entry| entry.name).filter(|name| trained.includes(name) && !(anchored && name == "query_position")).collect();
             assert_eq!(found.gradients.keys().collect::<Vec<_>>(), {
                 let mut sorted: Vec<_> = names.iter().collect();
                 sorted.sort();
@@ -187,4 +196,139 @@ fn a_finished_network_has_the_detectors_tensors_only() {
     broken.tensors.remove("training.position.1.weight");
     let error = detrim::train::network::check(&config, &broken).unwrap_err().to_string();
     assert!(error.contains("training.position.1.weight"), "{error}");
+}
+
+fn inverted(expansion: Option<usize>, kernel: usize, stride: usize, channels: usize, residual: bool) -> InvertedResidual {
+    InvertedResidual { expansion, kernel, stride, channels, residual }
+}
+
+/// An EfficientNet-Lite and a ResNet of a few blocks.
+fn backbones() -> [Backbone; 2] {
+    let lite = vec![
+        vec![inverted(None, 3, 2, 5, false)],
+        vec![inverted(Some(8), 5, 2, 6, false), inverted(Some(7), 3, 1, 6, true)],
+        vec![inverted(Some(9), 3, 1, 6, false)],
+    ];
+    let block = |stride, projection| ResNetBlock { inner: vec![4], stride, dilation: 1, second_dilation: None, projection };
+    let stage = |stride| ResNetStage { channels: 4, blocks: vec![block(stride, stride > 1), block(1, false)] };
+    [
+        Backbone::EfficientNetLite(EfficientNetLite { stem: 4, stages: lite }),
+        Backbone::Resnet(ResNet { stem: 4, stages: vec![stage(1), stage(2), stage(2)] }),
+    ]
+}
+
+/// A backbone's part before a stage and its part from there on, on both backends, are together the backbone; and the size of the features
+/// is foretold.
+#[test]
+fn the_parts_of_a_backbone_are_together_the_whole() {
+    for backbone in backbones() {
+        let mut config = Config::detr(backbone);
+        (config.d_model, config.queries) = (8, 2);
+        config.encoder.clear();
+        config.decoder.clear();
+        let weights = detrim::checkpoint::random(config.clone(), "tiny", 3).weights;
+        let network = Detr::load(&Cpu, &config, &weights).unwrap();
+        let autograd = Autograd::new(Device::Cpu, |_| true);
+        let trained = Detr::load(&autograd, &config, &weights).unwrap();
+        let pixels = Cpu.constant(&random(&[2, 45, 70, 3], 1)).unwrap();
+        let whole = network.features(&Cpu, &pixels).unwrap();
+        let expected = to_host(&whole).unwrap();
+        assert!(expected.to_f32().iter().any(|x| *x != 0.0));
+        for stage in 0..=config.backbone.stages() {
+            let before = network.features_before(&Cpu, &pixels, stage).unwrap();
+            let (_, rows, columns, _) = before.dims4().unwrap();
+            assert_eq!(config.backbone.reduced(stage, [rows, columns]), expected.shape[1..3], "stage {stage}");
+            for found in [network.features_from(&Cpu, before.clone(), stage), trained.features_from(&autograd, before, stage)] {
+                compare(&format!("from stage {stage}"), &to_host(&found.unwrap()).unwrap().to_f32(), &expected.to_f32());
+            }
+        }
+    }
+}
+
+/// The losses' gradients by the trained stages' parameters agree with what small steps change; nothing else of the backbone has one.
+#[test]
+fn gradients_of_the_backbone_are_slopes_of_the_losses() {
+    let [backbone, _] = backbones();
+    let channels = [4, 5, 6];
+    // (With sigmoids the losses aim at overlaps that are taken as given: no slope would be the gradient.)
+    let mut fixture = fixture("anchored-softmax");
+    fixture.config.backbone = backbone;
+    fixture.weights.tensors.retain(|name, _| !name.starts_with("backbone.") && name != "input_projection.weight");
+    for (seed, entry) in layout(&fixture.config).into_iter().enumerate() {
+        if !fixture.weights.tensors.contains_key(&entry.name) {
+            fixture.weights.insert(&entry.name, random(&entry.shape, seed as u64));
+        }
+    }
+    let (config, method) = (&fixture.config, fixture.method(2));
+    for unfrozen in [1, 2] {
+        let trained = Trained::with_stages(&config.backbone, unfrozen).unwrap();
+        let first = trained.first_stage(&config.backbone);
+        let mut examples = fixture.examples();
+        for (n, example) in examples.iter_mut().enumerate() {
+            example.features = random(&[6, 7, channels[first]], 50 + n as u64);
+        }
+        let run = |weights: &Weights| outcome(config, weights, &trained, &method, &examples, &fixture.noised()).unwrap();
+        let found = run(&fixture.weights);
+        let names = |of: &dyn Fn(&str) -> bool| layout(config).into_iter().map(|entry| entry.name).filter(|name| of(name)).collect::<BTreeSet<_>>();
+        let expected = names(&|name| name.starts_with("backbone.") && trained.includes(name));
+        assert_eq!(found.gradients.keys().filter(|name| name.starts_with("backbone.")).cloned().collect::<BTreeSet<_>>(), expected);
+        assert!(expected.len() >= 6);
+        for name in expected {
+            let gradient = &found.gradients[&name];
+            let norm = gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            assert!(norm > 1e-3, "{name}: the gradient is {norm}");
+            // Along the gradient. Long steps cross the kinks of rectifiers and distances, short ones drown in rounding.
+            let at = |step: f32| {
+                let mut moved = fixture.weights.clone();
+                let tensor = &fixture.weights.tensors[&name];
+                let values = tensor.to_f32().iter().zip(gradient).map(|(x, g)| x + step * g / norm).collect();
+                moved.insert(&name, HostTensor::f32(&tensor.shape, values));
+                f64::from(run(&moved).losses.total)
+            };
+            let slopes = [3e-4, 1e-3, 3e-3, 1e-2].map(|step| (at(step) - at(-step)) / f64::from(2.0 * step));
+            let nearest = slopes.iter().map(|slope| (slope - f64::from(norm)).abs()).fold(f64::INFINITY, f64::min);
+            assert!(nearest < 0.02 * f64::from(norm) + 0.003, "{name}: the slopes are {slopes:?}, the gradient says {norm}");
+        }
+    }
+}
+
+/// The same for both backbones alone: the slopes of a weighted sum of the features.
+#[test]
+fn features_have_gradients_by_every_trained_parameter() {
+    for backbone in backbones() {
+        let mut config = Config::detr(backbone);
+        (config.d_model, config.queries) = (8, 2);
+        config.encoder.clear();
+        config.decoder.clear();
+        let weights = detrim::checkpoint::random(config.clone(), "tiny", 3).weights;
+        let trained = Trained::with_stages(&config.backbone, 2).unwrap();
+        let x = random(&[2, 17, 14, if matches!(config.backbone, Backbone::Resnet(_)) { 4 } else { 5 }], 5);
+        let run = |weights: &Weights| {
+            let trained = trained.clone();
+            let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
+            let network = Detr::load(&backend, &config, weights).unwrap();
+            let features = network.features_from(&backend, backend.constant(&x).unwrap(), 1).unwrap();
+            let share = backend.constant(&random(features.dims(), 6)).unwrap();
+            ((features * share).unwrap().sum_all().unwrap(), backend.variables())
+        };
+        let (sum, variables) = run(&weights);
+        let gradients = sum.backward().unwrap();
+        let mut count = 0;
+        for (name, variable) in variables.iter().filter(|(name, _)| name.starts_with("backbone.")) {
+            let gradient = to_host(gradients.get(variable).unwrap_or_else(|| panic!("{name} has no gradient"))).unwrap().to_f32().into_owned();
+            let norm = gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            let at = |step: f32| {
+                let mut moved = weights.clone();
+                let tensor = &weights.tensors[name];
+                let values = tensor.to_f32().iter().zip(&gradient).map(|(x, g)| x + step * g / norm).collect();
+                moved.insert(name, HostTensor::f32(&tensor.shape, values));
+                f64::from(run(&moved).0.to_scalar::<f32>().unwrap())
+            };
+            let slopes = [3e-4, 1e-3, 3e-3, 1e-2].map(|step| (at(step) - at(-step)) / f64::from(2.0 * step));
+            let nearest = slopes.iter().map(|slope| (slope - f64::from(norm)).abs()).fold(f64::INFINITY, f64::min);
+            assert!(nearest < 0.02 * f64::from(norm) + 0.003, "{name}: the slopes are {slopes:?}, the gradient says {norm}");
+            count += 1;
+        }
+        assert!(count >= 12, "{count} parameters");
+    }
 }

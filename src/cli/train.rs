@@ -25,6 +25,7 @@ use detrim::train::schedule::{Schedule, Shape};
 use detrim::train::state;
 use detrim::train::step::{Losses, Method, trainable};
 use detrim::train::teacher::Teacher;
+use detrim::train::trained::Trained;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,8 @@ use std::time::{Duration, Instant};
 
 /// Train a detector on labelled pictures, or go on with one.
 ///
-/// The backbone stays as it is: its features are computed once, for several views of each picture, and the transformer is trained on them.
+/// The backbone stays as it is (but for what `--unfreeze` names): its features are computed once, for several views of each picture, and the
+/// transformer is trained on them.
 /// Press Ctrl-C to stop; the same command goes on exactly where it stopped.
 #[derive(clap::Args, serde::Serialize)]
 #[command(after_help = "Examples:\n  \
@@ -84,6 +86,12 @@ pub struct Arguments {
     /// The learning rate at its highest
     #[arg(long, default_value_t = 2e-4, value_parser = positive, help_heading = "Steps")]
     rate: f64,
+    /// Train this many of the backbone's last stages too. The kept features are then what the first of them is given
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Steps")]
+    unfreeze: usize,
+    /// Factor on the rate of the backbone's stages
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = positive, help_heading = "Steps")]
+    backbone_rate: f64,
     /// Steps over which the rate rises at the beginning
     #[arg(long, default_value_t = 500, help_heading = "Steps")]
     warmup: u64,
@@ -130,17 +138,19 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let folder = Folder::open(&arguments.out)?;
     let options = options(&arguments, &folder)?;
-    let (config, state) = begin(&arguments, &folder)?;
+    let (config, mut state) = begin(&arguments, &folder)?;
+    let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
+    state.freeze(&trained);
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);
-    let build = |checkpoint: &Checkpoint, pictures: &Pictures| {
-        Features::open_or_build(&arguments.cache, checkpoint, pictures, arguments.views, arguments.seed, &|done, all| {
+    let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
+        Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, arguments.views, arguments.seed, &|done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         })
     };
-    let features = build(&state.detector(&config)?, &pictures)?;
+    let features = build(&state.detector(&config)?, trained.first_stage(&config.backbone), &pictures)?;
     let teacher = match &arguments.teacher {
         Some(path) => {
             let checkpoint = model::open(path, &arguments.guess)?;
@@ -148,7 +158,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 .with_context(|| format!("--teacher {}", path.display()))?;
             let how = if teacher.teaching().same { "query by query" } else { "by matched queries" };
             eprintln!("the teacher knows {} of {} classes and teaches {how}", teacher.known(), config.labels.len());
-            Some((teacher, build(&checkpoint, &pictures)?))
+            let frozen = Trained::default().first_stage(&checkpoint.config.backbone);
+            Some((teacher, build(&checkpoint, frozen, &pictures)?))
         }
         None => None,
     };
@@ -174,6 +185,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ema: Ema { decay: arguments.average },
         schedule: Schedule { warmup: arguments.warmup, shape: arguments.schedule.clone() },
         rate: arguments.rate,
+        trained,
+        backbone_rate: arguments.backbone_rate,
         clip: 0.1,
         steps: arguments.steps,
         seed: arguments.seed,
@@ -183,9 +196,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Options that decide what each step is given: a run with others is another run.
-const FIXED: [&str; 4] = ["batch", "views", "seed", "labels_sha256"];
+const FIXED: [&str; 5] = ["batch", "views", "seed", "unfreeze", "labels_sha256"];
 /// Options that change how a run goes on.
-const CHANGEABLE: [&str; 10] = ["steps", "rate", "warmup", "schedule", "average", "denoising", "teacher", "teach_weight", "images", "dev"];
+const CHANGEABLE: [&str; 11] =
+    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "teacher", "teach_weight", "images", "dev"];
 
 /// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
 /// differences are told. A run that goes on keeps what it began with: its network is in its state.
@@ -327,6 +341,11 @@ fn measure(config: &Config, state: &State, dev: &Dataset, images: &Path) -> Resu
 fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> {
     if folder.last().exists() {
         let (config, state) = state::read(&folder.last())?;
+        if let Some(stages) = state.stages().filter(|&stages| stages != arguments.unfreeze) {
+            let file = folder.last();
+            let (file, asked) = (file.display(), arguments.unfreeze);
+            bail!("{file}: the run was begun with --unfreeze {stages}, not {asked}; begin one with --state {file} in another folder to change it");
+        }
         eprintln!("going on at step {}", state.step);
         return Ok((config, state));
     }

@@ -89,9 +89,23 @@ impl<B: Backend> Detr<B> {
 
     /// The backbone alone: `pixels` `[batch, height, width, 3]` → features `[batch, rows, columns, channels]`.
     pub fn features(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        self.features_before(backend, pixels, usize::MAX)
+    }
+
+    /// The backbone up to one of its stages (counted from 0): from pixels to what that stage is given. Up to a stage that there isn't, all of it.
+    pub fn features_before(&self, backend: &B, pixels: &B::Tensor, stage: usize) -> Result<B::Tensor> {
         match &self.backbone {
-            Backbone::Resnet(net) => net.forward(backend, pixels),
-            Backbone::EfficientNetLite(net) => net.forward(backend, pixels),
+            Backbone::Resnet(net) => net.stages(backend, net.stem(backend, pixels)?, 0..stage),
+            Backbone::EfficientNetLite(net) => net.stages(backend, net.stem(backend, pixels)?, 0..stage),
+        }
+    }
+
+    /// The backbone from one of its stages (counted from 0) on: from what that stage is given, which is given up, to features. From a stage
+    /// that there isn't, nothing is done.
+    pub fn features_from(&self, backend: &B, x: B::Tensor, stage: usize) -> Result<B::Tensor> {
+        match &self.backbone {
+            Backbone::Resnet(net) => net.stages(backend, x, stage..usize::MAX),
+            Backbone::EfficientNetLite(net) => net.stages(backend, x, stage..usize::MAX),
         }
     }
 

@@ -5,6 +5,7 @@ use super::load::Loader;
 use crate::backend::{Backend, Padding, Window};
 use crate::config::{Activation, EfficientNetLite as Config, InvertedResidual};
 use crate::error::Result;
+use std::ops::Range;
 
 pub const STEM: Window = Window::new(3, 2, Padding::Same);
 pub const POINTWISE: Window = Window::new(1, 1, Padding::Same);
@@ -16,7 +17,7 @@ pub fn depthwise_window(block: &InvertedResidual) -> Window {
 
 pub struct EfficientNetLite<B: Backend> {
     stem: B::Conv,
-    blocks: Vec<Block<B>>,
+    stages: Vec<Vec<Block<B>>>,
 }
 
 struct Block<B: Backend> {
@@ -31,9 +32,10 @@ impl<B: Backend> EfficientNetLite<B> {
     /// `loader` is at `backbone.`.
     pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
         let stem = loader.conv("stem", 3, config.stem, STEM)?;
-        let mut blocks = Vec::new();
+        let mut stages = Vec::new();
         let mut input = config.stem;
         for (s, stage) in config.stages.iter().enumerate() {
+            let mut blocks = Vec::new();
             for (b, block) in stage.iter().enumerate() {
                 let loader = loader.part(&format!("stage{s}.block{b}"));
                 let inner = block.expansion.unwrap_or(input);
@@ -43,14 +45,19 @@ impl<B: Backend> EfficientNetLite<B> {
                 blocks.push(Block { expand, depthwise, project, residual: block.residual });
                 input = block.channels;
             }
+            stages.push(blocks);
         }
-        Ok(Self { stem, blocks })
+        Ok(Self { stem, stages })
     }
 
-    /// `pixels` `[batch, height, width, 3]` → features `[batch, ⌈height / 32⌉, ⌈width / 32⌉, channels]`.
-    pub fn forward(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
-        let mut x = backend.conv(pixels, &self.stem, Activation::Relu6, None)?;
-        for block in &self.blocks {
+    /// What comes before the stages: `pixels` `[batch, height, width, 3]` → `[batch, ⌈height / 2⌉, ⌈width / 2⌉, channels]`.
+    pub fn stem(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
+        backend.conv(pixels, &self.stem, Activation::Relu6, None)
+    }
+
+    /// Some stages, counted from 0. After the last the features are `[batch, ⌈height / 32⌉, ⌈width / 32⌉, channels]`.
+    pub fn stages(&self, backend: &B, mut x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
+        for block in self.stages.iter().take(which.end).skip(which.start).flatten() {
             x = block.forward(backend, x)?;
         }
         Ok(x)

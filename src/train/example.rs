@@ -19,7 +19,7 @@ pub struct Target {
 /// One view of a picture.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// The backbone's features `[rows, columns, channels]`.
+    /// What the frozen stages of the backbone make of it, `[rows, columns, channels]`.
     pub features: HostTensor,
     pub targets: Vec<Target>,
     /// For each class, whether all its objects in this picture are among the targets: only then is finding more of them an error.

@@ -1,7 +1,7 @@
 //! Training: a network, labelled pictures (by people or by another detector) and a teacher go in, better weights come out.
 //!
-//! The transformer is trained on the backbone's features, which are computed once (`data/cache.rs`). A step is: some examples
-//! → the network on candle's autograd → each decoder layer's queries matched with the targets → losses and their gradients
+//! The transformer, and as many of the backbone's last stages as one likes (`trained.rs`), are trained on what the frozen rest makes
+//! of the pictures, which is computed once (`data/cache.rs`). A step is: some examples → the network on candle's autograd → each decoder layer's queries matched with the targets → losses and their gradients
 //! → AdamW.
 
 pub mod autograd;
@@ -26,5 +26,6 @@ pub mod schedule;
 pub mod state;
 pub mod step;
 pub mod teacher;
+pub mod trained;
 
 pub use example::{Example, Target};

@@ -13,13 +13,14 @@
 //! Weights without these are trained too, without denoising and dense supervision: detectors that were made elsewhere.
 
 use super::autograd::{Autograd, Map, Norm};
+use super::trained::Trained;
 use crate::backend::Backend;
 use crate::config::{Activation, Config};
 use crate::error::{Error, Result};
 use crate::layout::{Entry, Role, layout};
 use crate::model::{Detr, Encoded, Output, PixelMask, Queries};
 use crate::weights::{HostTensor, Weights};
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use std::f32::consts::TAU;
 
 /// What the names of all tensors begin with that no detector has.
@@ -68,7 +69,7 @@ pub fn finished(config: &Config, weights: &Weights) -> Result<Weights> {
         out.insert(&entry.name, weights.get(&entry.name, &entry.shape)?.clone());
     }
     if weights.tensors.keys().any(|name| name.starts_with(PREFIX)) {
-        let backend = Autograd::new(candle_core::Device::Cpu, |_| false);
+        let backend = Autograd::new(Device::Cpu, |_| false);
         let anchors = Anchors::load(&backend, config, weights)?;
         let position = anchors.position(&backend, &anchors.references(&backend, None)?)?;
         let position = crate::cpu::to_host(&position)?;
@@ -81,6 +82,8 @@ pub fn finished(config: &Config, weights: &Weights) -> Result<Weights> {
 pub struct Network {
     pub backend: Autograd,
     detr: Detr<Autograd>,
+    /// The backbone's first stage that is run.
+    first_stage: usize,
     /// `[1, queries, d_model]`
     content: Tensor,
     /// Where queries aren't anchored: their positions `[1, queries, d_model]` and references `[1, queries, 4]`.
@@ -110,8 +113,11 @@ pub struct Said {
 }
 
 impl Network {
-    /// `trained` tells by a tensor's name whether it gets a gradient.
-    pub fn load(backend: Autograd, config: &Config, weights: &Weights) -> Result<Self> {
+    /// What is `trained` gets gradients.
+    pub fn load(config: &Config, weights: &Weights, trained: &Trained) -> Result<Self> {
+        let first_stage = trained.first_stage(&config.backbone);
+        let trained = trained.clone();
+        let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
         let rows = |name: &str, width: usize| -> Result<Tensor> {
             backend.parameter(name, weights.get(name, &[config.queries, width])?, &[1, config.queries, width])
         };
@@ -129,7 +135,7 @@ impl Network {
             plain = Some((rows("query_position", config.d_model)?, reference));
         }
         let detr = Detr::load(&backend, config, weights)?;
-        Ok(Self { backend, detr, content, plain, anchors, dense })
+        Ok(Self { backend, detr, first_stage, content, plain, anchors, dense })
     }
 
     /// Whether queries can be asked beside its own.
@@ -137,10 +143,12 @@ impl Network {
         self.anchors.is_some()
     }
 
-    /// `features` `[batch, rows, columns, channels]`; `asked` only where queries are anchored.
+    /// `features` `[batch, rows, columns, channels]` are what the first trained stage of the backbone is given; `asked` only where queries
+    /// are anchored.
     pub fn forward(&self, features: &Tensor, asked: Option<&Asked>) -> Result<Said> {
-        let (batch, rows, columns, _) = features.dims4()?;
         let backend = &self.backend;
+        let features = self.detr.features_from(backend, features.clone(), self.first_stage)?;
+        let (batch, rows, columns, _) = features.dims4()?;
         let nobody = &mut |_: &str, _: &Tensor| {};
         let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;
         let dense = self.dense.as_ref().map(|dense| dense.forward(backend, &encoded, rows, columns)).transpose()?;

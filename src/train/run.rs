@@ -7,11 +7,13 @@ use super::network::finished;
 use super::optimiser::{AdamW, Group, Moments, parameters};
 use super::schedule::Schedule;
 use super::step::{Losses, Method, step};
+use super::trained::Trained;
 use crate::checkpoint::{Card, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::weights::{Data as Numbers, Weights};
 use fastrand::Rng;
+use std::collections::BTreeMap;
 
 /// What a run is set to.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +24,10 @@ pub struct Settings {
     pub schedule: Schedule,
     /// The learning rate at its highest.
     pub rate: f64,
+    /// Which tensors are trained.
+    pub trained: Trained,
+    /// Factor on the learning rate of the backbone.
+    pub backbone_rate: f64,
     /// The most that the norm of all gradients together may be.
     pub clip: f64,
     /// Steps in all.
@@ -68,19 +74,34 @@ impl State {
         Ok(Checkpoint { config: config.clone(), weights, card: Card { provenance, ..Card::default() }, guesses: Vec::new() })
     }
 
+    /// How many of the backbone's stages the optimiser remembers; `None` where it remembers nothing.
+    pub fn stages(&self) -> Option<usize> {
+        (!self.moments.0.is_empty()).then(|| Trained::count_stages(self.moments.0.keys()))
+    }
+
+    /// Ends the training of what isn't to be `trained` any more: it becomes what its mean is.
+    pub fn freeze(&mut self, trained: &Trained) {
+        self.moments.0.retain(|name, _| trained.includes(name));
+        let all = std::mem::take(&mut self.average.values);
+        let (kept, frozen): (BTreeMap<_, _>, BTreeMap<_, _>) = all.into_iter().partition(|(name, _)| trained.includes(name));
+        self.average.values = frozen;
+        self.weights = self.average.over(&self.weights);
+        self.average.values = kept;
+    }
+
     /// Takes one step.
     pub fn advance(&mut self, config: &Config, settings: &Settings, data: &Data) -> Result<Report> {
         let examples = data.batch(self.step as usize)?;
         // A generator for each step, so that going on needs no memory of the former ones.
         let mut rng = Rng::with_seed(settings.seed.wrapping_add(self.step).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let outcome = step(config, &self.weights, trained, &settings.method, &examples, &mut rng)?;
+        let outcome = step(config, &self.weights, &settings.trained, &settings.method, &examples, &mut rng)?;
         let rate = settings.rate * settings.schedule.factor(self.step, settings.steps, self.since);
         let clipped = clip(outcome.gradients.values().map(Vec::as_slice), settings.clip);
         self.step += 1;
         if let Some(factor) = clipped.factor {
-            let parameters = parameters(&mut self.weights, &outcome.gradients, group)?;
+            let parameters = parameters(&mut self.weights, &outcome.gradients, |name| settings.group(name))?;
             settings.optimiser.step(&mut self.moments, parameters, rate, factor)?;
-            let weights = self.weights.tensors.iter().filter(|(name, _)| trained(name));
+            let weights = self.weights.tensors.iter().filter(|(name, _)| settings.trained.includes(name));
             let numbers = weights.filter_map(|(name, tensor)| match &tensor.data {
                 Numbers::F32(numbers) => Some((name.as_str(), numbers.as_slice())),
                 Numbers::F16(_) => None,
@@ -97,13 +118,35 @@ impl State {
     }
 }
 
-/// Which tensors are trained.
-pub fn trained(name: &str) -> bool {
-    !name.starts_with("backbone.")
+impl Settings {
+    /// Matrices decay; biases, norms and what stands for places and classes don't.
+    fn group(&self, name: &str) -> Group {
+        let matrix = name.ends_with(".weight") && !name.contains("norm");
+        Group { rate: if Trained::is_backbone(name) { self.backbone_rate } else { 1.0 }, decay: matrix }
+    }
 }
 
-/// Matrices decay; biases, norms and what stands for places and classes don't.
-fn group(name: &str) -> Group {
-    let matrix = name.ends_with(".weight") && !name.contains("norm");
-    Group { rate: 1.0, decay: matrix }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::optimiser::Moment;
+    use crate::weights::HostTensor;
+
+    #[test]
+    fn what_is_frozen_becomes_its_mean() {
+        let mut state = State::default();
+        for name in ["backbone.stage0.block0.project.bias", "backbone.stage1.block0.project.bias", "decoder.norm.bias"] {
+            state.weights.insert(name, HostTensor::f32(&[1], vec![1.0]));
+            state.average.values.insert(name.into(), vec![2.0]);
+            state.moments.0.insert(name.into(), Moment { steps: 1, first: vec![0.0], second: vec![0.0] });
+        }
+        assert_eq!((state.stages(), State::default().stages()), (Some(2), None));
+        let before = state.average.over(&state.weights);
+        state.freeze(&Trained::default());
+        assert_eq!(state.stages(), Some(0));
+        assert_eq!(state.average.values.keys().collect::<Vec<_>>(), ["decoder.norm.bias"]);
+        let value = |name: &str| state.weights.tensors[name].to_f32()[0];
+        assert_eq!((value("backbone.stage1.block0.project.bias"), value("decoder.norm.bias")), (2.0, 1.0));
+        assert_eq!(state.average.over(&state.weights), before);
+    }
 }

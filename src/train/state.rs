@@ -13,6 +13,7 @@ use super::ema::Average;
 use super::network;
 use super::optimiser::Moment;
 use super::run::State;
+use super::trained::Trained;
 use crate::checkpoint::safetensors::{self, Stored};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -131,9 +132,10 @@ pub fn read(path: &Path) -> Result<(Config, State)> {
         return Err(fail(format!("it holds tensors {stray}.…, which belong to no run")));
     }
     if header.compact {
-        // The optimiser begins anew, and with it the warm-up. The mean goes on from these weights.
+        // The optimiser begins anew, and with it the warm-up. The mean goes on from these weights. (Whether the backbone is trained isn't
+        // known yet: its mean begins with the next step.)
         state.since = state.step;
-        let trained = state.weights.tensors.iter().filter(|(name, _)| super::run::trained(name));
+        let trained = state.weights.tensors.iter().filter(|(name, _)| !Trained::is_backbone(name));
         state.average.values = trained.map(|(name, tensor)| (name.clone(), tensor.to_f32().into_owned())).collect();
     }
     Ok((header.config, state))
@@ -164,7 +166,7 @@ mod tests {
         let mut state = State::new(fresh(config.clone(), &parent, 2).unwrap().weights);
         (state.step, state.since, state.skipped, state.average.steps) = (7, 2, 1, 5);
         for (name, tensor) in &state.weights.tensors {
-            if super::super::run::trained(name) {
+            if !Trained::is_backbone(name) {
                 let some = |factor: f32| tensor.to_f32().iter().map(|x| x * factor).collect::<Vec<_>>();
                 state.moments.0.insert(name.clone(), Moment { steps: 5, first: some(0.1), second: some(0.01) });
                 state.average.values.insert(name.clone(), some(0.9));

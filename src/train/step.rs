@@ -4,12 +4,12 @@
 //! are summed in a fixed order, so that a step always gives the same numbers. Losses and their gradients by the network's output
 //! are computed on the host in closed form (`loss.rs`); autograd goes on from there.
 
-use super::autograd::Autograd;
 use super::denoise::{self, Noise, Noised};
 use super::distil::Distillation;
 use super::loss::{Criterion, Normaliser, Parts, Predicted};
 use super::network::{Asked, Network};
 use super::teacher::{Lesson, hint};
+use super::trained::Trained;
 use super::{Example, Target};
 use crate::config::Config;
 use crate::cpu::Floats;
@@ -69,9 +69,8 @@ impl std::ops::AddAssign for Losses {
     }
 }
 
-/// Losses and gradients of `examples` (at least one, all of one size). `trained` tells by a tensor's name whether it gets a gradient;
-/// `rng` disguises the denoising queries.
-pub fn step(config: &Config, weights: &Weights, trained: fn(&str) -> bool, method: &Method, examples: &[Example], rng: &mut Rng) -> Result<Outcome> {
+/// Losses and gradients of `examples` (at least one, all of one size). What is `trained` gets gradients; `rng` disguises the denoising queries.
+pub fn step(config: &Config, weights: &Weights, trained: &Trained, method: &Method, examples: &[Example], rng: &mut Rng) -> Result<Outcome> {
     let Method { criterion, denoising, noise, .. } = method;
     let disguised = |example: &Example| denoise::noised(rng, &example.targets, criterion.least, config.labels.len(), *denoising, *denoising, noise);
     let noised: Vec<Vec<Noised>> = examples.iter().map(disguised).collect();
@@ -82,15 +81,15 @@ pub fn step(config: &Config, weights: &Weights, trained: fn(&str) -> bool, metho
 pub fn outcome(
     config: &Config,
     weights: &Weights,
-    trained: fn(&str) -> bool,
+    trained: &Trained,
     method: &Method,
     examples: &[Example],
     noised: &[Vec<Noised>],
 ) -> Result<Outcome> {
-    let network = Network::load(Autograd::new(Device::Cpu, trained), config, weights)?;
+    let network = Network::load(config, weights, trained)?;
     let nobody = vec![Vec::new(); examples.len()];
     let noised = if network.is_anchored() { noised } else { &nobody };
-    let shares = Shares::new(config, method, examples, noised);
+    let shares = Shares::new(config, trained, method, examples, noised);
     let size = examples.len().div_ceil(method.shards.max(1)).max(1);
     let work = |(examples, noised): (&[Example], &[Vec<Noised>])| Shard { network: &network, config, method, shares, examples, noised }.outcome();
     let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
@@ -124,7 +123,7 @@ struct Shares {
 }
 
 impl Shares {
-    fn new(config: &Config, method: &Method, examples: &[Example], noised: &[Vec<Noised>]) -> Self {
+    fn new(config: &Config, trained: &Trained, method: &Method, examples: &[Example], noised: &[Vec<Noised>]) -> Self {
         let criterion = &method.criterion;
         let share = |queries: usize, targets: &[Target], repeat: usize| {
             let certain = (0..targets.len()).filter(|&t| criterion.is_certain(&targets[t]));
@@ -132,7 +131,11 @@ impl Shares {
             criterion.share(queries, targets, &pairs)
         };
         let of = |queries: usize, repeat: usize| examples.iter().map(|example| share(queries, &example.targets, repeat)).sum();
-        let tokens = examples.first().map_or(0, |example| example.features.shape[..2].iter().product());
+        // All examples are of one size.
+        let tokens = examples.first().map_or(0, |example| {
+            let size = [example.features.shape[0], example.features.shape[1]];
+            config.backbone.reduced(trained.first_stage(&config.backbone), size).iter().product()
+        });
         let denoising = examples.iter().zip(noised).map(|(example, noised)| criterion.share(noised.len(), &example.targets, &pairs(noised)));
         let teacher = examples.iter().filter_map(|example| Some(example.lesson.as_ref()?.share)).sum();
         let picture = 1.0 / examples.len().max(1) as f32;

@@ -1,13 +1,14 @@
-//! A linear map with bias and rectifier as one operation of candle's autograd.
+//! A linear map with bias and bounds as one operation of candle's autograd.
 
 use super::matrix::{Matrix, product};
-use super::{contiguous, of};
+use super::{contiguous, of, within};
 use crate::cpu::Floats;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-/// relu(x·Wᵀ + b): `x` `[…, in]`, `W` `[out, in]`, `b` `[out]`.
+/// x·Wᵀ + b within bounds: `x` `[…, in]`, `W` `[out, in]`, `b` `[out]`.
 pub struct Linear {
-    pub relu: bool,
+    /// The smallest and largest value that is let through.
+    pub bounds: Option<[f32; 2]>,
 }
 
 impl CustomOp3 for Linear {
@@ -26,8 +27,8 @@ impl CustomOp3 for Linear {
         let rows = x.len() / inputs;
         let mut out = b.repeat(rows);
         product(&mut out, outputs, Matrix::new(x, rows, inputs, inputs), Matrix::new(w, outputs, inputs, inputs).transposed(), 1.0, true);
-        if self.relu {
-            out.iter_mut().for_each(|y| *y = y.max(0.0));
+        if let Some([least, most]) = self.bounds {
+            out.iter_mut().for_each(|y| *y = y.clamp(least, most));
         }
         Ok((CpuStorage::F32(out), shape.into()))
     }
@@ -35,14 +36,8 @@ impl CustomOp3 for Linear {
     fn bwd(&self, x: &Tensor, w: &Tensor, b: &Tensor, out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (outputs, inputs) = w.dims2()?;
         let grad = contiguous(grad)?;
-        let mut masked = Vec::new();
         let g = Floats::of(&grad)?;
-        let g = if self.relu {
-            masked.extend(g.iter().zip(&*Floats::of(out)?).map(|(&g, &y)| if y > 0.0 { g } else { 0.0 }));
-            &masked[..]
-        } else {
-            &g[..]
-        };
+        let g = &*within(&g, &Floats::of(out)?, self.bounds);
         let rows = g.len() / outputs;
         let down = Matrix::new(g, rows, outputs, outputs);
         let by_x = x.track_op().then(|| {

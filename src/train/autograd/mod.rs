@@ -1,16 +1,18 @@
 //! The [`Backend`] whose operations have gradients, on candle's autograd.
 //!
-//! On the CPU what takes the time (linear maps, attention, layer norm) is one operation each, with its own backward
-//! pass. Elsewhere, and for what a frozen backbone never needs, `composed.rs` makes operations of candle's own.
+//! On the CPU what takes the time (linear maps, attention, layer norm, depthwise convolution) is one operation each, with its
+//! own backward pass. Elsewhere, and for what is rarely trained, `composed.rs` makes operations of candle's own.
 
 mod attention;
 mod composed;
+mod depthwise;
 mod linear;
 mod matrix;
 mod norm;
 
 use crate::backend::{Backend, Window};
 use crate::config::Activation;
+use crate::cpu::lanes::bounds;
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 use candle_core::{CpuStorage, Device, Layout, Tensor, Var};
@@ -22,7 +24,7 @@ use std::sync::Mutex;
 pub struct Autograd {
     device: Device,
     /// Which layers are trained.
-    trained: fn(&str) -> bool,
+    trained: Box<dyn Fn(&str) -> bool + Send + Sync>,
     variables: Mutex<BTreeMap<String, Var>>,
 }
 
@@ -48,8 +50,8 @@ pub struct Norm {
 
 impl Autograd {
     /// `trained` tells by a tensor's name whether it is a variable.
-    pub fn new(device: Device, trained: fn(&str) -> bool) -> Self {
-        Self { device, trained, variables: Mutex::default() }
+    pub fn new(device: Device, trained: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self { device, trained: Box::new(trained), variables: Mutex::default() }
     }
 
     /// All variables so far, by their names (those of `weights.rs`). Their numbers are in the file's order, if not in its shape.
@@ -95,17 +97,25 @@ fn contiguous(x: &Tensor) -> candle_core::Result<Cow<'_, Tensor>> {
     Ok(if x.is_contiguous() { Cow::Borrowed(x) } else { Cow::Owned(x.contiguous()?) })
 }
 
+/// The gradient before an activation that only bounds its results: nothing where these are at a bound.
+fn within<'a>(gradient: &'a [f32], out: &[f32], bounds: Option<[f32; 2]>) -> Cow<'a, [f32]> {
+    match bounds {
+        Some([least, most]) => gradient.iter().zip(out).map(|(&g, &y)| if y > least && y < most { g } else { 0.0 }).collect(),
+        None => gradient.into(),
+    }
+}
+
 /// x·Wᵀ + b with its activation and residual.
 fn linear(x: &Tensor, map: &Map, activation: Activation, residual: Option<&Tensor>) -> candle_core::Result<Tensor> {
     if !x.device().is_cpu() {
         return composed::linear(x, &map.weight, &map.bias, activation, residual);
     }
-    let relu = activation == Activation::Relu && residual.is_none();
-    let mut x = contiguous(x)?.apply_op3(&map.weight, &map.bias, linear::Linear { relu })?;
+    let bounds = bounds(activation).filter(|_| residual.is_none());
+    let mut x = contiguous(x)?.apply_op3(&map.weight, &map.bias, linear::Linear { bounds })?;
     if let Some(residual) = residual {
         x = (x + residual)?;
     }
-    composed::activate(x, if relu { Activation::None } else { activation })
+    composed::activate(x, if bounds.is_some() { Activation::None } else { activation })
 }
 
 impl Backend for Autograd {
@@ -161,7 +171,12 @@ impl Backend for Autograd {
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
-        Ok(composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?)
+        if !x.device().is_cpu() {
+            return Ok(composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?);
+        }
+        let bounds = bounds(activation);
+        let x = contiguous(x)?.apply_op3(&conv.weight, &conv.bias, depthwise::Depthwise { window: conv.window, bounds })?;
+        Ok(composed::activate(x, if bounds.is_some() { Activation::None } else { activation })?)
     }
 
     fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {

@@ -1,4 +1,4 @@
-//! The frozen backbone's features of every view, computed once and kept on disk.
+//! The features that the frozen backbone, or the part of it that is frozen, makes of every view, computed once and kept on disk.
 //!
 //! A folder holds what one backbone makes of one list of pictures; its name is a hash of all that the features depend on. A view's
 //! file holds each picture's features as f16, `[pictures, rows, columns, channels]` in little-endian order, and then a byte for
@@ -15,6 +15,7 @@ use crate::hash::sha256;
 use crate::image::{self, Picture, prepare};
 use crate::model::Detr;
 use crate::share;
+use crate::train::trained::Trained;
 use crate::weights::HostTensor;
 use half::f16;
 use memmap2::Mmap;
@@ -40,18 +41,20 @@ pub struct Features {
 
 impl Features {
     /// Opens what is below `folder`, and computes on all cores what is missing there: `views` views of each picture (the first is
-    /// the plain picture, `seed` chooses the others). `progress` is told how many of how many pictures are done.
+    /// the plain picture, `seed` chooses the others). The features are what the backbone's stage `stage` (counted from 0) is given, or after
+    /// its last stage where there is no such stage. `progress` is told how many of how many pictures are done.
     pub fn open_or_build(
         folder: &Path,
         checkpoint: &Checkpoint,
+        stage: usize,
         pictures: &Pictures,
         views: usize,
         seed: u64,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<Self> {
-        let network = Backbone::load(checkpoint)?;
+        let network = Backbone::load(checkpoint, stage)?;
         let shape = network.shape()?;
-        let folder = folder.join(key(checkpoint, pictures, seed)?);
+        let folder = folder.join(key(checkpoint, stage, pictures, seed)?);
         fs::create_dir_all(&folder).map_err(|error| io(&folder, error))?;
         let paths: Vec<PathBuf> = (0..views).map(|number| folder.join(format!("view-{number:03}.f16"))).collect();
         let layout = Layout { pictures: pictures.list.len(), numbers: shape.iter().product() };
@@ -128,21 +131,23 @@ impl Layout {
 struct Backbone<'a> {
     checkpoint: &'a Checkpoint,
     network: Detr<Cpu>,
+    /// The first stage that isn't part of it.
+    stage: usize,
     size: [usize; 2],
 }
 
 impl<'a> Backbone<'a> {
-    fn load(checkpoint: &'a Checkpoint) -> Result<Self> {
+    fn load(checkpoint: &'a Checkpoint, stage: usize) -> Result<Self> {
         let Resize::Stretch { height, width } = checkpoint.config.pixels.resize else {
             let problem = "features can be kept only of pictures of one size: the model must have the resize rule `stretch`, not `shortest-side`";
             return Err(Error::Config(problem.into()));
         };
-        Ok(Self { checkpoint, network: Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?, size: [height, width] })
+        Ok(Self { checkpoint, network: Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?, stage, size: [height, width] })
     }
 
     /// `[1, height, width, 3]` → `[1, rows, columns, channels]`
     fn forward(&self, pixels: &HostTensor) -> Result<HostTensor> {
-        cpu::to_host(&self.network.features(&Cpu, &Cpu.constant(pixels)?)?)
+        cpu::to_host(&self.network.features_before(&Cpu, &Cpu.constant(pixels)?, self.stage)?)
     }
 
     fn shape(&self) -> Result<[usize; 3]> {
@@ -238,13 +243,19 @@ fn problem(pictures: &Pictures, picture: &Labelled) -> String {
 }
 
 /// A name for all that the features depend on.
-fn key(checkpoint: &Checkpoint, pictures: &Pictures, seed: u64) -> Result<String> {
+fn key(checkpoint: &Checkpoint, stage: usize, pictures: &Pictures, seed: u64) -> Result<String> {
     let json = |value: serde_json::Result<Vec<u8>>| value.map_err(|error| Error::Config(error.to_string()));
     let mut all = json(serde_json::to_vec(&(view::VERSION, seed, &checkpoint.config.backbone, &checkpoint.config.pixels)))?;
     for picture in &pictures.list {
         all.extend(json(serde_json::to_vec(&(&picture.file_name, picture.bytes)))?);
     }
-    for (name, tensor) in checkpoint.weights.tensors.iter().filter(|(name, _)| name.starts_with("backbone.")) {
+    // What comes after changes while it is trained.
+    let backbone = &checkpoint.config.backbone;
+    let later = Trained::with_stages(backbone, backbone.stages().saturating_sub(stage))?;
+    if stage < backbone.stages() {
+        all.extend(json(serde_json::to_vec(&("before stage", stage)))?);
+    }
+    for (name, tensor) in checkpoint.weights.tensors.iter().filter(|(name, _)| !later.includes(name)) {
         all.extend(name.as_bytes());
         all.extend(tensor.to_f32().iter().flat_map(|x| x.to_le_bytes()));
     }
@@ -296,7 +307,7 @@ pub(super) mod tests {
             assert!(done <= total);
             calls.fetch_add(1, Ordering::Relaxed);
         };
-        let features = Features::open_or_build(folder, &checkpoint(), &pictures(folder), views, 5, &progress).unwrap();
+        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures(folder), views, 5, &progress).unwrap();
         (features, calls.into_inner())
     }
 
@@ -387,29 +398,39 @@ pub(super) mod tests {
     fn another_backbone_list_rule_or_seed_has_its_own_folder() {
         let folder = tempfile::tempdir().unwrap();
         let (checkpoint, pictures) = (checkpoint(), pictures(folder.path()));
-        let base = key(&checkpoint, &pictures, 5).unwrap();
-        assert_eq!(key(&checkpoint, &pictures, 5).unwrap(), base);
-        let mut keys = vec![base.clone(), key(&checkpoint, &pictures, 6).unwrap()];
+        let base = key(&checkpoint, 1, &pictures, 5).unwrap();
+        assert_eq!(key(&checkpoint, 1, &pictures, 5).unwrap(), base);
+        let mut keys = vec![base.clone(), key(&checkpoint, 1, &pictures, 6).unwrap()];
         let mut other = checkpoint.clone();
         other.weights.insert("backbone.stem.bias", HostTensor::f32(&[4], vec![1.0; 4]));
-        keys.push(key(&other, &pictures, 5).unwrap());
+        keys.push(key(&other, 1, &pictures, 5).unwrap());
         let mut other = checkpoint.clone();
         other.config.pixels.mean[1] = 0.25;
-        keys.push(key(&other, &pictures, 5).unwrap());
+        keys.push(key(&other, 1, &pictures, 5).unwrap());
         let mut fewer = pictures.clone();
         fewer.list.pop();
-        keys.push(key(&checkpoint, &fewer, 5).unwrap());
+        keys.push(key(&checkpoint, 1, &fewer, 5).unwrap());
         let mut changed = pictures.clone();
         changed.list[0].bytes += 1;
-        keys.push(key(&checkpoint, &changed, 5).unwrap());
+        keys.push(key(&checkpoint, 1, &changed, 5).unwrap());
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), 6);
 
+        // Before a stage, which has a folder of its own: what comes later doesn't matter.
+        let early = key(&checkpoint, 0, &pictures, 5).unwrap();
+        assert_ne!(early, base);
+        let mut later = checkpoint.clone();
+        later.weights.insert("backbone.stage0.block0.project.bias", HostTensor::f32(&[6], vec![1.0; 6]));
+        assert_eq!(key(&later, 0, &pictures, 5).unwrap(), early);
+        assert_ne!(key(&later, 1, &pictures, 5).unwrap(), base);
+        later.weights.insert("backbone.stem.bias", HostTensor::f32(&[4], vec![1.0; 4]));
+        assert_ne!(key(&later, 0, &pictures, 5).unwrap(), early);
+
         // What comes after the backbone doesn't matter, nor does how numbers were stored.
         let mut same = checkpoint.clone();
         same.weights.insert("class_head.bias", HostTensor::f32(&[92], vec![1.0; 92]));
-        assert_eq!(key(&same, &pictures, 5).unwrap(), base);
+        assert_eq!(key(&same, 1, &pictures, 5).unwrap(), base);
     }
 
     #[test]
@@ -425,7 +446,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoint = checkpoint();
         checkpoint.config.pixels = Pixels::detr();
-        let error = Features::open_or_build(folder.path(), &checkpoint, &pictures(folder.path()), 1, 0, &|_, _| ()).err().unwrap().to_string();
+        let error = Features::open_or_build(folder.path(), &checkpoint, 1, &pictures(folder.path()), 1, 0, &|_, _| ()).err().unwrap().to_string();
         assert!(error.contains("stretch"), "{error}");
     }
 }

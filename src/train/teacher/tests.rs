@@ -4,8 +4,8 @@ use crate::train::Example;
 use crate::train::denoise::Noise;
 use crate::train::loss::Criterion;
 use crate::train::optimiser::{AdamW, Group, Moments, parameters};
-use crate::train::run::trained;
 use crate::train::step::{Method, Outcome, step, trainable};
+use crate::train::trained::Trained;
 
 fn config(activation: ClassActivation) -> Config {
     let attention = Attention { heads: 2, head_width: 4 };
@@ -42,7 +42,7 @@ fn examples(teacher: &Teacher) -> Vec<Example> {
 fn learn(config: &Config, weights: &Weights, examples: &[Example]) -> Outcome {
     let criterion = Criterion::new(config.class_activation);
     let method = Method { criterion, denoising: 0, noise: Noise::default(), tokens: 1, shards: 2 };
-    step(config, weights, trained, &method, examples, &mut fastrand::Rng::with_seed(1)).unwrap()
+    step(config, weights, &Trained::default(), &method, examples, &mut fastrand::Rng::with_seed(1)).unwrap()
 }
 
 #[test]
