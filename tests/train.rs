@@ -137,7 +137,7 @@ fn a_run_does_not_go_on_with_other_examples() {
     refused(&["--batch", "3", "--steps", "2"], "--batch was 2, not 3");
     refused(&["--batch", "2", "--steps", "2", "--seed", "7"], "--seed was 0, not 7");
     std::fs::write(&labels, std::fs::read_to_string(&labels).unwrap() + " ").unwrap();
-    refused(&options, "--labels-sha256");
+    refused(&options, "given by --labels");
 }
 
 #[test]

@@ -123,8 +123,10 @@ pub struct Arguments {
     /// Width of the tokens: a multiple of 8
     #[arg(long, default_value_t = 192, value_parser = width, help_heading = "A new transformer")]
     d_model: usize,
+    /// Layers between the backbone and the decoder
     #[arg(long, default_value_t = 6, value_parser = count, help_heading = "A new transformer")]
     encoder_layers: usize,
+    /// Layers in which the queries look at the picture
     #[arg(long, default_value_t = 6, value_parser = count, help_heading = "A new transformer")]
     decoder_layers: usize,
     /// The most boxes that one picture can give
@@ -212,7 +214,10 @@ fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Options> {
     }
     // A run of an older version, or one whose file somebody took away, goes on with what it is given.
     let Some(before) = options::read(&folder.options())? else { return Ok(now) };
-    let problems = options::differences(&before, &now, |name| FIXED.contains(&name));
+    let mut problems = options::differences(&before, &now, |name| FIXED.contains(&name) && name != "labels_sha256");
+    if before.get("labels_sha256").is_some_and(|was| now.get("labels_sha256") != Some(was)) {
+        problems.push("the files given by --labels are not what they were".into());
+    }
     if !problems.is_empty() {
         let (run, last) = (arguments.out.display(), folder.last());
         bail!("{run}: {}; to change this, begin a run in another folder with --state {}", problems.join(", "), last.display());
