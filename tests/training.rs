@@ -217,16 +217,22 @@ fn backbones() -> [Backbone; 2] {
     ]
 }
 
+/// A network of which only the backbone is looked at.
+fn bare(backbone: Backbone) -> (Config, Weights) {
+    let mut config = Config::detr(backbone);
+    (config.d_model, config.queries) = (8, 2);
+    config.encoder.clear();
+    config.decoder.clear();
+    let weights = detrim::checkpoint::random(config.clone(), "tiny", 3).weights;
+    (config, weights)
+}
+
 /// A backbone's part before a stage and its part from there on, on both backends, are together the backbone; and the size of the features
 /// is foretold.
 #[test]
 fn the_parts_of_a_backbone_are_together_the_whole() {
     for backbone in backbones() {
-        let mut config = Config::detr(backbone);
-        (config.d_model, config.queries) = (8, 2);
-        config.encoder.clear();
-        config.decoder.clear();
-        let weights = detrim::checkpoint::random(config.clone(), "tiny", 3).weights;
+        let (config, weights) = bare(backbone);
         let network = Detr::load(&Cpu, &config, &weights).unwrap();
         let autograd = Autograd::new(Device::Cpu, |_| true);
         let trained = Detr::load(&autograd, &config, &weights).unwrap();
@@ -296,11 +302,7 @@ fn gradients_of_the_backbone_are_slopes_of_the_losses() {
 #[test]
 fn features_have_gradients_by_every_trained_parameter() {
     for backbone in backbones() {
-        let mut config = Config::detr(backbone);
-        (config.d_model, config.queries) = (8, 2);
-        config.encoder.clear();
-        config.decoder.clear();
-        let weights = detrim::checkpoint::random(config.clone(), "tiny", 3).weights;
+        let (config, weights) = bare(backbone);
         let trained = Trained::with_stages(&config.backbone, 2).unwrap();
         let x = random(&[2, 17, 14, if matches!(config.backbone, Backbone::Resnet(_)) { 4 } else { 5 }], 5);
         let run = |weights: &Weights| {

@@ -233,9 +233,9 @@ fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Options> {
 /// Steps until the run is done or somebody interrupts it.
 fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Settings, data: &Data, mut state: State) -> Result<()> {
     let dev = arguments.dev.as_deref().map(Dataset::open).transpose()?;
-    let (mut log, mut rows) = Log::open(&folder.log(), state.step)?;
-    let before = rows.last().map_or(0.0, |row| row.seconds);
-    let mut best = rows.iter().filter_map(|row| row.ap).fold(0.0, f64::max);
+    let mut log = Log::open(&folder.log(), state.step)?;
+    let before = log.rows().last().map_or(0.0, |row| row.seconds);
+    let mut best = log.rows().iter().filter_map(|row| row.ap).fold(0.0, f64::max);
     let stop = Arc::new(AtomicBool::new(false));
     ctrlc::set_handler({
         let stop = stop.clone();
@@ -260,8 +260,7 @@ fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Sett
         if state.step.is_multiple_of(NOTED) || finished {
             let row = stretch.row(state.step, seconds, arguments.batch as f64 / noted.elapsed().as_secs_f64());
             bar.set_message(format!("loss {:.2} {:.1} pictures/s", row.loss.unwrap_or_default(), row.pictures_per_second.unwrap_or_default()));
-            log.add(&row)?;
-            rows.push(row);
+            log.add(row)?;
             (stretch, noted) = (Stretch::default(), Instant::now());
         }
         if let Some(dev) = &dev
@@ -270,9 +269,7 @@ fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Sett
             let found = measure(config, &state, dev, &arguments.images)?;
             let (ap, ap50) = (found.ap.unwrap_or_default(), found.ap50.unwrap_or_default());
             bar.println(format!("step {}: AP {:.1}, AP50 {:.1} on {} pictures", state.step, 100.0 * ap, 100.0 * ap50, dev.images.len()));
-            let row = Row { step: state.step, seconds, ap: Some(ap), ap50: Some(ap50), ..Row::default() };
-            log.add(&row)?;
-            rows.push(row);
+            log.add(Row { step: state.step, seconds, ap: Some(ap), ap50: Some(ap50), ..Row::default() })?;
             if ap > best {
                 best = ap;
                 state::write_compact(&folder.best(), config, &state)?;
@@ -281,7 +278,7 @@ fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Sett
         }
         if saved.elapsed() >= minutes(arguments.save_minutes) || finished {
             state::write(&folder.last(), config, &state)?;
-            write(&folder.plot(), plot::progress(&rows)?.as_bytes())?;
+            write(&folder.plot(), plot::progress(log.rows())?.as_bytes())?;
             saved = Instant::now();
         }
     }

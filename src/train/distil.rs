@@ -82,11 +82,7 @@ impl Distillation {
         grad_logits: &mut [f32],
         grad_boxes: &mut [f32],
     ) -> Parts {
-        let by_box = 1.0 / normaliser.boxes.max(1.0);
-        let by_class = match self.activation {
-            ClassActivation::Softmax => 1.0 / normaliser.class.max(f32::EPSILON),
-            ClassActivation::Sigmoid => 1.0 / normaliser.class.max(1.0),
-        };
+        let (by_class, by_box) = normaliser.factors(self.activation);
         let mut parts = Parts::default();
         let mut aims = Vec::with_capacity(student.classes);
         for &(query, teachers) in pairs {

@@ -1,6 +1,7 @@
 //! Weights to begin with: a trained backbone under a transformer that knows nothing yet.
 
 use super::network::extras;
+use super::trained::Trained;
 use crate::checkpoint::{Card, Checkpoint};
 use crate::config::{ClassActivation, Config};
 use crate::error::Result;
@@ -20,7 +21,7 @@ pub fn fresh(config: Config, backbone: &Weights, seed: u64) -> Result<Checkpoint
     let mut weights = Weights::default();
     let anchored = config.query_content && config.box_reference;
     for entry in layout(&config).into_iter().chain(anchored.then(|| extras(&config)).into_iter().flatten()) {
-        if entry.name.starts_with("backbone.") {
+        if Trained::is_backbone(&entry.name) {
             weights.insert(&entry.name, backbone.get(&entry.name, &entry.shape)?.clone());
             continue;
         }

@@ -34,12 +34,13 @@ pub struct Row {
 pub struct Log {
     writer: csv::Writer<File>,
     name: String,
+    rows: Vec<Row>,
 }
 
 impl Log {
     /// Reads the rows up to `step` that are there, leaves them alone in the file, and goes on behind them: what a run did after its last
     /// saved state it does again. A last row that broke off is dropped; any other that can't be understood is an error.
-    pub fn open(path: &Path, step: u64) -> Result<(Self, Vec<Row>)> {
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
         let name = path.display().to_string();
         let mut rows = Vec::new();
         if path.exists() {
@@ -56,11 +57,17 @@ impl Log {
         crate::output::write(path, &kept)?;
         let file = OpenOptions::new().append(true).open(path).map_err(|source| Error::Io { file: name.clone(), source })?;
         let writer = csv::WriterBuilder::new().has_headers(rows.is_empty()).from_writer(file);
-        Ok((Self { writer, name }, rows))
+        Ok(Self { writer, name, rows })
     }
 
-    pub fn add(&mut self, row: &Row) -> Result<()> {
+    /// All rows so far.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub fn add(&mut self, row: Row) -> Result<()> {
         self.writer.serialize(row).map_err(|error| problem(&self.name, error))?;
+        self.rows.push(row);
         self.writer.flush().map_err(|source| Error::Io { file: self.name.clone(), source })
     }
 }
@@ -79,19 +86,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.csv");
         let row = |step| Row { step, seconds: 0.5 * step as f64, loss: Some(2.5), ..Row::default() };
-        let (mut log, rows) = Log::open(&path, 0).unwrap();
-        assert!(rows.is_empty());
+        let mut log = Log::open(&path, 0).unwrap();
+        assert!(log.rows().is_empty());
         for step in [10, 20, 30] {
-            log.add(&row(step)).unwrap();
+            log.add(row(step)).unwrap();
         }
         drop(log);
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"40,12").unwrap();
-        let (mut log, rows) = Log::open(&path, 40).unwrap();
-        assert_eq!(rows, [10, 20, 30].map(row));
-        drop(rows);
-        log.add(&Row { ap: Some(0.25), ..row(35) }).unwrap();
+        let mut log = Log::open(&path, 40).unwrap();
+        assert_eq!(log.rows(), [10, 20, 30].map(row));
+        log.add(Row { ap: Some(0.25), ..row(35) }).unwrap();
         drop(log);
-        let (_, rows) = Log::open(&path, 20).unwrap();
-        assert_eq!(rows, [10, 20].map(row));
+        assert_eq!(Log::open(&path, 20).unwrap().rows(), [10, 20].map(row));
     }
 }

@@ -96,6 +96,18 @@ pub struct Normaliser {
     pub boxes: f32,
 }
 
+impl Normaliser {
+    /// What class and box losses are multiplied by.
+    pub(super) fn factors(self, activation: ClassActivation) -> (f32, f32) {
+        let class = match activation {
+            // Never 0 where there is a query to divide for, unless no-object is to count nothing.
+            ClassActivation::Softmax => self.class.max(f32::EPSILON),
+            ClassActivation::Sigmoid => self.class.max(1.0),
+        };
+        (1.0 / class, 1.0 / self.boxes.max(1.0))
+    }
+}
+
 impl std::ops::AddAssign for Normaliser {
     fn add_assign(&mut self, other: Self) {
         self.class += other.class;
@@ -169,12 +181,7 @@ impl Criterion {
         grad_logits: &mut [f32],
         grad_boxes: &mut [f32],
     ) -> Parts {
-        let by_box = 1.0 / normaliser.boxes.max(1.0);
-        let by_class = match self.activation {
-            // Never 0 where there is a query to divide for, unless no-object is to count nothing.
-            ClassActivation::Softmax => 1.0 / normaliser.class.max(f32::EPSILON),
-            ClassActivation::Sigmoid => 1.0 / normaliser.class.max(1.0),
-        };
+        let (by_class, by_box) = normaliser.factors(self.activation);
         let mut answers = vec![None; predicted.queries()];
         for &(query, target) in pairs {
             answers[query] = Some(&targets[target]);

@@ -29,6 +29,11 @@ pub const PREFIX: &str = "training.";
 /// Width and height of the box that a token of the encoder is taken to stand for: a fifth of the picture.
 const TOKEN_SIZE: f32 = 0.2;
 
+/// Whether weights have what training adds.
+fn is_anchored(weights: &Weights) -> bool {
+    weights.tensors.keys().any(|name| name.starts_with(PREFIX))
+}
+
 /// The tensors that training adds to a network of this architecture.
 pub fn extras(config: &Config) -> Vec<Entry> {
     let (width, classes) = (config.d_model, config.classes);
@@ -53,7 +58,7 @@ pub fn extras(config: &Config) -> Vec<Entry> {
 /// Refuses weights that lack a tensor of the network, or have some of training's but not all.
 pub fn check(config: &Config, weights: &Weights) -> Result<()> {
     layout(config).iter().try_for_each(|entry| weights.get(&entry.name, &entry.shape).map(drop))?;
-    if weights.tensors.keys().any(|name| name.starts_with(PREFIX)) {
+    if is_anchored(weights) {
         extras(config).iter().try_for_each(|entry| weights.get(&entry.name, &entry.shape).map(drop))?;
         if !config.query_content || !config.box_reference || !config.d_model.is_multiple_of(8) {
             return Err(Error::Config("anchored queries need query contents, box references and a d_model that 8 divides".into()));
@@ -68,7 +73,7 @@ pub fn finished(config: &Config, weights: &Weights) -> Result<Weights> {
     for entry in layout(config) {
         out.insert(&entry.name, weights.get(&entry.name, &entry.shape)?.clone());
     }
-    if weights.tensors.keys().any(|name| name.starts_with(PREFIX)) {
+    if is_anchored(weights) {
         let backend = Autograd::new(Device::Cpu, |_| false);
         let anchors = Anchors::load(&backend, config, weights)?;
         let position = anchors.position(&backend, &anchors.references(&backend, None)?)?;
@@ -121,13 +126,12 @@ impl Network {
         let rows = |name: &str, width: usize| -> Result<Tensor> {
             backend.parameter(name, weights.get(name, &[config.queries, width])?, &[1, config.queries, width])
         };
-        let anchored = weights.tensors.keys().any(|name| name.starts_with(PREFIX));
         let content = match config.query_content {
             true => rows("query_content", config.d_model)?,
             false => backend.constant(&HostTensor::f32(&[1, config.queries, config.d_model], vec![0.0; config.queries * config.d_model]))?,
         };
         let (mut plain, mut anchors, mut dense) = (None, None, None);
-        if anchored {
+        if is_anchored(weights) {
             anchors = Some(Anchors::load(&backend, config, weights)?);
             dense = Some(Dense::load(&backend, config, weights)?);
         } else {

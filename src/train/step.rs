@@ -19,6 +19,7 @@ use crate::weights::{HostTensor, Weights};
 use candle_core::{Device, Tensor};
 use fastrand::Rng;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// What hides a key from a query.
 const HIDDEN: f32 = -1e30;
@@ -177,42 +178,37 @@ impl<'a> Scored<'a> {
         Ok(Self { output, logits, boxes, grad_logits, grad_boxes, rows, classes })
     }
 
+    /// Shows some rows of a picture to a loss, with where it adds its gradient by logits and boxes.
+    fn rows<T>(&mut self, (picture, rows): (usize, Range<usize>), loss: impl FnOnce(&Predicted, &mut [f32], &mut [f32]) -> T) -> Result<T> {
+        let at = |width: usize| (picture * self.rows + rows.start) * width..(picture * self.rows + rows.end) * width;
+        let predicted = Predicted { logits: &self.logits[at(self.classes)], boxes: &self.boxes[at(4)], classes: self.classes };
+        predicted.check()?;
+        Ok(loss(&predicted, &mut self.grad_logits[at(self.classes)], &mut self.grad_boxes[at(4)]))
+    }
+
     /// Adds the loss of some rows of a picture.
     fn add(
         &mut self,
         criterion: &Criterion,
-        (picture, rows): (usize, std::ops::Range<usize>),
+        rows: (usize, Range<usize>),
         example: &Example,
         normaliser: Normaliser,
         pairs: impl FnOnce(&Predicted) -> Vec<(usize, usize)>,
     ) -> Result<Parts> {
-        let at = |width: usize| (picture * self.rows + rows.start) * width..(picture * self.rows + rows.end) * width;
-        let predicted = Predicted { logits: &self.logits[at(self.classes)], boxes: &self.boxes[at(4)], classes: self.classes };
-        predicted.check()?;
-        let pairs = pairs(&predicted);
-        let (grad_logits, grad_boxes) = (&mut self.grad_logits[at(self.classes)], &mut self.grad_boxes[at(4)]);
-        Ok(criterion.loss(&predicted, &example.targets, &example.known, &pairs, normaliser, grad_logits, grad_boxes))
+        self.rows(rows, |predicted, grad_logits, grad_boxes| {
+            criterion.loss(predicted, &example.targets, &example.known, &pairs(predicted), normaliser, grad_logits, grad_boxes)
+        })
     }
 
     /// Adds the loss of some rows of a picture by what a teacher's layer says of it.
-    fn teach(
-        &mut self,
-        (picture, rows): (usize, std::ops::Range<usize>),
-        lesson: &Lesson,
-        layer: usize,
-        layers: usize,
-        share: Normaliser,
-    ) -> Result<f32> {
-        let at = |width: usize| (picture * self.rows + rows.start) * width..(picture * self.rows + rows.end) * width;
-        let predicted = Predicted { logits: &self.logits[at(self.classes)], boxes: &self.boxes[at(4)], classes: self.classes };
-        predicted.check()?;
+    fn teach(&mut self, rows: (usize, Range<usize>), lesson: &Lesson, layer: usize, layers: usize, share: Normaliser) -> Result<f32> {
         let teaching = &lesson.teaching;
         let teacher = lesson.layer(layer, layers).predicted();
-        let pairs = if teaching.same { Distillation::same(rows.len()) } else { teaching.distillation.assign(&predicted, &teacher) };
-        let (grad_logits, grad_boxes) = (&mut self.grad_logits[at(self.classes)], &mut self.grad_boxes[at(4)]);
         let distillation = teaching.distillation.weighted(teaching.weight);
-        let parts = distillation.loss(&predicted, &teacher, &pairs, share, grad_logits, grad_boxes);
-        Ok(parts.weighted(distillation.weights))
+        self.rows(rows, |predicted, grad_logits, grad_boxes| {
+            let pairs = if teaching.same { Distillation::same(predicted.queries()) } else { teaching.distillation.assign(predicted, &teacher) };
+            distillation.loss(predicted, &teacher, &pairs, share, grad_logits, grad_boxes).weighted(distillation.weights)
+        })
     }
 
     /// A number whose gradient by the output is the losses'.
@@ -245,8 +241,9 @@ impl Shard<'_> {
         for (i, layer) in said.layers.iter().enumerate() {
             let mut scored = Scored::new(layer)?;
             for (n, (example, noised)) in self.examples.iter().zip(self.noised).enumerate() {
-                let own = (n, count..count + self.config.queries);
-                let parts = scored.add(criterion, own, example, self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
+                let own = || (n, count..count + self.config.queries);
+                let parts =
+                    scored.add(criterion, own(), example, self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
                 losses.total += parts.weighted(criterion.weights);
                 if i == last {
                     losses.last += parts;
@@ -254,8 +251,7 @@ impl Shard<'_> {
                 let parts = scored.add(criterion, (n, 0..noised.len()), example, self.shares.denoising, |_| pairs(noised))?;
                 losses.denoising += parts.weighted(criterion.weights);
                 if let Some(lesson) = &example.lesson {
-                    let own = (n, count..count + self.config.queries);
-                    losses.teacher += scored.teach(own, lesson, i, said.layers.len(), self.shares.teacher)?;
+                    losses.teacher += scored.teach(own(), lesson, i, said.layers.len(), self.shares.teacher)?;
                 }
             }
             add(scored.surrogate()?)?;

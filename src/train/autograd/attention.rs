@@ -2,7 +2,7 @@
 //! nothing as large as they are is kept, and heads are read where they lie, so that nothing is transposed.
 
 use super::matrix::{Matrix, product};
-use super::{contiguous, of};
+use super::{contiguous, gradient, of};
 use crate::cpu::Floats;
 use crate::cpu::lanes::{dispatch, exp};
 use crate::cpu::rows::sum;
@@ -186,7 +186,6 @@ impl CustomOp3 for Attention {
                 product(&mut by_k[at_k..], s.row, slopes.transposed(), Matrix::new(&qs[at_q..], s.queries, width, s.row), scale, false);
             }
         }
-        let tensor = |values: Vec<f32>, of: &Tensor| of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose();
-        Ok((tensor(by_q, q)?, tensor(by_k, k)?, tensor(by_v, v)?))
+        Ok((gradient(by_q, q)?, gradient(by_k, k)?, gradient(by_v, v)?))
     }
 }

@@ -1,7 +1,7 @@
 //! A depthwise convolution with its bounds as one operation of candle's autograd. (Made of candle's operations, it would keep
 //! a copy of the feature map for each tap.)
 
-use super::{contiguous, of, within};
+use super::{contiguous, gradient, of, within};
 use crate::backend::Window;
 use crate::cpu::Floats;
 use crate::cpu::lanes::dispatch;
@@ -97,8 +97,7 @@ impl CustomOp3 for Depthwise {
         for ((x, g), by_x) in xs.chunks_exact(whole).zip(g.chunks_exact(out_whole)).zip(by_x.chunks_exact_mut(whole)) {
             dispatch(Backward { seen: &seen, channels, x, weight: &weight, g, by_x, by_w: &mut by_w, by_b: &mut by_b });
         }
-        let tensor = |values: Vec<f32>, of: &Tensor| of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose();
-        Ok((tensor(by_x, x)?, tensor(by_w, w)?, tensor(by_b, b)?))
+        Ok((gradient(by_x, x)?, gradient(by_w, w)?, gradient(by_b, b)?))
     }
 }
 

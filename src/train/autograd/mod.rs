@@ -97,6 +97,11 @@ fn contiguous(x: &Tensor) -> candle_core::Result<Cow<'_, Tensor>> {
     Ok(if x.is_contiguous() { Cow::Borrowed(x) } else { Cow::Owned(x.contiguous()?) })
 }
 
+/// A gradient by `x`, where one is wanted.
+fn gradient(values: Vec<f32>, x: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    x.track_op().then(|| Tensor::from_vec(values, x.shape(), x.device())).transpose()
+}
+
 /// The gradient before an activation that only bounds its results: nothing where these are at a bound.
 fn within<'a>(gradient: &'a [f32], out: &[f32], bounds: Option<[f32; 2]>) -> Cow<'a, [f32]> {
     match bounds {

@@ -1,7 +1,7 @@
 //! Layer norm as one operation of candle's autograd (candle's own has no backward).
 
 use super::attention::dot;
-use super::{contiguous, of};
+use super::{contiguous, gradient, of};
 use crate::cpu::Floats;
 use crate::cpu::lanes::dispatch;
 use crate::cpu::rows::{layer_norm, sum};
@@ -77,7 +77,6 @@ impl CustomOp3 for LayerNorm {
         let width = weight.len();
         let (mut by_x, mut by_w, mut by_b) = (vec![0.0; xs.len()], vec![0.0; width], vec![0.0; width]);
         dispatch(Backward { norm: self, x: &xs, grad: &g, weight: &weight, by_x: &mut by_x, by_w: &mut by_w, by_b: &mut by_b });
-        let tensor = |values: Vec<f32>, of: &Tensor| of.track_op().then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose();
-        Ok((tensor(by_x, x)?, tensor(by_w, w)?, tensor(by_b, b)?))
+        Ok((gradient(by_x, x)?, gradient(by_w, w)?, gradient(by_b, b)?))
     }
 }
