@@ -175,6 +175,12 @@ impl<B: Backend> Detr<B> {
         Ok(Output { logits: self.heads.classes(backend, &decoded)?, boxes: self.heads.boxes(backend, &decoded, reference)? })
     }
 
+    /// The queries of one picture, and what is added to their boxes: logits `[1, queries, 4]`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn queries(&self) -> (Queries<'_, B::Tensor>, Option<&B::Tensor>) {
+        (Queries { content: self.query_content.clone(), position: &self.query_position, bias: None }, self.box_reference.as_ref())
+    }
+
     /// The decoder's first input, once for each picture of a batch.
     fn contents(&self, backend: &B, batch: usize) -> Result<B::Tensor> {
         if batch == 1 {

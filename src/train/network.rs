@@ -91,10 +91,20 @@ pub struct Network {
     first_stage: usize,
     /// `[1, queries, d_model]`
     content: Tensor,
-    /// Where queries aren't anchored: their positions `[1, queries, d_model]` and references `[1, queries, 4]`.
-    plain: Option<(Tensor, Option<Tensor>)>,
-    anchors: Option<Anchors>,
-    dense: Option<Dense>,
+    kind: Kind,
+}
+
+/// What a network has beside a detector's.
+enum Kind {
+    Anchored {
+        anchors: Box<Anchors>,
+        dense: Box<Dense>,
+    },
+    /// Its queries' positions `[1, queries, d_model]` and references `[1, queries, 4]` are learnt as they are.
+    Plain {
+        position: Tensor,
+        reference: Option<Tensor>,
+    },
 }
 
 /// Queries that are asked beside the network's own.
@@ -130,21 +140,19 @@ impl Network {
             true => rows("query_content", config.d_model)?,
             false => backend.constant(&HostTensor::f32(&[1, config.queries, config.d_model], vec![0.0; config.queries * config.d_model]))?,
         };
-        let (mut plain, mut anchors, mut dense) = (None, None, None);
-        if is_anchored(weights) {
-            anchors = Some(Anchors::load(&backend, config, weights)?);
-            dense = Some(Dense::load(&backend, config, weights)?);
+        let kind = if is_anchored(weights) {
+            Kind::Anchored { anchors: Anchors::load(&backend, config, weights)?.into(), dense: Dense::load(&backend, config, weights)?.into() }
         } else {
             let reference = config.box_reference.then(|| rows("box_reference", 4)).transpose()?;
-            plain = Some((rows("query_position", config.d_model)?, reference));
-        }
+            Kind::Plain { position: rows("query_position", config.d_model)?, reference }
+        };
         let detr = Detr::load(&backend, config, weights)?;
-        Ok(Self { backend, detr, first_stage, content, plain, anchors, dense })
+        Ok(Self { backend, detr, first_stage, content, kind })
     }
 
     /// Whether queries can be asked beside its own.
     pub fn is_anchored(&self) -> bool {
-        self.anchors.is_some()
+        matches!(self.kind, Kind::Anchored { .. })
     }
 
     /// `features` `[batch, rows, columns, channels]` are what the first trained stage of the backbone is given; `asked` only where queries
@@ -155,28 +163,26 @@ impl Network {
         let (batch, rows, columns, _) = features.dims4()?;
         let nobody = &mut |_: &str, _: &Tensor| {};
         let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;
-        let dense = self.dense.as_ref().map(|dense| dense.forward(backend, &encoded, rows, columns)).transpose()?;
 
         let (queries, width) = (self.content.dim(1)?, self.content.dim(2)?);
         let mut content = self.content.broadcast_as((batch, queries, width))?.contiguous()?;
-        let (mut position, mut reference, mut bias) = (None, None, None);
-        if let Some(anchors) = &self.anchors {
-            let references = anchors.references(backend, asked.map(|asked| (&asked.boxes[..], batch)))?;
-            position = Some(anchors.position(backend, &references)?);
-            reference = Some(references);
-            if let Some(asked) = asked {
-                let count = asked.classes.len() / batch;
-                let classes = Tensor::from_slice(&asked.classes, batch * count, features.device())?;
-                let labels = anchors.label.index_select(&classes, 0)?.reshape((batch, count, width))?;
-                content = Tensor::cat(&[&labels, &content], 1)?;
-                let all = count + queries;
-                bias = Some(Tensor::from_slice(&asked.bias, (batch, all, all), features.device())?);
+        let mut bias = None;
+        let (position, reference, dense) = match &self.kind {
+            Kind::Anchored { anchors, dense } => {
+                if let Some(asked) = asked {
+                    let count = asked.classes.len() / batch;
+                    let classes = Tensor::from_slice(&asked.classes, batch * count, features.device())?;
+                    let labels = anchors.label.index_select(&classes, 0)?.reshape((batch, count, width))?;
+                    content = Tensor::cat(&[&labels, &content], 1)?;
+                    let all = count + queries;
+                    bias = Some(Tensor::from_slice(&asked.bias, (batch, all, all), features.device())?);
+                }
+                let references = anchors.references(backend, asked.map(|asked| (&asked.boxes[..], batch)))?;
+                let position = anchors.position(backend, &references)?;
+                (position, Some(references), Some(dense.forward(backend, &encoded, rows, columns)?))
             }
-        } else if let Some((plain, references)) = &self.plain {
-            position = Some(plain.clone());
-            reference = references.clone();
-        }
-        let position = position.ok_or_else(|| Error::Config("the network has no queries".into()))?;
+            Kind::Plain { position, reference } => (position.clone(), reference.clone(), None),
+        };
 
         let mut contents = Vec::new();
         let asked = Queries { content, position: &position, bias: bias.as_ref() };

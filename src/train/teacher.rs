@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{ClassActivation, Config};
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
-use crate::model::{Detr, PixelMask, Queries};
+use crate::model::{Detr, PixelMask};
 use crate::weights::{HostTensor, Weights};
 use std::sync::Arc;
 
@@ -71,9 +71,6 @@ pub struct Teacher {
     teaching: Arc<Teaching>,
     config: Config,
     network: Detr<Cpu>,
-    content: HostTensor,
-    position: HostTensor,
-    reference: Option<HostTensor>,
     /// For each of the student's classes the teacher's.
     classes: Vec<Option<usize>>,
     student: Config,
@@ -100,19 +97,9 @@ impl Teacher {
             classes[student.classes - 1] = Some(config.classes - 1);
         }
         let same = config.queries == student.queries && related(config, own, student, weights);
-        let rows = |name: &str, width: usize| -> Result<HostTensor> {
-            let found = own.get(name, &[config.queries, width])?;
-            Ok(HostTensor::f32(&[1, config.queries, width], found.to_f32().into_owned()))
-        };
         Ok(Self {
             teaching: Arc::new(Teaching { weight, hint: 1.0, distillation: Distillation::new(student.class_activation), same }),
             network: Detr::load(&Cpu, config, own)?,
-            content: match config.query_content {
-                true => rows("query_content", config.d_model)?,
-                false => HostTensor::f32(&[1, config.queries, config.d_model], vec![0.0; config.queries * config.d_model]),
-            },
-            position: rows("query_position", config.d_model)?,
-            reference: config.box_reference.then(|| rows("box_reference", 4)).transpose()?,
             classes,
             config: config.clone(),
             student: student.clone(),
@@ -136,17 +123,15 @@ impl Teacher {
         };
         let features = Cpu.constant(&HostTensor::f32(&[1, rows, columns, channels], features.to_f32().into_owned()))?;
         let encoded = self.network.encode(&Cpu, features, &PixelMask::full(rows, columns), nobody)?;
-        let position = Cpu.constant(&self.position)?;
-        let reference = self.reference.as_ref().map(|reference| Cpu.constant(reference)).transpose()?;
         let mut contents = Vec::new();
-        let queries = Queries { content: Cpu.constant(&self.content)?, position: &position, bias: None };
+        let (queries, reference) = self.network.queries();
         self.network.decode(&Cpu, queries, &encoded, &mut |_, x| contents.push(x.clone()))?;
 
         let numbers = |x: &_| -> Result<Vec<f32>> { Ok(cpu::to_host(x)?.to_f32().into_owned()) };
         let like = self.config.d_model == self.student.d_model;
         let mut layers = Vec::new();
         for content in &contents {
-            let output = self.network.predict(&Cpu, content, reference.as_ref(), nobody)?;
+            let output = self.network.predict(&Cpu, content, reference, nobody)?;
             layers.push(Layer {
                 logits: self.logits(&numbers(&output.logits)?),
                 boxes: numbers(&output.boxes)?,
