@@ -1,0 +1,112 @@
+//! What a run begins with: options, network and state.
+
+use super::Arguments;
+use crate::cli::model;
+use anyhow::{Context, Result, bail};
+use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
+use detrim::eval::coco::dataset::Dataset;
+use detrim::hash::sha256;
+use detrim::train::folder::Folder;
+use detrim::train::fresh::fresh;
+use detrim::train::options;
+use detrim::train::run::State;
+use detrim::train::state;
+use detrim::train::step::trainable;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Options that decide what each step is given: a run with others is another run.
+const FIXED: [&str; 5] = ["batch", "views", "seed", "unfreeze", "labels_sha256"];
+/// Options that change how a run goes on.
+const CHANGEABLE: [&str; 11] =
+    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "teacher", "teach_weight", "images", "dev"];
+
+/// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
+/// differences are told. A run that goes on keeps what it began with: its network is in its state.
+pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Options> {
+    let serde_json::Value::Object(mut now) = serde_json::to_value(arguments)? else { bail!("options are not an object") };
+    let hash = |file: &PathBuf| anyhow::Ok(sha256(&std::fs::read(file).with_context(|| file.display().to_string())?));
+    now.insert("labels_sha256".into(), arguments.labels.iter().map(hash).collect::<Result<Vec<_>>>()?.into());
+    if !folder.last().exists() {
+        return Ok(now);
+    }
+    // A run of an older version, or one whose file somebody took away, goes on with what it is given.
+    let Some(before) = options::read(&folder.options())? else { return Ok(now) };
+    let mut problems = options::differences(&before, &now, |name| FIXED.contains(&name) && name != "labels_sha256");
+    if before.get("labels_sha256").is_some_and(|was| now.get("labels_sha256") != Some(was)) {
+        problems.push("the files given by --labels are not what they were".into());
+    }
+    if !problems.is_empty() {
+        let (run, last) = (arguments.out.display(), folder.last());
+        bail!("{run}: {}; to change this, begin a run in another folder with --state {}", problems.join(", "), last.display());
+    }
+    for difference in options::differences(&before, &now, |name| CHANGEABLE.contains(&name)) {
+        eprintln!("warning: {difference}, when the run was last started");
+    }
+    let begun = before.into_iter().filter(|(name, _)| !CHANGEABLE.contains(&name.as_str()));
+    now.extend(begun);
+    Ok(now)
+}
+
+/// Where the run is: in its folder, in the state of another run, or at a model.
+pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> {
+    if folder.last().exists() {
+        let (config, state) = state::read(&folder.last())?;
+        if let Some(stages) = state.stages().filter(|&stages| stages != arguments.unfreeze) {
+            let file = folder.last();
+            let (file, asked) = (file.display(), arguments.unfreeze);
+            bail!("{file}: the run was begun with --unfreeze {stages}, not {asked}; begin one with --state {file} in another folder to change it");
+        }
+        eprintln!("going on at step {}", state.step);
+        return Ok((config, state));
+    }
+    match (&arguments.model, &arguments.backbone, &arguments.state) {
+        (Some(path), ..) => {
+            let model = model::open(path, &arguments.guess)?;
+            Ok((model.config, State::new(trainable(&model.weights))))
+        }
+        (_, Some(path), _) => {
+            let parent = model::open(path, &arguments.guess)?;
+            let start = fresh(config(arguments, &parent.config)?, &parent.weights, arguments.seed)?;
+            Ok((start.config, State::new(trainable(&start.weights))))
+        }
+        (.., Some(path)) => Ok(state::read(path)?),
+        _ => bail!("{}: there is no run yet; begin one with --backbone, --model or --state", arguments.out.display()),
+    }
+}
+
+/// The transformer that a run from a backbone begins with.
+fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
+    let mut categories = BTreeMap::new();
+    for file in &arguments.labels {
+        for category in Dataset::open(file)?.categories {
+            // Boxes go by the classes' names; the first file's ids are the model's.
+            if categories.values().any(|name| *name == category.name) {
+                continue;
+            }
+            if let Some(other) = categories.insert(category.id, category.name.clone()) {
+                bail!("{}: category {} is {:?} here and {other:?} in an earlier label file", file.display(), category.id, category.name);
+            }
+        }
+    }
+    if categories.is_empty() {
+        bail!("the label files declare no categories, so that there is nothing to learn");
+    }
+    let labels: Vec<Label> = categories.into_iter().map(|(id, name)| Ok(Label { id: u32::try_from(id)?, name })).collect::<Result<_>>()?;
+    let attention = Attention { heads: 8, head_width: arguments.d_model / 8 };
+    let ffn = 4 * arguments.d_model;
+    Ok(Config {
+        backbone: parent.backbone.clone(),
+        d_model: arguments.d_model,
+        encoder: vec![EncoderLayer { self_attention: attention, ffn }; arguments.encoder_layers],
+        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn }; arguments.decoder_layers],
+        queries: arguments.queries,
+        classes: labels.len(),
+        activation: Activation::Relu,
+        class_activation: ClassActivation::Sigmoid,
+        query_content: true,
+        box_reference: true,
+        labels,
+        pixels: parent.pixels.clone(),
+    })
+}

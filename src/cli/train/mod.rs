@@ -1,0 +1,212 @@
+//! `detrim train`
+
+mod begin;
+mod work;
+
+use super::model::{self, GuessArguments};
+use anyhow::{Context, Result};
+use begin::{begin, options};
+use detrim::checkpoint::Checkpoint;
+use detrim::train::data::{Data, Features, Pictures};
+use detrim::train::denoise::Noise;
+use detrim::train::ema::Ema;
+use detrim::train::folder::Folder;
+use detrim::train::loss::Criterion;
+use detrim::train::optimiser::AdamW;
+use detrim::train::options::write;
+use detrim::train::run::Settings;
+use detrim::train::schedule::{Schedule, Shape};
+use detrim::train::step::Method;
+use detrim::train::teacher::Teacher;
+use detrim::train::trained::Trained;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+use work::work;
+
+/// Train a detector on labelled pictures, or go on with one.
+///
+/// The backbone stays as it is (but for what `--unfreeze` names): its features are computed once, for several views of each picture, and the
+/// transformer is trained on them.
+/// Press Ctrl-C to stop; the same command goes on exactly where it stopped.
+#[derive(clap::Args, serde::Serialize)]
+#[command(after_help = "Examples:\n  \
+    detrim train --out run --backbone lite0.safetensors --labels people.json --labels teacher.json --images photos --cache features --dev dev.json\n  \
+    detrim train --out finer --model trimmed.safetensors --labels people.json --images photos --cache features --rate 1e-5 --steps 5000\n  \
+    detrim eval --model run/best.safetensors --annotations dev.json --images photos")]
+pub struct Arguments {
+    /// Folder of the run: its state, log and plot. A run that is there goes on
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
+    out: PathBuf,
+    /// Begin with this model
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Begin with a new transformer on the backbone of this model
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    backbone: Option<PathBuf>,
+    /// Begin with the state of another run, whole or compact
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backbone"])]
+    state: Option<PathBuf>,
+    /// Boxes in COCO's format; of several files an earlier one decides for the classes it lists
+    #[arg(long, value_name = "JSON", required = true)]
+    labels: Vec<PathBuf>,
+    /// Folder that the labels' file names are in
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// Folder for the backbone's features (0.1 MB for each picture and view)
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
+    cache: PathBuf,
+    /// Views of each picture: the plain one, and random crops, flips and colours
+    #[arg(long, default_value_t = 4, value_parser = count)]
+    views: usize,
+    /// Minutes between two saved states
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    save_minutes: f64,
+    /// Chooses the first weights, the views, their order and the noise: the same seed gives the same run
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Steps in all
+    #[arg(long, default_value_t = 100_000, help_heading = "Steps")]
+    steps: u64,
+    /// Pictures in a step
+    #[arg(long, default_value_t = 8, value_parser = count, help_heading = "Steps")]
+    batch: usize,
+    /// The learning rate at its highest
+    #[arg(long, default_value_t = 2e-4, value_parser = positive, help_heading = "Steps")]
+    rate: f64,
+    /// Train this many of the backbone's last stages too. The kept features are then what the first of them is given
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Steps")]
+    unfreeze: usize,
+    /// Factor on the rate of the backbone's stages
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = positive, help_heading = "Steps")]
+    backbone_rate: f64,
+    /// Steps over which the rate rises at the beginning
+    #[arg(long, default_value_t = 500, help_heading = "Steps")]
+    warmup: u64,
+    /// How the rate falls: constant, cosine, cosine:F (over the last F of the run) or step:F,... (a tenth from F on)
+    #[arg(long, default_value = "cosine:0.4", help_heading = "Steps")]
+    schedule: Shape,
+    /// How much of the mean of the weights, which is what detects, a step keeps
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9995, value_parser = share, help_heading = "Steps")]
+    average: f64,
+    /// The most denoising queries of a picture
+    #[arg(long, default_value_t = 40, help_heading = "Steps")]
+    denoising: usize,
+
+    /// A detector to learn from beside the labels, even of pictures without any: its scores and boxes, and, where they have the student's
+    /// width, its encoder's tokens and its queries. For a trimmed model: the model that it was made from
+    #[arg(long, value_name = "FILE", help_heading = "A teacher")]
+    teacher: Option<PathBuf>,
+    /// How much it counts beside the labels. Its parts count 1 (scores), 5 (box coordinates), 2 (overlap) and 1 (tokens, queries) times this
+    #[arg(long, value_name = "W", default_value_t = 1.0, value_parser = amount, requires = "teacher", help_heading = "A teacher")]
+    teach_weight: f32,
+
+    /// Held-out boxes in COCO's format, for choosing the best state
+    #[arg(long, value_name = "JSON", help_heading = "Measuring")]
+    dev: Option<PathBuf>,
+    /// Minutes between two measurements
+    #[arg(long, value_name = "MINUTES", default_value_t = 20.0, help_heading = "Measuring")]
+    measure_minutes: f64,
+
+    /// Width of the tokens: a multiple of 8
+    #[arg(long, default_value_t = 192, value_parser = width, help_heading = "A new transformer")]
+    d_model: usize,
+    /// Layers between the backbone and the decoder
+    #[arg(long, default_value_t = 6, value_parser = count, help_heading = "A new transformer")]
+    encoder_layers: usize,
+    /// Layers in which the queries look at the picture
+    #[arg(long, default_value_t = 6, value_parser = count, help_heading = "A new transformer")]
+    decoder_layers: usize,
+    /// The most boxes that one picture can give
+    #[arg(long, default_value_t = 60, value_parser = count, help_heading = "A new transformer")]
+    queries: usize,
+    #[command(flatten)]
+    #[serde(skip)]
+    guess: GuessArguments,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let folder = Folder::open(&arguments.out)?;
+    let options = options(&arguments, &folder)?;
+    let (config, mut state) = begin(&arguments, &folder)?;
+    let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
+    state.freeze(&trained);
+    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
+    eprintln!("{}", pictures.counts);
+    let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);
+    let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
+        Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, arguments.views, arguments.seed, &|done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })
+    };
+    let features = build(&state.detector(&config)?, trained.first_stage(&config.backbone), &pictures)?;
+    let teacher = match &arguments.teacher {
+        Some(path) => {
+            let checkpoint = model::open(path, &arguments.guess)?;
+            let teacher = Teacher::new(&checkpoint, &config, &state.weights, arguments.teach_weight)
+                .with_context(|| format!("--teacher {}", path.display()))?;
+            let how = if teacher.teaching().same { "query by query" } else { "by matched queries" };
+            eprintln!("the teacher knows {} of {} classes and teaches {how}", teacher.known(), config.labels.len());
+            let frozen = Trained::default().first_stage(&checkpoint.config.backbone);
+            Some((teacher, build(&checkpoint, frozen, &pictures)?))
+        }
+        None => None,
+    };
+    bar.finish_and_clear();
+    let mut data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
+    if let Some((teacher, features)) = teacher {
+        data = data.taught(teacher, features);
+    }
+    let problems: Vec<&str> = data.problems().collect();
+    if !problems.is_empty() {
+        eprintln!("left out: {}", problems.len());
+        problems.iter().take(5).for_each(|problem| eprintln!("  {problem}"));
+    }
+    let settings = Settings {
+        method: Method {
+            criterion: Criterion::new(config.class_activation),
+            denoising: arguments.denoising,
+            noise: Noise::default(),
+            tokens: 4,
+            shards: 2,
+        },
+        optimiser: AdamW::default(),
+        ema: Ema { decay: arguments.average },
+        schedule: Schedule { warmup: arguments.warmup, shape: arguments.schedule.clone() },
+        rate: arguments.rate,
+        trained,
+        backbone_rate: arguments.backbone_rate,
+        clip: 0.1,
+        steps: arguments.steps,
+        seed: arguments.seed,
+    };
+    write(&folder.options(), &options)?;
+    work(&arguments, &folder, &config, &settings, &data, state)
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number above 0 is needed".into()),
+        Ok(count) => Ok(count),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or_else(|| "a number above 0 is needed".into())
+}
+
+fn amount(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|amount: &f32| amount.is_finite() && *amount > 0.0).ok_or_else(|| "a number above 0 is needed".into())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..1.0).contains(share)).ok_or_else(|| "a number from 0 to below 1 is needed".into())
+}
+
+/// Eight heads, and positions of four coordinates by sine and cosine.
+fn width(text: &str) -> Result<usize, String> {
+    count(text).ok().filter(|width| width.is_multiple_of(8)).ok_or_else(|| "a multiple of 8 is needed".into())
+}
