@@ -25,6 +25,7 @@ pub mod output;
 mod share;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod train;
+pub mod watch;
 #[cfg(target_arch = "wasm32")]
 mod web;
 pub mod weights;
