@@ -22,6 +22,7 @@ export interface Detections {
   width: number;
   height: number;
 }
+export interface AttentionMaps { heads: number, rows: number, columns: number, weights: number[] }
 export interface DeviceInfo { device: "cpu" | "gpu", adapter: string, weights_bytes: number, activation_bytes?: number | null, dispatches: number }
 export interface Report { info: DeviceInfo, size: [number, number], runs: number, stages: { name: string, median: number, fastest: number }[] }
 "#;
@@ -97,6 +98,29 @@ impl Detector {
     #[wasm_bindgen(unchecked_return_type = "DeviceInfo")]
     pub fn info(&self) -> Result<JsValue, JsValue> {
         to_js(&self.0.info())
+    }
+}
+
+/// A network of its own, on the CPU, that shows where its queries look.
+#[wasm_bindgen]
+pub struct Attention(detector::Attention);
+
+#[wasm_bindgen]
+impl Attention {
+    #[wasm_bindgen(constructor)]
+    pub fn new(model: &Model) -> Result<Attention, JsValue> {
+        Ok(Self(detector::Attention::load(&model.0).map_err(fail)?))
+    }
+
+    /// Where a query looked in RGBA pixels; another query of the last picture takes no time.
+    #[wasm_bindgen(unchecked_return_type = "AttentionMaps")]
+    pub fn maps(&mut self, rgba: Clamped<Vec<u8>>, width: usize, height: usize, query: usize) -> Result<JsValue, JsValue> {
+        let queries = self.0.queries();
+        if query >= queries {
+            return Err(js_error("argument", &format!("there is no query {query}: the model has {queries}")));
+        }
+        let picture = Picture::new(width, height, rgba.0).map_err(fail)?;
+        to_js(&self.0.maps(&picture, query).map_err(fail)?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The one integration-test binary.
 
+mod attention;
 mod checkpoint;
 mod coco;
 mod cpu;

@@ -1,7 +1,9 @@
-//! The detector: a picture in, detections out, on either backend.
+//! The detector: a picture in, detections out, on either backend; and where a detection's query looked.
 
+mod attention;
 mod post;
 
+pub use attention::{Attention, AttentionMaps};
 pub use post::{Bounds, Detection};
 
 use crate::backend::Backend;

@@ -132,6 +132,42 @@ test('a picture may have more pixels than a phone\'s canvas, or just one', async
   assert.ok(found.one > 0);
 });
 
+test('attention tells where a query looked, head by head, and the same on this thread', async (t) => {
+  const { page, api } = await embed(t);
+  const { cat, looked, alike, here, errors, size } = await page.evaluate(async ({ api, MODEL, CAT }) => {
+    const { Detrim } = api;
+    const d = await Detrim.load(MODEL, { backend: 'cpu' });
+    const found = await d.detect(CAT);
+    const [cat] = found;
+    const looked = await d.attention(CAT, cat.query);
+    const other = await d.attention(CAT, cat.query === 0 ? 1 : 0);
+    const alike = other.weights.every((weight, i) => weight === looked.weights[i]);
+    const local = await Detrim.load(MODEL, { backend: 'cpu', worker: false });
+    const here = (await local.attention(await (await fetch(CAT)).blob(), cat.query)).weights.every((weight, i) => weight === looked.weights[i]);
+    /** @param {Promise<unknown>} promise */
+    const codeOf = (promise) => promise.then(() => 'none', (error) => `${error.code}: ${error.message}`);
+    const errors = [await codeOf(d.attention(CAT, 1e6)), await codeOf(d.attention(CAT, -1)), await codeOf(d.attention(new Blob(['no picture']), 0))];
+    return { cat, looked: { ...looked, weights: [...looked.weights] }, alike, here, errors, size: [found.width, found.height] };
+  }, { api, MODEL, CAT });
+  const { heads, rows, columns, weights } = looked;
+  assert.ok(Number.isInteger(cat.query) && heads > 1 && rows > 1 && columns > 1, JSON.stringify({ cat, heads, rows, columns }));
+  assert.equal(weights.length, heads * rows * columns);
+  for (let head = 0; head < heads; head++) {
+    const sum = weights.slice(head * rows * columns, (head + 1) * rows * columns).reduce((a, b) => a + b);
+    assert.ok(Math.abs(sum - 1) < 1e-4, `head ${head}: ${sum}`);
+  }
+  const inside = weights.filter((_, i) => {
+    const [x, y] = [(i % columns + 0.5) / columns * size[0], (Math.floor(i / columns) % rows + 0.5) / rows * size[1]];
+    return x >= cat.box.xmin && x <= cat.box.xmax && y >= cat.box.ymin && y <= cat.box.ymax;
+  }).reduce((a, b) => a + b, 0) / heads;
+  assert.ok(inside > 0.9, `${inside} of it on the cat`);
+  assert.equal(alike, false, 'another query looks elsewhere');
+  assert.ok(here, 'without a worker the same');
+  assert.match(errors[0], /^argument: there is no query 1000000: the model has \d+$/);
+  assert.match(errors[1], /^argument: /);
+  assert.match(errors[2], /^source: /);
+});
+
 test('threshold and labels choose; the result is a plain array as JSON', async (t) => {
   const { page, api } = await embed(t);
   const result = await page.evaluate(async ({ api, MODEL, CAT }) => {

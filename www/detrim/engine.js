@@ -1,11 +1,11 @@
 // The detector on the thread that computes: in a worker, or on the calling thread for those who want no worker.
 
-import init, { Detector, Model, bench, forward, onPanic } from './wasm/detrim.js';
+import init, { Attention, Detector, Model, bench, forward, onPanic } from './wasm/detrim.js';
 import { DetrimError } from './errors.js';
 import { count } from './download.js';
 import { toPixels } from './source.js';
 
-/** @import { Bench, Info, Times } from './index.js' */
+/** @import { AttentionMaps, Bench, Info, Times } from './index.js' */
 /** @import { Frame, Pixels } from './source.js' */
 
 /**
@@ -17,7 +17,7 @@ import { toPixels } from './source.js';
  */
 
 /** @typedef {{model: Blob, sha256?: string, backend: 'auto' | 'webgpu' | 'cpu', why?: string | null}} LoadRequest */
-/** @typedef {{label: string, score: number, box: {xmin: number, ymin: number, xmax: number, ymax: number}}} Found */
+/** @typedef {{label: string, score: number, query: number, box: {xmin: number, ymin: number, xmax: number, ymax: number}}} Found */
 /** @typedef {{detections: Found[], times: Times, width: number, height: number}} Detected */
 
 /**
@@ -27,6 +27,7 @@ import { toPixels } from './source.js';
  * @property {() => Promise<void>} prepare
  * @property {(request: LoadRequest) => Promise<void>} load
  * @property {(args: {frame: Frame | Pixels, owned: boolean, threshold: number}) => Promise<Detected>} detect
+ * @property {(args: {frame: Frame | Pixels, owned: boolean, query: number}) => Promise<AttentionMaps>} attention
  * @property {(args: {runs: number, size?: [number, number]}) => Promise<Bench>} bench
  * @property {(args: {bytes: Uint8Array}) => Promise<Uint8Array>} forward
  */
@@ -39,6 +40,7 @@ export class Engine {
   #emit;
   /** @type {LoadRequest | undefined} */ #request;
   /** @type {Detector | undefined} */ #detector;
+  /** Loaded when somebody asks. @type {Attention | undefined} */ #attention;
   /** @type {WebAssembly.Memory | undefined} */ #memory;
   /** @type {Pick<Info, 'model' | 'labels' | 'threshold'>} */ #card = { model: '', labels: [], threshold: 0.5 };
   /** Why it isn't WebGPU that computes, if it isn't. @type {string | null} */ #why = null;
@@ -122,9 +124,36 @@ export class Engine {
     const decode = performance.now() - start;
     const found = await this.#run(pixels, threshold);
     const [x, y] = [width / pixels.width, height / pixels.height];
-    const detections = found.detections.map(({ label, score, bounds }) => (
-      { label, score, box: { xmin: bounds.xmin * x, ymin: bounds.ymin * y, xmax: bounds.xmax * x, ymax: bounds.ymax * y } }));
+    const detections = found.detections.map(({ label, score, query, bounds }) => (
+      { label, score, query, box: { xmin: bounds.xmin * x, ymin: bounds.ymin * y, xmax: bounds.xmax * x, ymax: bounds.ymax * y } }));
     return { detections, times: { decode, ...found.times, total: performance.now() - start }, width, height };
+  }
+
+  /**
+   * Where a query looked. On the CPU, by a network that stays, and remembers its last picture.
+   *
+   * @param {{frame: Frame | Pixels, owned: boolean, query: number}} args
+   */
+  async attention({ frame, owned, query }) {
+    const { pixels } = 'pixels' in frame ? frame : await toPixels(frame, owned);
+    this.#attention ??= await this.#openAttention();
+    try {
+      const { weights, ...size } = this.#attention.maps(pixels.data, pixels.width, pixels.height, query);
+      return { ...size, weights: Float32Array.from(weights) };
+    } catch (error) {
+      throw typed(error);
+    }
+  }
+
+  async #openAttention() {
+    const model = await this.#read();
+    try {
+      return new Attention(model);
+    } catch (error) {
+      throw typed(error);
+    } finally {
+      model.free();
+    }
   }
 
   /**
@@ -227,6 +256,8 @@ export class Engine {
   dispose() {
     this.#detector?.free();
     this.#detector = undefined;
+    this.#attention?.free();
+    this.#attention = undefined;
   }
 }
 

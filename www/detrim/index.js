@@ -15,6 +15,7 @@ import { toFrame, toPixels } from './source.js';
 
 const GONE = 'the detector was disposed of';
 
+/** @import { Calls } from './engine.js' */
 /** @import { LocalEngine } from './local.js' */
 /** @import { Source } from './source.js' */
 
@@ -53,6 +54,7 @@ export { DetrimError };
  * @typedef {object} Detection
  * @property {string} label
  * @property {number} score
+ * @property {number} query which of the network's queries found it, for {@link Detrim#attention}
  * @property {Box} box
  */
 
@@ -71,6 +73,16 @@ export { DetrimError };
  * The objects, the best first. What else is known of the picture isn't enumerable: as JSON it is a plain array.
  *
  * @typedef {Detection[] & {readonly times: Times, readonly width: number, readonly height: number}} Detections
+ */
+
+/**
+ * How a query's attention is spread over the picture, which the `rows` × `columns` span.
+ *
+ * @typedef {object} AttentionMaps
+ * @property {number} heads
+ * @property {number} rows
+ * @property {number} columns
+ * @property {Float32Array} weights head by head, row by row; each head's sum is 1
  */
 
 /**
@@ -145,16 +157,24 @@ export class Detrim extends EventTarget {
     if (!(threshold >= 0 && threshold <= 1)) throw new DetrimError('argument', `a threshold lies between 0 and 1, not at ${threshold}`);
     const unknown = labels?.find(label => !this.info.labels.includes(label));
     if (unknown !== undefined) throw new DetrimError('argument', `the model knows no '${unknown}'`);
-    // At once, and not when its turn comes: a video goes on.
-    const taken = toFrame(source, signal);
-    const { detections, times, width, height } = await this.#queue(signal, async () => {
-      const { frame, owned } = await taken;
-      const engine = this.#running;
-      if (!engine.draws) return await engine.call('detect', { frame: await toPixels(frame, owned), owned, threshold });
-      return await engine.call('detect', { frame, owned, threshold }, owned && 'close' in frame ? [frame] : []);
-    }, () => taken.then(({ frame, owned }) => owned && 'close' in frame && frame.close()));
+    const { detections, times, width, height } = await this.#look('detect', source, { threshold }, signal);
     const wanted = labels ? detections.filter(({ label }) => labels.includes(label)) : detections;
     return /** @type {Detections} */ (Object.defineProperties(wanted, { times: { value: times }, width: { value: width }, height: { value: height } }));
+  }
+
+  /**
+   * Where a query looked in a picture: the last decoder layer's cross-attention. Always computed on the CPU, by a network that is loaded with the
+   * first call; of the last picture all queries are remembered.
+   *
+   * @param {Source} source
+   * @param {number} query a {@link Detection}'s
+   * @param {object} [options]
+   * @param {AbortSignal} [options.signal]
+   * @returns {Promise<AttentionMaps>}
+   */
+  async attention(source, query, { signal } = {}) {
+    if (!(Number.isInteger(query) && query >= 0)) throw new DetrimError('argument', `a query is a whole number from 0 on, not ${query}`);
+    return await this.#look('attention', source, { query }, signal);
   }
 
   /**
@@ -219,6 +239,29 @@ export class Detrim extends EventTarget {
       this.#engine = new LocalEngine(emit);
     }
     await this.#engine.prepare();
+  }
+
+  /**
+   * A call about a picture.
+   *
+   * @template {'detect' | 'attention'} Name
+   * @param {Name} name
+   * @param {Source} source
+   * @param {Omit<Parameters<Calls[Name]>[0], 'frame' | 'owned'>} args
+   * @param {AbortSignal | undefined} signal
+   * @returns {Promise<Awaited<ReturnType<Calls[Name]>>>}
+   */
+  async #look(name, source, args, signal) {
+    // At once, and not when its turn comes: a video goes on.
+    const taken = toFrame(source, signal);
+    return await this.#queue(signal, async () => {
+      const { frame, owned } = await taken;
+      const engine = this.#running;
+      /** @param {object} picture */
+      const all = picture => /** @type {Parameters<Calls[Name]>[0]} */ ({ ...picture, ...args });
+      if (!engine.draws) return await engine.call(name, all({ frame: await toPixels(frame, owned), owned }));
+      return await engine.call(name, all({ frame, owned }), owned && 'close' in frame ? [frame] : []);
+    }, () => taken.then(({ frame, owned }) => owned && 'close' in frame && frame.close()));
   }
 
   /**

@@ -10,7 +10,7 @@ const engine = new Engine(event => globalThis.postMessage(event));
 globalThis.addEventListener('message', async ({ data }) => {
   const { id, name, args } = /** @type {{id: number, name: keyof Calls, args: any}} */ (data);
   // Whatever arrives is a copy, or was given away.
-  if (name === 'detect') args.owned = true;
+  if (name === 'detect' || name === 'attention') args.owned = true;
   try {
     const result = await engine[name](args);
     const transfer = result instanceof Uint8Array ? [result.buffer] : [];
