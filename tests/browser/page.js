@@ -1,7 +1,11 @@
 // What the tests of the page have in common: its state as it tells it, and its results.
 
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { convert, model } from './embed.js';
+import { REPOSITORY } from './harness.js';
 
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').Page} Page */
 
@@ -49,8 +53,55 @@ export async function picture(page) {
   return page.locator('#overlay').evaluate((canvas) => /** @type {HTMLCanvasElement} */ (canvas).toDataURL());
 }
 
+/** How much of the overlay is painted, and how bright that is. @param {Page} page */
+export async function heat(page) {
+  return page.locator('#overlay').evaluate((element) => {
+    const canvas = /** @type {HTMLCanvasElement} */ (element);
+    const picture = /** @type {HTMLImageElement} */ (document.getElementById('photo'));
+    const { data } = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d')).getImageData(0, 0, canvas.width, canvas.height);
+    const bright = [];
+    for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 0) bright.push(data[i] + data[i + 1] + data[i + 2]);
+    bright.sort((a, b) => a - b);
+    const share = Math.min(canvas.width / picture.naturalWidth, canvas.height / picture.naturalHeight) ** 2 * picture.naturalWidth * picture.naturalHeight;
+    return { painted: bright.length / share, brightest: bright[bright.length - 1], median: bright[bright.length >> 1] };
+  });
+}
+
 /** A file that the page saves. @param {Page} page @param {() => Promise<void>} act */
 export async function saved(page, act) {
   const [download] = await Promise.all([page.waitForEvent('download'), act()]);
   return { name: download.suggestedFilename(), content: await readFile(await download.path()) };
+}
+
+/**
+ * A site with a second model, which is the first in another file; `hold` keeps that file back until `release`.
+ * @param {{hold?: boolean, damaged?: boolean}} [options] `damaged`: until `release`, other bytes come
+ */
+export async function twoModels({ hold = false, damaged = false } = {}) {
+  const first = await model();
+  const file = await convert(path.join(REPOSITORY, 'models', first.file), '--name', 'the-other');
+  const second = { ...first, name: 'the-other', file: 'other.safetensors', bytes: file.length, sha256: createHash('sha256').update(file).digest('hex'), metrics: undefined };
+  /** @type {(() => void)[]} */
+  const held = [];
+  let free = !hold && !damaged;
+  /** @type {import('../../www/serve.js').Options['intercept']} */
+  const intercept = ({ url }, response) => {
+    if (url?.endsWith('/models/index.json')) {
+      response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify([first, second]));
+      return true;
+    }
+    if (!url?.endsWith(`/${second.file}`)) return false;
+    response.writeHead(200, { 'Content-Type': 'application/octet-stream', 'Content-Length': file.length });
+    const begun = free || hold ? file.subarray(0, 1_000_000) : Buffer.alloc(1_000_000);
+    response.write(begun);
+    const rest = () => response.end(file.subarray(begun.length));
+    if (free || damaged) rest();
+    else held.push(rest);
+    return true;
+  };
+  const release = () => {
+    free = true;
+    for (const rest of held.splice(0)) rest();
+  };
+  return { first, second, server: { intercept }, release };
 }

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { DIST, open, serve } from './harness.js';
-import { entries, labels, picture, pick, ready, runs, saved, shownIn } from './page.js';
+import { entries, heat, labels, picture, pick, ready, runs, saved, shownIn } from './page.js';
 
 /** A sample as a file that somebody chooses. @param {string} name */
 const sample = async (name) => ({ name, mimeType: 'image/png', buffer: await readFile(path.join(DIST, 'samples', name)) });
@@ -73,6 +73,45 @@ test('pointing at an entry lifts its box, and at a box its entry', async (t) => 
   assert.equal(await picture(page), plain, 'and as before afterwards');
   await page.locator('#frame').click();
   assert.ok(await page.locator('#list .entry').first().evaluate((entry) => entry === document.activeElement && entry.classList.contains('active')));
+});
+
+test('choosing a box shows where the network looked for it, head by head, until it is chosen again', async (t) => {
+  const { page } = await open(t);
+  await ready(page, 'cpu');
+  await pick(page, 'Chelsea the cat');
+  const app = (/** @type {string} */ attention) => page.locator(`#app[data-attention="${attention}"]`).waitFor();
+  const entry = page.locator('#list .entry').first();
+  await page.locator('#photo').click();
+  await app('all');
+  assert.equal(await entry.getAttribute('aria-pressed'), 'true');
+  assert.match(await page.locator('#status').innerText(), /^Looked here for “cat”$/);
+  await page.waitForTimeout(50);
+  const all = await heat(page);
+  assert.ok(all.painted > 0.95, `the map covers the picture: ${all.painted}`);
+  assert.ok(all.brightest > 2 * all.median, `and has a bright spot: ${JSON.stringify(all)}`);
+
+  await page.locator('#head').selectOption('Head 2');
+  await app('2');
+  await page.waitForTimeout(50);
+  assert.notDeepEqual(await heat(page), all, 'a head by itself looks otherwise');
+  await page.locator('#photo').click();
+  await app('');
+  assert.ok(await page.locator('#heads').isHidden());
+  await page.mouse.move(2, 2);
+  await page.waitForTimeout(50);
+  assert.ok((await heat(page)).painted < 0.3, 'only the box is left');
+
+  await entry.focus();
+  await page.keyboard.press('Enter');
+  await app('2');
+  await page.keyboard.press('Escape');
+  await app('');
+  assert.ok(await entry.evaluate((button) => button === document.activeElement));
+  await page.keyboard.press('Enter');
+  await app('2');
+  await page.locator('#threshold').fill('95');
+  await app('');
+  assert.equal(await runs(page), 1, 'nothing was detected anew');
 });
 
 test('several files are chosen; one that is no picture is reported and the rest go on', async (t) => {
@@ -305,28 +344,6 @@ test('a browser that saves data fetches the model with the first photo', async (
   await pick(page, 'Chelsea the cat');
   assert.deepEqual(await labels(page), ['cat']);
   assert.equal(fetched(), 1);
-});
-
-test('one of several models is chosen by address and by hand, and the photo on show runs again', async (t) => {
-  const [first] = JSON.parse(await readFile(path.join(DIST, 'models', 'index.json'), 'utf8'));
-  const models = [first, { ...first, name: 'the-other' }];
-  const { page } = await open(t, {
-    page: '?model=the-other',
-    server: {
-      intercept: (request, response) => {
-        if (!request.url?.endsWith('models/index.json')) return false;
-        response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(models));
-        return true;
-      },
-    },
-  });
-  await ready(page, 'cpu');
-  assert.equal(await page.locator('#model').inputValue(), 'the-other');
-  await pick(page, 'Chelsea the cat');
-  await page.locator('#model').selectOption(first.name);
-  await page.locator('#app[data-runs="2"]').waitFor();
-  await page.locator('#app[data-engine="ready"]').waitFor();
-  assert.match(await page.locator('#model-about').innerText(), new RegExp(`^${first.name}: ${first.labels.length} classes`));
 });
 
 test('the snippet is copied, and what it names is there', async (t) => {

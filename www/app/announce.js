@@ -23,6 +23,10 @@ export function startAnnounce() {
     const wait = state.mode === 'camera' ? Math.max(0, spokenAt + CALM - performance.now()) : 400;
     timer = setTimeout(speak, wait);
   });
+  watch(['attention'], () => {
+    const { detection, maps } = state.attention ?? {};
+    if (detection && maps) live.textContent = `A heat map shows where the network looked for ${detection.label}.`;
+  });
   watch(['engine'], () => {
     if (state.engine === 'ready') live.textContent = `The detector is ready and runs on ${state.info?.backend === 'webgpu' ? 'WebGPU' : 'the CPU'}.`;
   });

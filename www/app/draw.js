@@ -13,8 +13,9 @@ import { percent } from './format.js';
  * @param {number} scale canvas pixels per picture pixel
  * @param {number} unit canvas pixels per one of the eye's: lines and letters are sized in it
  * @param {Detection | null} active the one to lift out
+ * @param {boolean} [filled] whether that gets its colour inside too
  */
-export function drawDetections(context, detections, picture, scale, unit, active) {
+export function drawDetections(context, detections, picture, scale, unit, active, filled = true) {
   context.save();
   context.beginPath();
   context.rect(picture.x, picture.y, picture.width, picture.height);
@@ -27,7 +28,7 @@ export function drawDetections(context, detections, picture, scale, unit, active
   if (active && detections.includes(active)) order.push(active);
   for (const detection of order) {
     const dimmed = active !== null && detection !== active;
-    drawBox(context, detection, areaOf(detection, picture, scale), unit, dimmed, detection === active);
+    drawBox(context, detection, areaOf(detection, picture, scale), unit, dimmed, detection === active, filled);
   }
   // Labels after all boxes, the best first: they take the free places.
   /** @type {Area[]} */
@@ -60,8 +61,9 @@ function areaOf({ box }, picture, scale) {
  * @param {number} unit
  * @param {boolean} dimmed
  * @param {boolean} lifted
+ * @param {boolean} filled
  */
-function drawBox(context, detection, area, unit, dimmed, lifted) {
+function drawBox(context, detection, area, unit, dimmed, lifted, filled) {
   const line = (lifted ? 4 : 2.5) * unit;
   // The line's outer edge is the box's.
   const { x, y, width, height } = { x: area.x + line / 2, y: area.y + line / 2, width: area.width - line, height: area.height - line };
@@ -70,7 +72,7 @@ function drawBox(context, detection, area, unit, dimmed, lifted) {
   context.beginPath();
   if (context.roundRect) context.roundRect(x, y, Math.max(0, width), Math.max(0, height), round);
   else context.rect(x, y, width, height);
-  if (lifted) {
+  if (lifted && filled) {
     context.globalAlpha = 0.2;
     context.fillStyle = colourOf(detection.label);
     context.fill();

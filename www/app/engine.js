@@ -1,49 +1,62 @@
 // The detector's life on this page: loaded, switched to another backend or model, asked. Only this file uses the package.
 
 import { codeOf, explain, isAbort } from './errors.js';
+import { recall, remember } from './memory.js';
 import { dismiss, notify } from './notices.js';
 import { state, update } from './state.js';
 
 /** @typedef {import('../detrim/index.js').Detrim} Detector */
 /** @typedef {Parameters<Detector['detect']>[0]} Source */
+/** @typedef {import('./state.js').Model} Model */
+/** @typedef {import('./state.js').Backend} Backend */
 
 /** What every run reports down to, so that the threshold can be lowered without another run. */
 const FLOOR = 0.05;
 
-/** @type {Detector | null} */
-let detector = null;
+/** What the address calls a model, and this browser remembers one by. */
+const CHOSEN = 'model';
+
+/** @typedef {{detector: Detector, model: Model, backend: Backend}} Loaded with the choices that led to it */
+
+/** What answers. It stays in use while something else is being loaded. @type {Loaded | null} */
+let used = null;
 /** @type {AbortController | null} */
 let loading = null;
-/** @type {Promise<Detector> | null} */
+/** @type {Promise<Loaded> | null} */
 let ready = null;
 
-/** Reads models/index.json and picks the model that the address names, or the first. */
+/** Reads models/index.json and picks the model that the address names, or the one that was chosen last, or the first. */
 export async function readModels() {
   const response = await fetch('models/index.json');
   if (!response.ok) throw new Error(`models/index.json: the server answered ${response.status}`);
-  /** @type {import('./state.js').Model[]} */
+  /** @type {Model[]} */
   const models = await response.json();
-  const wanted = new URLSearchParams(location.search).get('model');
-  const model = models.find((m) => m.name === wanted) ?? models[0] ?? null;
+  const wanted = new URLSearchParams(location.search).get(CHOSEN);
+  const named = (/** @type {string | null} */ name) => models.find((m) => m.name === name);
+  const model = named(wanted) ?? named(recall(CHOSEN)) ?? models[0] ?? null;
   if (!model) throw new Error('models/index.json lists no model');
   if (wanted && model.name !== wanted) notify('warning', 'model', `There is no model “${wanted}” here; using ${model.name}.`);
   update({ models, model });
 }
 
-/** Loads what is chosen, in place of what is loaded. */
+/** Loads what is chosen. What is loaded stays in use until that is ready, or for good where it fails. */
 export function load() {
   loading?.abort();
   loading = new AbortController();
-  const { signal } = loading;
-  const attempt = start(signal);
-  ready = attempt;
+  const mine = loading;
+  const attempt = start(mine.signal);
+  // Without a detector everybody waits for this one.
+  if (!used) ready = attempt;
   // Whoever waits for `ready` hears of a failure too; here it is shown.
   attempt.catch((error) => {
-    if (ready !== attempt) return;
-    ready = null;
-    if (isAbort(error)) return update({ engine: 'off', progress: {} });
-    update({ engine: 'failed', progress: {} });
-    notify('error', 'engine', explain(error), { label: 'Try again', run: () => void load() });
+    if (loading !== mine) return;
+    loading = null;
+    if (!used) ready = null;
+    const { model, backend } = state;
+    update(used ? { engine: 'ready', progress: {}, model: used.model, backend: used.backend } : { engine: isAbort(error) ? 'off' : 'failed', progress: {} });
+    if (isAbort(error)) return;
+    const kept = used ? ` ${used.model.name} stays in use.` : '';
+    notify('error', 'engine', explain(error) + kept, { label: 'Try again', run: () => void choose({ model, backend }).catch(() => {}) });
   });
   return attempt;
 }
@@ -52,55 +65,65 @@ export function cancelLoad() {
   loading?.abort();
 }
 
-/** @param {AbortSignal} signal */
+/** @param {AbortSignal} signal @returns {Promise<Loaded>} */
 async function start(signal) {
   dismiss('engine');
-  update({ engine: 'loading', progress: {}, info: null });
-  detector?.dispose();
-  detector = null;
-  const { Detrim } = await import('../detrim/index.js');
+  update({ engine: 'loading', progress: {} });
   if (!state.model) await readModels();
-  const model = /** @type {import('./state.js').Model} */ (state.model);
   signal.throwIfAborted();
-  /** @param {import('./state.js').Backend} backend */
-  const open = (backend) =>
-    Detrim.load(addressOf(model), {
-      backend,
-      signal,
-      sha256: model.sha256,
-      onProgress: ({ phase, loaded, total }) => {
-        if (signal.aborted) return;
-        const known = total ?? (phase === 'download' ? model.bytes : 0);
-        update({ progress: { ...state.progress, [phase]: { loaded, total: known } } });
-      },
-    });
-  let opened;
+  const model = /** @type {Model} */ (state.model);
+  const onProgress = (/** @type {import('./state.js').State['progress']} */ part) => {
+    if (!signal.aborted) update({ progress: { ...state.progress, ...part } });
+  };
+  /** @type {Detector} */
+  let detector;
   try {
-    opened = await open(state.backend);
+    detector = await open(model, state.backend, signal, onProgress);
   } catch (error) {
     // Asking for WebGPU where there is none is answered with what works, and said.
     if (state.backend !== 'webgpu' || !['unsupported', 'gpu-lost'].includes(codeOf(error))) throw error;
     notify('warning', 'backend', `WebGPU can’t be used here, so this runs on the CPU. (${/** @type {Error} */ (error).message})`);
     update({ backend: 'cpu' });
-    opened = await open('cpu');
+    detector = await open(model, 'cpu', signal, onProgress);
   }
   if (signal.aborted) {
-    opened.dispose();
+    detector.dispose();
     signal.throwIfAborted();
   }
-  detector = opened;
-  opened.onchange = (event) => changed(opened, event);
-  update({ engine: 'ready', progress: {}, info: opened.info, threshold: model.threshold ?? opened.info.threshold ?? state.threshold });
-  return opened;
+  used?.detector.dispose();
+  const loaded = { detector, model, backend: state.backend };
+  used = loaded;
+  ready = Promise.resolve(loaded);
+  loading = null;
+  detector.onchange = (event) => changed(loaded, event);
+  update({ engine: 'ready', progress: {}, info: detector.info, threshold: model.threshold ?? detector.info.threshold ?? state.threshold });
+  return loaded;
+}
+
+/**
+ * @param {Model} model
+ * @param {Backend} backend
+ * @param {AbortSignal} signal
+ * @param {(part: import('./state.js').State['progress']) => void} [onProgress]
+ */
+async function open(model, backend, signal, onProgress) {
+  const { Detrim } = await import('../detrim/index.js');
+  signal.throwIfAborted();
+  return await Detrim.load(new URL(`models/${model.file}`, document.baseURI), {
+    backend,
+    signal,
+    sha256: model.sha256,
+    onProgress: ({ phase, loaded, total }) => onProgress?.({ [phase]: { loaded, total: total ?? (phase === 'download' ? model.bytes : 0) } }),
+  });
 }
 
 /**
  * The package restarted its worker, or fell back to the CPU, by itself.
- * @param {Detector} from
+ * @param {Loaded} from
  * @param {import('../detrim/index.js').ChangeEvent} event
  */
 function changed(from, { reason, message, info }) {
-  if (from !== detector) return;
+  if (from !== used) return;
   update({ info: { ...info } });
   const what = reason === 'gpu-lost' ? 'The graphics processor went away' : 'The detector broke down and was started again';
   notify('warning', 'backend', `${what}; it now runs on ${info.backend === 'webgpu' ? 'WebGPU' : 'the CPU'}. (${message})`);
@@ -114,10 +137,10 @@ function changed(from, { reason, message, info }) {
 export async function detect(source, signal) {
   for (;;) {
     const attempt = ready ?? load();
-    /** @type {Detector} */
-    let opened;
+    /** @type {Loaded} */
+    let asked;
     try {
-      opened = await withSignal(attempt, signal);
+      asked = await withSignal(attempt, signal);
     } catch (error) {
       // Another backend or model was chosen meanwhile: wait for that one.
       if (!signal.aborted && ready && ready !== attempt) continue;
@@ -125,14 +148,45 @@ export async function detect(source, signal) {
     }
     update({ runs: state.runs + 1 });
     try {
-      const detections = await opened.detect(source, { threshold: FLOOR, signal });
-      if (opened === detector) update({ info: { ...opened.info } });
-      return { detections: [...detections], times: detections.times, backend: opened.info.backend, model: state.model?.name ?? '' };
+      const result = await ask(asked.detector, asked.model, source, signal);
+      if (asked === used) update({ info: { ...asked.detector.info } });
+      return result;
     } catch (error) {
       // The same, but later.
-      if (codeOf(error) !== 'disposed' || opened === detector) throw error;
+      if (codeOf(error) !== 'disposed' || asked === used) throw error;
     }
   }
+}
+
+/**
+ * @param {Detector} detector
+ * @param {Model} model
+ * @param {Source} source
+ * @param {AbortSignal} signal
+ */
+async function ask(detector, model, source, signal) {
+  const detections = await detector.detect(source, { threshold: FLOOR, signal });
+  const { times } = detections;
+  const { backend } = detector.info;
+  update({ measured: { ...state.measured, [measuredAs(model, backend)]: times.total } });
+  return { detections: [...detections], times, backend, model: model.name };
+}
+
+/**
+ * Where a query of a result looked.
+ * @param {Source} source
+ * @param {number} query
+ * @param {string} model the one that gave the result
+ * @param {AbortSignal} signal
+ */
+export async function attention(source, query, model, signal) {
+  if (used?.model.name !== model) throw new Error(`${model} isn’t in use any more.`);
+  return await used.detector.attention(source, query, { signal });
+}
+
+/** What a time is filed under. @param {Model} model @param {string} backend */
+export function measuredAs({ name }, backend) {
+  return `${name} ${backend}`;
 }
 
 /**
@@ -157,10 +211,8 @@ function withSignal(promise, signal) {
  * @param {{runs: number, size: [number, number] | undefined, signal: AbortSignal}} options
  */
 export async function bench(backend, { runs, size, signal }) {
-  const { Detrim } = await import('../detrim/index.js');
   if (!state.model) await readModels();
-  const model = /** @type {import('./state.js').Model} */ (state.model);
-  const measured = await Detrim.load(addressOf(model), { backend, signal, sha256: model.sha256 });
+  const measured = await open(/** @type {Model} */ (state.model), backend, signal);
   try {
     return await measured.bench({ runs, size, signal });
   } finally {
@@ -168,12 +220,7 @@ export async function bench(backend, { runs, size, signal }) {
   }
 }
 
-/** @param {import('./state.js').Model} model */
-function addressOf(model) {
-  return new URL(`models/${model.file}`, document.baseURI);
-}
-
-/** @param {import('./state.js').Backend} backend */
+/** @param {Backend} backend */
 export function switchBackend(backend) {
   dismiss('backend');
   update({ backend });
@@ -181,9 +228,25 @@ export function switchBackend(backend) {
 }
 
 /** @param {string} name */
-export function switchModel(name) {
+export async function switchModel(name) {
   const model = state.models.find((m) => m.name === name);
-  if (!model || model === state.model) return ready;
-  update({ model });
-  return load();
+  if (!model || model === state.model) return;
+  // Back to the one in use: what was on its way needn't come.
+  if (model === used?.model) return cancelLoad();
+  await choose({ model });
+}
+
+/**
+ * Loads a choice; once it is there, its model is that of the next visit too.
+ * @param {Partial<Pick<import('./state.js').State, 'model' | 'backend'>>} choice
+ */
+async function choose(choice) {
+  update(choice);
+  const { model: { name } } = await load();
+  remember(CHOSEN, name);
+  // What was chosen by hand wins over what the address said.
+  const address = new URL(location.href);
+  if (!address.searchParams.has(CHOSEN)) return;
+  address.searchParams.set(CHOSEN, name);
+  history.replaceState(null, '', address);
 }

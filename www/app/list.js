@@ -1,5 +1,7 @@
-// The list of what was found. Pointing at an entry lifts its box; pointing at a box selects its entry.
+// The list of what was found. Pointing at an entry lifts its box; pointing at a box selects its entry. Choosing either shows where the
+// network looked.
 
+import { toggleAttention } from './attention.js';
 import { colourOf } from './colours.js';
 import { byId, make } from './dom.js';
 import { percent, plural } from './format.js';
@@ -22,9 +24,10 @@ export function startList() {
     if (pointed >= 0) update({ active: visible[pointed] ?? null });
     else if (state.active && !visible.includes(state.active)) update({ active: null });
   });
-  watch(['active'], () => {
+  watch(['active', 'attention'], () => {
     const visible = shown();
     rows.forEach(({ button }, i) => {
+      button.setAttribute('aria-pressed', String(state.attention !== null && visible[i] === state.attention.detection));
       button.classList.toggle('active', state.active !== null && visible[i] === state.active);
     });
   });
@@ -63,7 +66,7 @@ function render(visible) {
   });
   count.textContent = state.result ? String(visible.length) : '';
   hint.textContent = hintFor(visible);
-  hint.hidden = visible.length > 0;
+  hint.hidden = hint.textContent === '';
   list.hidden = visible.length === 0;
 }
 
@@ -71,7 +74,7 @@ function render(visible) {
 function hintFor(visible) {
   const { result, hidden, threshold } = state;
   if (!result) return 'Boxes appear here as soon as there is a picture.';
-  if (visible.length > 0) return '';
+  if (visible.length > 0) return state.mode === 'photo' ? 'Choose one to see where the network looked for it.' : '';
   const filtered = result.detections.filter((d) => d.score >= threshold).length;
   if (filtered > 0) return `${plural(filtered, 'object is', 'objects are')} hidden by the classes switched off above.`;
   const best = result.detections.filter((d) => !hidden.has(d.label)).reduce((a, b) => (a && a.score >= b.score ? a : b), /** @type {Detection | null} */ (null));
@@ -104,6 +107,8 @@ function makeRow(index) {
   button.addEventListener('click', () => {
     button.focus({ preventScroll: true });
     document.getElementById('frame')?.scrollIntoView({ block: 'nearest' });
+    const detection = shown()[index];
+    if (detection) void toggleAttention(detection);
   });
   list.append(item);
   return { item, button, swatch, name, size, score, meter };

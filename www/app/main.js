@@ -1,6 +1,7 @@
 // Starts the page. If this never runs, the text in index.html stays and says what is missing.
 
 import { startAnnounce } from './announce.js';
+import { startAttention } from './attention.js';
 import { startBench } from './bench.js';
 import { startCamera } from './camera.js';
 import { byId } from './dom.js';
@@ -9,6 +10,7 @@ import { load, readModels } from './engine.js';
 import { startFilters } from './filters.js';
 import { startInputs } from './inputs.js';
 import { startList } from './list.js';
+import { startModels } from './models.js';
 import { notify } from './notices.js';
 import { startOverlay } from './overlay.js';
 import { startPictures } from './pictures.js';
@@ -35,7 +37,7 @@ if (typeof WebAssembly === 'object' && typeof Worker === 'function') {
 function start() {
   const backend = address.get('backend');
   if (backend === 'cpu' || backend === 'webgpu' || backend === 'auto') update({ backend });
-  for (const part of [startStage, startOverlay, startList, startFilters, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startSave, startEmbed, startShortcuts, startAnnounce]) part();
+  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startSave, startEmbed, startShortcuts, startAnnounce]) part();
   describe();
   if (address.has('bench')) startBench();
   void startSamples();
@@ -44,7 +46,7 @@ function start() {
 
 /** What runs, for style sheets and for tests, which must not take a silent fallback for the real thing. */
 function describe() {
-  watch(['engine', 'mode', 'camera', 'info', 'runs', 'result', 'threshold', 'hidden'], () => {
+  watch(['engine', 'mode', 'camera', 'info', 'runs', 'result', 'threshold', 'hidden', 'attention'], () => {
     const { dataset } = app;
     dataset.engine = state.engine;
     dataset.mode = state.mode;
@@ -52,8 +54,14 @@ function describe() {
     dataset.backend = state.info?.backend ?? '';
     dataset.dispatches = String(state.info?.dispatches ?? '');
     dataset.runs = String(state.runs);
+    dataset.attention = state.attention ? (state.attention.maps ? headOf(state.attention.head) : 'loading') : '';
     dataset.shown = state.result ? String(shown().length) : '';
   });
+}
+
+/** @param {number | null} head */
+function headOf(head) {
+  return head === null ? 'all' : String(head + 1);
 }
 
 /** Loads at once, so that the model is there when a photo has been chosen; but not over a connection that is to be spared. */

@@ -1,7 +1,9 @@
 // The canvas over the picture: sharp at any pixel ratio, and the way from a point to the box under it.
 
+import { toggleAttention, closeAttention } from './attention.js';
 import { byId } from './dom.js';
 import { drawDetections } from './draw.js';
+import { drawHeat } from './heat.js';
 import { focusEntry } from './list.js';
 import { shown, state, update, watch } from './state.js';
 
@@ -13,7 +15,7 @@ let scheduled = false;
 let pointer = null;
 
 export function startOverlay() {
-  watch(['result', 'threshold', 'hidden', 'active', 'mode', 'current'], schedule);
+  watch(['result', 'threshold', 'hidden', 'active', 'attention', 'mode', 'current'], schedule);
   const observer = new ResizeObserver(([entry]) => {
     // Where the browser tells whole device pixels, lines fall between them nowhere. Emulated screens tell them wrong.
     const exact = entry.devicePixelContentBoxSize?.[0];
@@ -42,7 +44,9 @@ export function startOverlay() {
   frame.addEventListener('click', (event) => {
     const hit = at(event);
     update({ active: hit });
-    if (hit) focusEntry(hit);
+    if (!hit) return void closeAttention();
+    focusEntry(hit);
+    void toggleAttention(hit);
   });
 }
 
@@ -75,7 +79,9 @@ function paint() {
   const placed = place();
   if (!placed) return;
   const unit = canvas.clientWidth ? canvas.width / canvas.clientWidth : 1;
-  drawDetections(context, shown(), placed.area, placed.scale, unit, state.active);
+  const { attention, active } = state;
+  if (attention?.maps) drawHeat(context, attention.maps, attention.head, placed.area);
+  drawDetections(context, shown(), placed.area, placed.scale, unit, active ?? attention?.detection ?? null, !attention?.maps);
 }
 
 /**

@@ -1,8 +1,8 @@
-// Which backend runs and why, the switch between them, and the choice of a model.
+// Which backend runs and why, and the switch between them.
 
-import { switchBackend, switchModel } from './engine.js';
-import { byId, make } from './dom.js';
-import { bytes, plural } from './format.js';
+import { switchBackend } from './engine.js';
+import { byId } from './dom.js';
+import { bytes } from './format.js';
 import { state, watch } from './state.js';
 
 const backends = byId('backend', HTMLFieldSetElement);
@@ -11,9 +11,6 @@ const short = byId('engine-short', HTMLElement);
 const name = byId('engine-name', HTMLElement);
 const why = byId('engine-why', HTMLElement);
 const memory = byId('engine-memory', HTMLElement);
-const field = byId('model-field', HTMLElement);
-const select = byId('model', HTMLSelectElement);
-const about = byId('model-about', HTMLElement);
 
 /** @type {Record<string, string>} */
 const NAMES = { webgpu: 'WebGPU', cpu: 'CPU' };
@@ -23,7 +20,6 @@ export function startRunsOn() {
     const { value } = /** @type {HTMLInputElement} */ (event.target);
     switchBackend(/** @type {import('./state.js').Backend} */ (value)).catch(() => {});
   });
-  select.addEventListener('change', () => void switchModel(select.value)?.catch(() => {}));
   watch(['backend'], () => {
     for (const radio of backends.querySelectorAll('input')) radio.checked = radio.value === state.backend;
   });
@@ -35,12 +31,6 @@ export function startRunsOn() {
     name.textContent = info ? [...new Set([NAMES[info.backend], info.adapter])].filter(Boolean).join(', ') : '';
     why.textContent = info ? reason(info) : '';
     memory.textContent = info ? memoryText(info.memory) : '';
-  });
-  watch(['models', 'model'], () => {
-    const { models, model } = state;
-    select.replaceChildren(...models.map((m) => make('option', { value: m.name, selected: m === model }, `${m.name} (${bytes(m.bytes)})`)));
-    field.hidden = models.length < 2;
-    about.textContent = model ? `${model.name}: ${plural(model.labels.length, 'class', 'classes')}, ${bytes(model.bytes)}${model.licence ? `, ${model.licence}` : ''}` : '';
   });
 }
 

@@ -2,6 +2,7 @@
 
 import { byId, make } from './dom.js';
 import { drawDetections } from './draw.js';
+import { drawHeat } from './heat.js';
 import { frameOnShow } from './live.js';
 import { notify } from './notices.js';
 import { shown, state, watch } from './state.js';
@@ -27,7 +28,7 @@ function stem() {
 }
 
 export async function savePicture() {
-  const { result, mode, current } = state;
+  const { result, mode, current, attention } = state;
   if (!result) return;
   const detections = shown();
   const source = mode === 'camera' ? frameOnShow() : current && (await createImageBitmap(current.blob));
@@ -38,6 +39,7 @@ export async function savePicture() {
   if (!context) return notify('error', 'save', 'The browser gave no canvas of this size.');
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
   const area = { x: 0, y: 0, width: canvas.width, height: canvas.height };
+  if (attention?.maps) drawHeat(context, attention.maps, attention.head, area);
   drawDetections(context, detections, area, canvas.width / result.width, Math.max(1, Math.max(canvas.width, canvas.height) / 900), null);
   const blob = await new Promise((/** @type {BlobCallback} */ resolve) => canvas.toBlob(resolve, 'image/png'));
   if (!blob) return notify('error', 'save', 'The browser couldn’t make a PNG of this size.');

@@ -1,9 +1,11 @@
 // Single keys for everything, listed in a dialog, and a switch for those whom they disturb.
 
+import { closeAttention } from './attention.js';
 import { flipCamera, keepFrame, toggleCamera } from './camera.js';
 import { byId, make } from './dom.js';
 import { moveThreshold } from './filters.js';
 import { chooseFile } from './inputs.js';
+import { recall, remember } from './memory.js';
 import { again, clear, showNext, undo } from './pictures.js';
 import { pick } from './samples.js';
 import { saveJson, savePicture } from './save.js';
@@ -13,7 +15,7 @@ import { cancelAll } from './status.js';
 const dialog = byId('keys', HTMLDialogElement);
 const list = byId('keys-list', HTMLElement);
 const enabled = byId('keys-on', HTMLInputElement);
-const REMEMBERED = 'detrim-shortcuts';
+const REMEMBERED = 'shortcuts';
 
 /** @type {{keys: string[], shown?: string[], text: string, run: (key: string) => void}[]} */
 const SHORTCUTS = [
@@ -36,20 +38,11 @@ export function startShortcuts() {
   for (const { keys, shown = keys, text } of SHORTCUTS) {
     list.append(make('div', {}, make('dt', {}, ...shown.map((key) => (key === '…' ? ' to ' : make('kbd', {}, key.length === 1 ? key.toUpperCase() : key)))), make('dd', {}, text)));
   }
-  list.append(make('div', {}, make('dt', {}, make('kbd', {}, 'Esc')), make('dd', {}, 'Cancel')));
+  list.append(make('div', {}, make('dt', {}, make('kbd', {}, 'Enter')), make('dd', {}, 'On an object: where the network looked for it')));
+  list.append(make('div', {}, make('dt', {}, make('kbd', {}, 'Esc')), make('dd', {}, 'Close the heat map, else cancel')));
   byId('keys-open', HTMLButtonElement).addEventListener('click', openKeys);
-  try {
-    enabled.checked = localStorage.getItem(REMEMBERED) !== 'off';
-  } catch {
-    // Storage may be forbidden; then the choice lasts for this visit.
-  }
-  enabled.addEventListener('change', () => {
-    try {
-      localStorage.setItem(REMEMBERED, enabled.checked ? 'on' : 'off');
-    } catch {
-      // As above.
-    }
-  });
+  enabled.checked = recall(REMEMBERED) !== 'off';
+  enabled.addEventListener('change', () => remember(REMEMBERED, enabled.checked ? 'on' : 'off'));
   document.addEventListener('keydown', onKey);
 }
 
@@ -60,7 +53,7 @@ function openKeys() {
 /** @param {KeyboardEvent} event */
 function onKey(event) {
   if (dialog.open || event.defaultPrevented) return;
-  if (event.key === 'Escape') return cancelAll();
+  if (event.key === 'Escape') return void (closeAttention() || cancelAll());
   if ((event.ctrlKey || event.metaKey) && event.key === 'z') return undo();
   if (!enabled.checked || event.ctrlKey || event.metaKey || event.altKey || ownsKeys(event)) return;
   const shortcut = SHORTCUTS.find(({ keys }) => keys.includes(event.key));

@@ -40,9 +40,17 @@
  * @property {number} bytes
  * @property {string} sha256
  * @property {unknown[]} labels
- * @property {Record<string, unknown>} [metrics]
+ * @property {{on?: string, AP?: number}} [metrics]
  * @property {number} [threshold]
  * @property {string} [licence]
+ */
+
+/**
+ * Where the query behind a detection looked, as far as it is known yet.
+ * @typedef {object} Attention
+ * @property {Detection} detection
+ * @property {import('../detrim/index.js').AttentionMaps | null} maps
+ * @property {number | null} head the one shown, or all
  */
 
 /**
@@ -53,7 +61,8 @@
  * @property {number} runs how often the network ran since the page was opened
  * @property {Backend} backend what was asked for; `info.backend` is what runs
  * @property {Model[]} models
- * @property {Model | null} model
+ * @property {Model | null} model the chosen one, which may be on its way still
+ * @property {Record<string, number>} measured milliseconds that the last picture took, by model and backend
  * @property {'empty' | 'photo' | 'camera'} mode
  * @property {Picture[]} pictures
  * @property {Picture | null} current
@@ -61,6 +70,7 @@
  * @property {number} threshold
  * @property {ReadonlySet<string>} hidden labels switched off
  * @property {Detection | null} active the highlighted one
+ * @property {Attention | null} attention
  * @property {'off' | 'starting' | 'on' | 'paused'} camera
  * @property {boolean} mirrored the camera picture is shown as in a mirror
  * @property {number} fps measured over the last camera frames
@@ -68,9 +78,9 @@
 
 /** @type {State} */
 export const state = {
-  engine: 'off', progress: {}, info: null, runs: 0, backend: 'auto', models: [], model: null,
+  engine: 'off', progress: {}, info: null, runs: 0, backend: 'auto', models: [], model: null, measured: {},
   mode: 'empty', pictures: [], current: null, result: null,
-  threshold: 0.5, hidden: new Set(), active: null,
+  threshold: 0.5, hidden: new Set(), active: null, attention: null,
   camera: 'off', mirrored: false, fps: 0,
 };
 

@@ -14,7 +14,7 @@ const againButton = byId('again', HTMLButtonElement);
 export function startStatus() {
   cancelButton.addEventListener('click', cancelAll);
   againButton.addEventListener('click', redo);
-  watch(['engine', 'progress', 'mode', 'current', 'pictures', 'result', 'camera', 'fps', 'threshold', 'hidden', 'active'], () => {
+  watch(['engine', 'progress', 'mode', 'current', 'pictures', 'result', 'camera', 'fps', 'threshold', 'hidden', 'active', 'attention'], () => {
     line.textContent = sentence();
     line.classList.toggle('busy', isBusy());
     bar.hidden = state.engine !== 'loading';
@@ -53,14 +53,21 @@ export function redo() {
 }
 
 function sentence() {
-  const { engine, mode, current, camera, active } = state;
+  const { engine, mode, current, camera, active, attention } = state;
   if (engine === 'loading') return loadingSentence();
   if (engine === 'failed') return 'The detector couldn’t be loaded.';
+  if (attention) return attentionSentence(attention);
   if (active) return `${active.label} ${percent(active.score)}, ${Math.round(active.box.xmax - active.box.xmin)} × ${Math.round(active.box.ymax - active.box.ymin)} px`;
   if (mode === 'camera') return cameraSentence(camera);
   if (mode === 'photo' && current) return photoSentence(current);
   if (engine === 'off') return 'The detector isn’t loaded yet.';
   return 'Ready';
+}
+
+/** @param {import('./state.js').Attention} attention */
+function attentionSentence({ detection, maps }) {
+  if (!maps) return 'Computing where it looked';
+  return `Looked here for “${detection.label}”`;
 }
 
 function loadingSentence() {

@@ -1,0 +1,90 @@
+// The menu of models.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { open } from './harness.js';
+import { labels, pick, ready, runs, twoModels } from './page.js';
+
+/** The row of a model. @param {import('./harness.js').Page} page @param {string} name */
+const row = (page, name) => page.locator('#models label', { hasText: name });
+
+test('the menu tells size, accuracy and time; what is loaded answers until the chosen one is there, and the choice is remembered', async (t) => {
+  const { first, second, server, release } = await twoModels({ hold: true });
+  const { page } = await open(t, { server });
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), first.name);
+  assert.equal(await row(page, first.name).locator('.facts').innerText(), '8.9 MB · AP 17.5');
+  assert.equal(await row(page, second.name).locator('.facts').innerText(), `${(second.bytes / 1e6).toFixed(1)} MB`);
+
+  await row(page, second.name).click();
+  await page.waitForFunction(() => /model 1\.0 MB of 17\./.test(document.getElementById('status')?.textContent ?? ''));
+  await page.locator('#samples').getByRole('button', { name: 'Chelsea the cat' }).click();
+  await page.locator('#app[data-runs="1"]:not([data-shown=""])').waitFor();
+  assert.deepEqual(await labels(page), ['cat'], 'the first answers meanwhile');
+  assert.match(await row(page, first.name).locator('.facts').innerText(), / · [\d.]+ m?s a picture$/);
+
+  release();
+  await page.locator('#app[data-engine="ready"][data-runs="2"]').waitFor();
+  await page.waitForFunction((name) => [...document.querySelectorAll('#models label')].some((label) => label.textContent?.includes(name) && label.textContent.includes('a picture')), second.name);
+  assert.deepEqual(await labels(page), ['cat'], 'the picture on show has run again');
+  assert.match(await page.locator('#model-about').innerText(), /^the-other: 20 classes/);
+  await page.reload();
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), second.name);
+});
+
+test('a choice can be cancelled, with the keyboard too', async (t) => {
+  const { first, second, server } = await twoModels({ hold: true });
+  const { page } = await open(t, { server });
+  await ready(page, 'cpu');
+  await row(page, first.name).locator('input').focus();
+  await page.keyboard.press('ArrowDown');
+  await page.locator('#app[data-engine="loading"]').waitFor();
+  assert.equal(await page.locator('#models input:checked').inputValue(), second.name);
+  await page.keyboard.press('Escape');
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), first.name);
+  assert.equal(await page.locator('.notice').count(), 0);
+  await pick(page, 'Chelsea the cat');
+  assert.deepEqual(await labels(page), ['cat']);
+  await page.reload();
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), first.name, 'what never came isn’t remembered');
+});
+
+test('a model that fails is reported, leaves the other in use, and can be tried again', async (t) => {
+  const { first, second, server, release } = await twoModels({ damaged: true });
+  const { page } = await open(t, { server });
+  await ready(page, 'cpu');
+  await pick(page, 'Chelsea the cat');
+  await row(page, second.name).click();
+  const notice = page.locator('.notice.error');
+  await notice.waitFor();
+  assert.match(await notice.innerText(), /The model file is damaged.* detr-lite0-provisional stays in use\./s);
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), first.name);
+  assert.equal(await runs(page), 1);
+  release();
+  await notice.getByRole('button', { name: 'Try again' }).click();
+  await page.locator('#app[data-engine="ready"][data-runs="2"]').waitFor();
+  assert.equal(await page.locator('#models input:checked').inputValue(), second.name);
+});
+
+test('the address names a model, and a choice by hand changes it', async (t) => {
+  const { first, second, server } = await twoModels();
+  const { page } = await open(t, { server, page: '?model=the-other&bench' });
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), second.name);
+  await row(page, first.name).click();
+  await page.waitForURL(/model=detr-lite0-provisional/);
+  await page.reload();
+  await ready(page, 'cpu');
+  assert.equal(await page.locator('#models input:checked').inputValue(), first.name);
+});
+
+test('where there is one model, nothing asks for a choice', async (t) => {
+  const { page } = await open(t);
+  await ready(page, 'cpu');
+  assert.ok(await page.locator('#models').isHidden());
+  assert.match(await page.locator('#model-about').innerText(), /^detr-lite0-provisional: 20 classes, 8\.9 MB, Apache-2\.0\. AP 17\.5 on 782 pictures/);
+});
