@@ -18,9 +18,13 @@ pub mod hash;
 pub mod image;
 mod labels;
 pub mod layout;
+#[cfg(not(target_arch = "wasm32"))]
+mod matrix;
 pub mod model;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod output;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod prune;
 #[cfg(not(target_arch = "wasm32"))]
 mod share;
 #[cfg(not(target_arch = "wasm32"))]

@@ -8,6 +8,8 @@ use super::tensors::{Dtype, RawTensor};
 use super::{Card, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::layout::Entry;
 use crate::layout::{self, layout};
 use crate::weights::{Data, HostTensor, Weights};
 use half::f16;
@@ -31,6 +33,15 @@ pub enum Storage {
     /// Matrices, convolutions and query contents in f16; biases, norms and box references stay f32: they are few, and it is
     /// there that rounding shows.
     F16,
+}
+
+impl Storage {
+    /// Bytes of a tensor.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn bytes(self, entry: &Entry) -> usize {
+        let numbers: usize = entry.shape.iter().product();
+        numbers * if self == Storage::F16 && entry.is_large() { 2 } else { 4 }
+    }
 }
 
 /// Whether a safetensors header is one of ours.

@@ -23,7 +23,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// How matrices and convolutions are stored
-    #[arg(long, value_enum, default_value_t = Dtype::F16)]
+    #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     /// Name of the model
     #[arg(long)]
@@ -69,10 +69,20 @@ fn metric(text: &str) -> Result<(String, f64)> {
     Ok((name.into(), value.parse()?))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Dtype {
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    #[default]
     F16,
     F32,
+}
+
+impl Dtype {
+    pub fn storage(self) -> Storage {
+        match self {
+            Dtype::F16 => Storage::F16,
+            Dtype::F32 => Storage::F32,
+        }
+    }
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -86,11 +96,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     card.threshold = arguments.threshold.or(card.threshold);
     card.licence = arguments.licence.unwrap_or(std::mem::take(&mut card.licence));
     card.provenance.extend(arguments.provenance);
-    let storage = match arguments.dtype {
-        Dtype::F16 => Storage::F16,
-        Dtype::F32 => Storage::F32,
-    };
-    write_own(&arguments.out, &checkpoint, storage)?;
+    write_own(&arguments.out, &checkpoint, arguments.dtype.storage())?;
     let bytes = std::fs::metadata(&arguments.out)?.len();
     if let Some(index) = &arguments.index {
         let metrics = arguments.measured_on.map(|on| Metrics { on, values: arguments.metrics.into_iter().collect() });

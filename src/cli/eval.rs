@@ -1,7 +1,7 @@
 //! `detrim eval`
 
 use super::model::{self, GuessArguments};
-use super::print;
+use super::{complain, print};
 use anyhow::{Result, bail};
 use comfy_table::{Table, presets};
 use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
@@ -13,7 +13,7 @@ use detrim::output::write;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Measure how good a detector is: COCO's average precision on labelled pictures.
 ///
@@ -63,7 +63,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let mut dataset = Dataset::open(&arguments.annotations)?;
-    complain(&arguments.annotations, "left out", &dataset.problems);
+    complain(&arguments.annotations.display().to_string(), "left out", &dataset.problems);
     if let Some(limit) = arguments.limit {
         dataset.truncate(limit);
     }
@@ -126,26 +126,11 @@ fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let run = run::detect_all(&checkpoint, dataset, images, || bar.inc(1));
     bar.finish_and_clear();
     let run = run?;
-    complain(images, "could not be used", &run.problems);
+    complain(&images.display().to_string(), "could not be used", &run.problems);
     if run.problems.len() == dataset.images.len() {
         bail!("{}: none of the pictures could be used", images.display());
     }
     Ok(run.detections)
-}
-
-/// Tells how many things were wrong, and names the first few.
-fn complain(file: &Path, what: &str, problems: &[String]) {
-    const NAMED: usize = 5;
-    if problems.is_empty() {
-        return;
-    }
-    eprintln!("{}: {} {what}:", file.display(), problems.len());
-    for problem in problems.iter().take(NAMED) {
-        eprintln!("  {problem}");
-    }
-    if problems.len() > NAMED {
-        eprintln!("  and {} more", problems.len() - NAMED);
-    }
 }
 
 /// How good the detector is at one class.

@@ -13,6 +13,7 @@ mod index;
 pub mod inspect;
 pub mod model;
 mod photos;
+pub mod prune;
 pub mod train;
 
 use detrim::detector::Device;
@@ -40,5 +41,20 @@ fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// Tells how many things were wrong, and names the first few.
+fn complain(of: &str, what: &str, problems: &[String]) {
+    const NAMED: usize = 5;
+    if problems.is_empty() {
+        return;
+    }
+    eprintln!("{}: {} {what}:", of, problems.len());
+    for problem in problems.iter().take(NAMED) {
+        eprintln!("  {problem}");
+    }
+    if problems.len() > NAMED {
+        eprintln!("  and {} more", problems.len() - NAMED);
     }
 }

@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::config::{Activation, Backbone as BackboneConfig, Config};
 use crate::error::{Error, Result};
 use crate::weights::{HostTensor, Weights};
+use std::ops::Range;
 
 /// The whole network on one backend.
 pub struct Detr<B: Backend> {
@@ -100,12 +101,12 @@ impl<B: Backend> Detr<B> {
         }
     }
 
-    /// The backbone from one of its stages (counted from 0) on: from what that stage is given, which is given up, to features. From a stage
-    /// that there isn't, nothing is done.
-    pub fn features_from(&self, backend: &B, x: B::Tensor, stage: usize) -> Result<B::Tensor> {
+    /// Some of the backbone's stages (counted from 0): from what the first is given, which is given up, to what comes after the last: with
+    /// all that remain, features. Of stages that there aren't, nothing is done.
+    pub fn stages(&self, backend: &B, x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
         match &self.backbone {
-            Backbone::Resnet(net) => net.stages(backend, x, stage..usize::MAX),
-            Backbone::EfficientNetLite(net) => net.stages(backend, x, stage..usize::MAX),
+            Backbone::Resnet(net) => net.stages(backend, x, which),
+            Backbone::EfficientNetLite(net) => net.stages(backend, x, which),
         }
     }
 

@@ -159,7 +159,7 @@ impl Network {
     /// are anchored.
     pub fn forward(&self, features: &Tensor, asked: Option<&Asked>) -> Result<Said> {
         let backend = &self.backend;
-        let features = self.detr.features_from(backend, features.clone(), self.first_stage)?;
+        let features = self.detr.stages(backend, features.clone(), self.first_stage..usize::MAX)?;
         let (batch, rows, columns, _) = features.dims4()?;
         let nobody = &mut |_: &str, _: &Tensor| {};
         let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;

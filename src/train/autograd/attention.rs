@@ -1,11 +1,11 @@
 //! Multi-head attention as one operation of candle's autograd. The scores are computed again for the backward pass, so that
 //! nothing as large as they are is kept, and heads are read where they lie, so that nothing is transposed.
 
-use super::matrix::{Matrix, product};
 use super::{contiguous, gradient, of};
 use crate::cpu::Floats;
 use crate::cpu::lanes::{dispatch, exp};
 use crate::cpu::rows::sum;
+use crate::matrix::{Matrix, product};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::{Simd, WithSimd};
 

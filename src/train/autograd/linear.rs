@@ -1,8 +1,8 @@
 //! A linear map with bias and bounds as one operation of candle's autograd.
 
-use super::matrix::{Matrix, product};
 use super::{contiguous, of, within};
 use crate::cpu::Floats;
+use crate::matrix::{Matrix, product};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 /// x·Wᵀ + b within bounds: `x` `[…, in]`, `W` `[out, in]`, `b` `[out]`.

@@ -7,7 +7,6 @@ mod attention;
 mod composed;
 mod depthwise;
 mod linear;
-mod matrix;
 mod norm;
 
 use crate::backend::{Backend, Window};

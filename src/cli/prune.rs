@@ -1,0 +1,257 @@
+//! `detrim prune`
+
+use super::model::ModelArguments;
+use super::photos::expand;
+use super::print;
+use anyhow::{Context, Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use detrim::checkpoint::{Checkpoint, Storage, write_own};
+use detrim::hash::sha256;
+use detrim::image::target_size;
+use detrim::output::write;
+use detrim::prune::budget::{Budget, Costs, Limit, Meter};
+use detrim::prune::importance::Importance;
+use detrim::prune::inputs::Inputs;
+use detrim::prune::plan::{Keep, Origin, Plan};
+use detrim::prune::recipe::Recipe;
+use detrim::prune::repair::Side;
+use detrim::prune::structure::structures;
+use detrim::prune::trim::{Method, Progress, carry_out};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// Take layers, heads, neurons and channels out of a detector, where they are missed least, and repair what is left.
+///
+/// Needs pictures, but no labels and no training: minutes on a laptop. `detrim train --teacher PARENT` makes the result better still.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    detrim prune --model base.safetensors --images photos --recipe layers --out smaller.safetensors\n  \
+    detrim prune --model base.safetensors --images photos --params -55% --macs -40% --dry-run\n  \
+    detrim prune --model base.safetensors --images photos --plan smaller.toml --out again.safetensors")]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Folder of pictures like those that the detector is for
+    #[arg(long, value_name = "DIR", required = true)]
+    images: Vec<PathBuf>,
+    /// Pictures to use of them
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pictures: usize,
+    /// Trimmed model to write; the plan that was carried out is written beside it
+    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
+    /// What to take out: layers, heads, channels, article, combined, or a recipe's TOML file
+    #[arg(long, value_name = "NAME", group = "what")]
+    recipe: Option<String>,
+    /// A plan that was carried out before, to be carried out again
+    #[arg(long, value_name = "TOML", group = "what")]
+    plan: Option<PathBuf>,
+    /// Fewer parameters: -55% of the model's, or at most 4.5M
+    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
+    params: Option<Limit>,
+    /// Fewer multiply-accumulates: -40%, or at most 1.2G
+    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
+    macs: Option<Limit>,
+    /// A smaller file: 4MB
+    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
+    bytes: Option<Limit>,
+    /// What decides which units go
+    #[arg(long, value_enum, default_value_t)]
+    importance: Method_,
+    /// Leave what remains as it is instead of re-solving it
+    #[arg(long)]
+    no_repair: bool,
+    /// Kept neurons and channels are multiples of this [default: the recipe's, or 8]
+    #[arg(long, value_name = "N")]
+    multiple: Option<usize>,
+    /// Chooses the pictures: the same seed gives the same result
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How matrices and convolutions are stored
+    #[arg(long, value_enum, default_value_t)]
+    dtype: super::convert::Dtype,
+    /// Show the plan and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Method_ {
+    /// The error after the next map has been re-solved
+    #[default]
+    Obs,
+    /// Change of the detector's outputs, to the first order
+    Taylor,
+    /// Size of the weights
+    Magnitude,
+    /// How decidedly heads attend (else as magnitude)
+    Attention,
+    /// The control
+    Random,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let path = &arguments.model.model;
+    let checkpoint = arguments.model.open()?;
+    let config = &checkpoint.config;
+    let importance = match arguments.importance {
+        Method_::Obs => Importance::Obs,
+        Method_::Taylor => Importance::Taylor,
+        Method_::Magnitude => Importance::Magnitude,
+        Method_::Attention => Importance::Attention,
+        Method_::Random => Importance::Random,
+    };
+    let mut method = Method { importance, repair: !arguments.no_repair, seed: arguments.seed };
+    let parent_sha256 = if path.is_file() { sha256(&std::fs::read(path).with_context(|| path.display().to_string())?) } else { String::new() };
+    let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let plan = Plan::parse(&text, &file.display().to_string())?;
+        if !plan.origin.parent_sha256.is_empty() && plan.origin.parent_sha256 != parent_sha256 {
+            bail!("{}: this plan is for {} (sha256 {}), not for {}", file.display(), plan.origin.parent, plan.origin.parent_sha256, path.display());
+        }
+        plan.check(config).with_context(|| file.display().to_string())?;
+        Ok(plan)
+    });
+    let replay = replay.transpose()?;
+    let (mut pictures, mut seed) = (arguments.pictures, arguments.seed);
+    if let Some(plan) = &replay {
+        (pictures, seed) = (plan.origin.pictures.max(1), plan.origin.seed);
+        method = Method { importance: plan.origin.importance, repair: plan.origin.repair, seed };
+    }
+
+    let bars = Bars::default();
+    let files = expand(&arguments.images)?;
+    bars.begin("reading pictures", pictures.min(files.len()));
+    let mut problems = Vec::new();
+    let inputs = Inputs::open(&files, pictures, seed, &config.pixels, &|| bars.step(), &mut |file, error| {
+        problems.push(format!("{}: {error}", file.display()))
+    });
+    bars.end();
+    super::complain("pictures", "could not be read", &problems);
+    let inputs = inputs?;
+    if let Some(plan) = replay.as_ref().filter(|plan| plan.origin.calibration != inputs.hash) {
+        eprintln!("warning: the plan was carried out with other pictures ({}), so that its repair will differ", plan.origin.pictures);
+    }
+
+    let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs };
+    let meter = Meter { size: target_size(config.pixels.resize, 1280, 960)?, storage: arguments.dtype.storage(), profile: None };
+    let (plan, predicted) = match (replay, &arguments.recipe) {
+        (Some(plan), _) => (plan, f64::NAN),
+        (None, recipe) => {
+            let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: None };
+            let mut recipe = match recipe {
+                Some(name) => Recipe::open(name)?,
+                None if budget.is_empty() => bail!("nothing is asked for: give --recipe, --plan, or a budget (--params, --macs, --bytes)"),
+                None => Recipe { budget, ..Recipe::default() },
+            };
+            recipe.multiple = arguments.multiple.or(recipe.multiple);
+            let found = recipe.plan(&parent, method, &meter, &bars)?;
+            bars.end();
+            (found.plan, found.predicted)
+        }
+    };
+    let (before, after) = (meter.costs(config), meter.costs(&plan.config(config)));
+    print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted)))?;
+    let Some(out) = arguments.out.as_ref().filter(|_| !arguments.dry_run) else { return Ok(()) };
+
+    let done = carry_out(&parent, &plan, method, &bars)?;
+    bars.end();
+    let mut plan = done.plan;
+    let version = env!("CARGO_PKG_VERSION").to_string();
+    plan.origin = Origin {
+        parent: checkpoint.card.name.clone(),
+        parent_sha256: parent_sha256.clone(),
+        calibration: inputs.hash.clone(),
+        pictures: inputs.len(),
+        seed,
+        importance: method.importance,
+        repair: method.repair,
+        version: version.clone(),
+    };
+    let mut card = checkpoint.card.clone();
+    card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let what = arguments.recipe.clone().unwrap_or_else(|| "a budget".into());
+    card.provenance.push(format!("trimmed from {} (sha256 {parent_sha256}) by detrim {version}: {what}", checkpoint.card.name));
+    card.provenance.push(format!("repaired on {} pictures ({})", inputs.len(), inputs.hash));
+    let trimmed = Checkpoint { config: done.config, weights: done.weights, card, guesses: Vec::new() };
+    write_own(out, &trimmed, arguments.dtype.storage())?;
+    let beside = out.with_extension("toml");
+    write(&beside, plan.to_toml()?.as_bytes())?;
+    print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
+}
+
+/// What goes, structure by structure.
+fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["", "kept", "of"]);
+    let layers = [
+        ("encoder layers", &plan.drop_encoder, checkpoint.config.encoder.len()),
+        ("decoder layers", &plan.drop_decoder, checkpoint.config.decoder.len()),
+    ];
+    for (name, dropped, count) in layers.into_iter().filter(|(_, dropped, _)| !dropped.is_empty()) {
+        let left: Vec<String> = (0..count).filter(|i| !dropped.contains(i)).map(|i| i.to_string()).collect();
+        table.add_row([name.to_string(), left.join(" "), count.to_string()]);
+    }
+    for structure in structures(&checkpoint.config) {
+        if let Some(keep) = plan.keep.get(&structure.name).filter(|keep| keep.count() < structure.units) {
+            let kept = match keep {
+                Keep::Units(units) if structure.is_heads() => units.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+                keep => keep.count().to_string(),
+            };
+            table.add_row([structure.name.clone(), kept, structure.units.to_string()]);
+        }
+    }
+    if let Some(column) = table.column_mut(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    format!("{table}\n")
+}
+
+fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
+    let less = |before: f64, after: f64| format!("{:+.1}%", 100.0 * (after / before - 1.0));
+    let mut text = format!(
+        "parameters {:.2} M → {:.2} M ({}), MACs {:.3} G → {:.3} G ({}), weights {:.2} MB → {:.2} MB ({})\n",
+        before.params / 1e6,
+        after.params / 1e6,
+        less(before.params, after.params),
+        before.macs / 1e9,
+        after.macs / 1e9,
+        less(before.macs, after.macs),
+        before.bytes / 1e6,
+        after.bytes / 1e6,
+        less(before.bytes, after.bytes)
+    );
+    if predicted.is_finite() {
+        text += &format!("predicted difference of the outputs: {predicted:.3} (0: none, 1: as if nothing were found)\n");
+    }
+    text
+}
+
+/// Progress bars, one after another.
+#[derive(Default)]
+pub struct Bars(Mutex<Option<ProgressBar>>);
+
+impl Bars {
+    pub fn end(&self) {
+        let mut bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(bar) = bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bars {
+    fn begin(&self, what: &str, steps: usize) {
+        self.end();
+        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(steps as u64).with_style(style).with_message(what.to_string());
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(bar);
+    }
+
+    fn step(&self) {
+        if let Some(bar) = &*self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            bar.inc(1);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a trimmed network may cost.
+
+use super::profile::Profile;
+use crate::checkpoint::Storage;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::eval::cost::cost;
+use crate::layout::layout;
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// Limits; what is none is not limited.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Parameters, as `-55%` or `4.5M`.
+    pub params: Option<Limit>,
+    /// Multiply-accumulates of one picture, as `-40%` or `1.2G`.
+    pub macs: Option<Limit>,
+    /// The file, as `4MB`.
+    pub bytes: Option<Limit>,
+    /// Time of one picture by a profile, as `1.65x` (faster) or `40ms`.
+    pub latency: Option<Limit>,
+}
+
+/// A limit, absolute or measured by the parent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Limit {
+    /// A share of the parent's.
+    Share(f64),
+    /// Bytes, numbers, or milliseconds.
+    Most(f64),
+}
+
+impl Limit {
+    fn of(self, parent: f64) -> f64 {
+        match self {
+            Limit::Share(share) => share * parent,
+            Limit::Most(most) => most,
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fail = || format!("{text:?} is no limit: expected a share less (-55%), a speed-up (1.65x), or an amount (4MB, 2.5M, 1.2G, 40ms)");
+        let trimmed = text.trim();
+        let number = |text: &str| text.trim().parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(fail);
+        if let Some(share) = trimmed.strip_suffix('%') {
+            let less = -number(share)? / 100.0;
+            return if (0.0..1.0).contains(&less) { Ok(Limit::Share(1.0 - less)) } else { Err(fail()) };
+        }
+        if let Some(times) = trimmed.strip_suffix(['x', '×']) {
+            let times = number(times)?;
+            return if times >= 1.0 { Ok(Limit::Share(1.0 / times)) } else { Err(fail()) };
+        }
+        let units = [("ms", 1.0), ("kB", 1e3), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("", 1.0)];
+        let (unit, scale) = units.into_iter().find(|(unit, _)| trimmed.ends_with(unit)).ok_or_else(fail)?;
+        let most = scale * number(&trimmed[..trimmed.len() - unit.len()])?;
+        if most > 0.0 { Ok(Limit::Most(most)) } else { Err(fail()) }
+    }
+}
+
+impl TryFrom<String> for Limit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Limit> for String {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::Share(share) => format!("{}%", -100.0 * (1.0 - share)),
+            Limit::Most(most) => most.to_string(),
+        }
+    }
+}
+
+/// What a network costs, in the order of [`Budget`]'s limits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Costs {
+    pub params: f64,
+    pub macs: f64,
+    pub bytes: f64,
+    /// Milliseconds, where there is a profile.
+    pub latency: Option<f64>,
+}
+
+/// What costs are counted with.
+#[derive(Clone, Copy)]
+pub struct Meter<'a> {
+    /// Height and width of the input.
+    pub size: [usize; 2],
+    pub storage: Storage,
+    pub profile: Option<&'a Profile>,
+}
+
+impl Meter<'_> {
+    pub fn costs(&self, config: &Config) -> Costs {
+        let parts = cost(config, self.size);
+        Costs {
+            params: parts.iter().map(|part| part.parameters as f64).sum(),
+            macs: parts.iter().map(|part| part.macs as f64).sum(),
+            bytes: bytes(config, self.storage) as f64,
+            latency: self.profile.map(|profile| profile.latency(config, self.size)),
+        }
+    }
+}
+
+/// Bytes of all tensors as they are stored; the header adds some kB.
+pub fn bytes(config: &Config, storage: Storage) -> usize {
+    layout(config).iter().map(|entry| storage.bytes(entry)).sum()
+}
+
+/// The limits that are set: what each is called, the most, and which cost it is on.
+pub struct Limits(Vec<(&'static str, f64, fn(&Costs) -> f64)>);
+
+impl Budget {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn limits(&self, parent: &Costs) -> Result<Limits> {
+        if self.latency.is_some() && parent.latency.is_none() {
+            return Err(Error::Config("a limit on latency needs a profile of the device (see detrim bench --profile)".into()));
+        }
+        let all: [(_, _, fn(&Costs) -> f64); 4] = [
+            ("parameters", self.params, |costs| costs.params),
+            ("multiply-accumulates", self.macs, |costs| costs.macs),
+            ("bytes", self.bytes, |costs| costs.bytes),
+            ("milliseconds", self.latency, |costs| costs.latency.unwrap_or(0.0)),
+        ];
+        Ok(Limits(all.into_iter().filter_map(|(name, limit, of)| Some((name, limit?.of(of(parent)), of))).collect()))
+    }
+}
+
+impl Limits {
+    /// How much of a limit is exceeded, summed: 0 where all are kept to.
+    pub fn excess(&self, costs: &Costs) -> f64 {
+        self.0.iter().map(|(_, most, of)| (of(costs) / most - 1.0).max(0.0)).sum()
+    }
+
+    /// The first limit that is exceeded: its name, the most, and what it is.
+    pub fn exceeded(&self, costs: &Costs) -> Option<(&'static str, f64, f64)> {
+        self.0.iter().map(|(name, most, of)| (*name, *most, of(costs))).find(|(_, most, cost)| cost > most)
+    }
+
+    /// How far a change of costs goes towards the limits that are exceeded, each as a share of its excess.
+    pub fn gain(&self, from: &Costs, to: &Costs) -> f64 {
+        let gain = |(_, most, of): &(&str, f64, fn(&Costs) -> f64)| {
+            let excess = of(from) - most;
+            if excess > 0.0 { (of(from) - of(to)).min(excess) / excess } else { 0.0 }
+        };
+        self.0.iter().map(gain).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_and_nonsense_is_refused() {
+        let read = |text: &str| text.parse::<Limit>();
+        for (text, expected) in [
+            ("-55%", Limit::Share(0.45)),
+            ("1.6x", Limit::Share(0.625)),
+            ("4MB", Limit::Most(4e6)),
+            ("2.5M", Limit::Most(2.5e6)),
+            ("40ms", Limit::Most(40.0)),
+            ("1200", Limit::Most(1200.0)),
+        ] {
+            let found = read(text).unwrap();
+            assert!(
+                matches!((found, expected), (Limit::Share(a), Limit::Share(b)) | (Limit::Most(a), Limit::Most(b)) if (a - b).abs() < 1e-9),
+                "{text} {found:?}"
+            );
+        }
+        for text in ["", "55%", "-100%", "0.5x", "many", "-4MB", "NaN", "infx"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

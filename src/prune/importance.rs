@@ -1,0 +1,100 @@
+//! How much each unit of a structure is missed, by several methods.
+
+use super::calibrate::Grams;
+use super::obs::{Problem, Removal, removals};
+use super::structure::Structure;
+use crate::error::{Error, Result};
+use crate::hash;
+use crate::weights::{HostTensor, Weights};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What decides which units go first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Importance {
+    /// The error of the maps that use them once these have been re-solved ("ZipLM", "OSSCAR").
+    #[default]
+    Obs,
+    /// How much the detector's own outputs change with them, to the first order ("Importance Estimation", Molchanov et al., 2019).
+    Taylor,
+    /// The size of their weights ("Pruning Filters", Li et al., 2016).
+    Magnitude,
+    /// For heads, how decidedly they attend (Voita et al., 2019, call it confidence); for all else as magnitude.
+    Attention,
+    /// As it comes: what every method must beat.
+    Random,
+}
+
+/// What the methods are told of a network.
+pub struct Knowledge {
+    pub weights: Weights,
+    /// Of the maps that use a structure.
+    pub grams: Grams,
+    /// Scores of each structure's units by its name, where a method has gathered them on the pictures.
+    pub scores: BTreeMap<String, Vec<f64>>,
+    pub seed: u64,
+}
+
+impl Knowledge {
+    /// The maps that use a structure.
+    pub fn problems(&self, structure: &Structure) -> Result<Vec<Problem>> {
+        let problem = |map: &String| {
+            let gram = self.grams.get(map).ok_or_else(|| Error::Config(format!("nothing is known of what {map} is given")))?;
+            Problem::new(gram, self.tensor(&format!("{map}.weight"))?)
+        };
+        structure.used_by.iter().map(problem).collect()
+    }
+
+    /// All units of a structure but the last, the least important first. Errors are comparable within one structure and method.
+    pub fn order(&self, method: Importance, structure: &Structure, problems: &[Problem]) -> Result<Vec<Removal>> {
+        if let Some(scores) = self.scores.get(&structure.name) {
+            return Ok(ascending(scores));
+        }
+        Ok(match method {
+            Importance::Obs => removals(problems, structure)?,
+            Importance::Random => {
+                let mut random = fastrand::Rng::with_seed(hash::number(&[&self.seed.to_le_bytes(), structure.name.as_bytes()]));
+                let mut units: Vec<usize> = (0..structure.units).collect();
+                random.shuffle(&mut units);
+                let share = |i: usize| (i + 1) as f64 / structure.units as f64;
+                units.into_iter().take(structure.units - 1).enumerate().map(|(i, unit)| Removal { unit, error: share(i) }).collect()
+            }
+            Importance::Magnitude | Importance::Attention | Importance::Taylor => ascending(&self.magnitude(structure)?),
+        })
+    }
+
+    fn tensor(&self, name: &str) -> Result<&HostTensor> {
+        self.weights.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), expected: vec![] })
+    }
+
+    /// Squares of the weights that make and use each unit.
+    fn magnitude(&self, structure: &Structure) -> Result<Vec<f64>> {
+        let mut scores = vec![0.0; structure.units];
+        let used_by = structure.used_by.iter().map(|map| (format!("{map}.weight"), None));
+        for (name, axis) in structure.made_by.iter().map(|(name, axis)| (name.clone(), Some(*axis))).chain(used_by) {
+            let tensor = self.tensor(&name)?;
+            let axis = axis.unwrap_or(tensor.shape.len() - 1);
+            let inner: usize = tensor.shape[axis + 1..].iter().product();
+            for (i, x) in tensor.to_f32().iter().enumerate() {
+                let channel = i / inner % tensor.shape[axis];
+                scores[channel / structure.width] += f64::from(*x).powi(2);
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// Units by their scores; the error is the share of all scores that is gone.
+pub(super) fn ascending(scores: &[f64]) -> Vec<Removal> {
+    let all = scores.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let mut units: Vec<usize> = (0..scores.len()).collect();
+    units.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));
+    units.pop();
+    let mut gone = 0.0;
+    let removal = |unit| {
+        gone += scores[unit];
+        Removal { unit, error: gone / all }
+    };
+    units.into_iter().map(removal).collect()
+}

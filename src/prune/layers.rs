@@ -1,0 +1,284 @@
+//! Leaving layers out: which, and how the layer before makes up for it.
+//!
+//! A layer that stands for those left out after it gets the norm of the last of them, and its feed-forward network's second map is
+//! re-solved to give what that one's gave. Before the first layer there is the input projection, or what the queries hold.
+
+use super::cut::drop_layers;
+use super::difference::{Seen, difference, look};
+use super::fit::fit;
+use super::gram::Gram;
+use super::inputs::lanes;
+use super::keep::{Given, Keep, numbers};
+use super::repair::Side;
+use super::structure::Layer;
+use crate::config::Config;
+use crate::cpu::Cpu;
+use crate::error::{Error, Result};
+use crate::model::Detr;
+use crate::watch::Watch;
+use crate::weights::{HostTensor, Weights};
+use std::collections::BTreeMap;
+
+/// Damping of the fits.
+const DAMPING: f64 = 1e-2;
+
+/// What stands for some layers of the parent: the layer before them, if there is one, and the last of them.
+type Run = (Option<Layer>, Layer);
+
+/// Tensors that let a network do without layers, by what stands for which.
+#[derive(Default)]
+pub struct StandIns(BTreeMap<Run, Vec<(String, HostTensor)>>);
+
+/// A layer in the order in which they are left out, and how differently the network sees after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropped {
+    pub layer: Layer,
+    pub difference: f64,
+}
+
+impl Layer {
+    fn number(self) -> usize {
+        match self {
+            Layer::Encoder(i) | Layer::Decoder(i) => i,
+        }
+    }
+
+    fn with(self, number: usize) -> Self {
+        match self {
+            Layer::Encoder(_) => Layer::Encoder(number),
+            Layer::Decoder(_) => Layer::Decoder(number),
+        }
+    }
+
+    /// What the names of its tensors begin with.
+    fn prefix(self) -> String {
+        match self {
+            Layer::Encoder(i) => format!("encoder.{i}"),
+            Layer::Decoder(i) => format!("decoder.{i}"),
+        }
+    }
+
+    /// Its last norm.
+    fn norm(self) -> String {
+        match self {
+            Layer::Encoder(i) => format!("encoder.{i}.norm2"),
+            Layer::Decoder(i) => format!("decoder.{i}.norm3"),
+        }
+    }
+
+    /// A map that is given the layer's output.
+    fn next(self, config: &Config) -> String {
+        match self {
+            Layer::Encoder(i) if i + 1 < config.encoder.len() => format!("encoder.{}.self_attention.value", i + 1),
+            Layer::Encoder(_) => "decoder.0.cross_attention.value".into(),
+            Layer::Decoder(i) => format!("decoder.{}.self_attention.value", i + 1),
+        }
+    }
+}
+
+/// The layers that are kept, each with the last that it stands for; and the last of those before the first kept.
+pub fn runs(config: &Config, dropped: &[Layer]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (count, kind) in [(config.encoder.len(), Layer::Encoder(0)), (config.decoder.len(), Layer::Decoder(0))] {
+        let mut own = None;
+        for layer in (0..count).map(|i| kind.with(i)) {
+            if !dropped.contains(&layer) {
+                own = Some(layer);
+                runs.push((own, layer));
+            } else if let Some(run) = runs.last_mut().filter(|run| own.is_some() && run.0 == own) {
+                run.1 = layer;
+            } else if let Some(run) =
+                runs.last_mut().filter(|run| run.0.is_none() && std::mem::discriminant(&run.1) == std::mem::discriminant(&layer))
+            {
+                run.1 = layer;
+            } else {
+                runs.push((None, layer));
+            }
+        }
+    }
+    runs
+}
+
+impl StandIns {
+    /// The parent without some layers. With `repair`, what stands for them is solved for on `parent`'s pictures, unless it is known.
+    pub fn without(&mut self, parent: &Side, dropped: &[Layer], repair: bool) -> Result<(Config, Weights)> {
+        let (mut config, mut weights) = (parent.config.clone(), parent.weights.clone());
+        if repair {
+            let runs: Vec<Run> = runs(&config, dropped).into_iter().filter(|(own, last)| *own != Some(*last)).collect();
+            let unknown: Vec<Run> = runs.iter().filter(|run| !self.0.contains_key(run)).copied().collect();
+            self.solve(parent, &unknown)?;
+            for (name, tensor) in runs.iter().filter_map(|run| self.0.get(run)).flatten() {
+                config.query_content |= name == "query_content";
+                weights.insert(name, tensor.clone());
+            }
+        }
+        drop_layers(&mut config, &mut weights, dropped);
+        Ok((config, weights))
+    }
+
+    fn solve(&mut self, parent: &Side, runs: &[Run]) -> Result<()> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let fits: Vec<Fit> = runs.iter().map(|run| Fit::new(parent, *run)).collect::<Result<_>>()?;
+        let wanted: Vec<String> = fits.iter().flat_map(|fit| [fit.map.clone(), fit.target.clone()]).collect();
+        let start = || {
+            let watch = Watch::new(Cpu, Keep::new(&wanted));
+            let detr = Detr::load(&watch, parent.config, parent.weights)?;
+            Ok((watch, detr, fits.iter().map(|fit| Gram::new(fit.inputs + fit.outputs)).collect::<Vec<_>>()))
+        };
+        let found = lanes(parent.inputs.len(), start, |(watch, detr, grams), index| {
+            parent.inputs.run(watch, detr, index)?;
+            watch.with_observer(|keep| fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&keep.given, gram)))
+        })?;
+        for (i, fit) in fits.iter().enumerate() {
+            let mut sum = Gram::new(fit.inputs + fit.outputs);
+            found.iter().for_each(|(.., grams)| sum.merge(&grams[i]));
+            self.0.insert(fit.run, fit.tensors(parent, &sum)?);
+        }
+        Ok(())
+    }
+}
+
+/// One least-squares problem.
+struct Fit {
+    run: Run,
+    /// What is re-solved; the queries' contents have no map.
+    map: String,
+    inputs: usize,
+    /// The layer whose output is to be met (without the residual of `map`), or whose input.
+    target: String,
+    is_input: bool,
+    outputs: usize,
+}
+
+impl Fit {
+    fn new(parent: &Side, run: Run) -> Result<Self> {
+        let (own, last) = run;
+        let d_model = parent.config.d_model;
+        let (map, target, is_input) = match (own, last) {
+            (Some(own), _) => (format!("{}.ffn2", own.prefix()), format!("{}.ffn2", last.prefix()), false),
+            (None, Layer::Encoder(_)) => ("input_projection".into(), last.next(parent.config), true),
+            (None, Layer::Decoder(_)) => (String::new(), last.next(parent.config), true),
+        };
+        let weight = parent.weights.tensors.get(&format!("{map}.weight"));
+        let inputs = weight.map_or(0, |weight| weight.len() / d_model.max(1));
+        Ok(Self { run, map, inputs, target, is_input, outputs: d_model })
+    }
+
+    fn add(&self, given: &BTreeMap<String, Given>, gram: &mut Gram) -> Result<()> {
+        let find = |name: &str| given.get(name).ok_or_else(|| Error::Config(format!("the network has no map {name}")));
+        let target = find(&self.target)?;
+        let mut y = numbers(if self.is_input { &target.input } else { &target.output })?;
+        let x = match self.inputs {
+            0 => Vec::new(),
+            _ => {
+                let map = find(&self.map)?;
+                if let Some(residual) = &map.residual {
+                    y.iter_mut().zip(numbers(residual)?).for_each(|(y, r)| *y -= r);
+                }
+                numbers(&map.input)?
+            }
+        };
+        let rows: Vec<f32> = (0..y.len() / self.outputs)
+            .flat_map(|row| x[row * self.inputs..][..self.inputs].iter().chain(&y[row * self.outputs..][..self.outputs]))
+            .copied()
+            .collect();
+        // What the queries hold is a number for each query, not one for all.
+        match self.map.is_empty() {
+            true => {
+                gram.count += 1.0;
+                gram.sum.resize(y.len(), 0.0);
+                gram.sum.iter_mut().zip(&y).for_each(|(sum, y)| *sum += f64::from(*y));
+            }
+            false => gram.add(&rows),
+        }
+        Ok(())
+    }
+
+    fn tensors(&self, parent: &Side, sum: &Gram) -> Result<Vec<(String, HostTensor)>> {
+        let (own, last) = self.run;
+        if self.map.is_empty() {
+            let mean = sum.mean().into_iter().map(|x| x as f32).collect();
+            return Ok(vec![("query_content".into(), HostTensor::f32(&[parent.config.queries, self.outputs], mean))]);
+        }
+        let prior = format!("{}.weight", self.map);
+        let prior =
+            parent.weights.tensors.get(&prior).ok_or_else(|| Error::MissingTensor { name: prior, expected: vec![self.outputs, self.inputs] })?;
+        let (weight, bias) = fit(sum, self.inputs, prior, DAMPING)?;
+        let mut tensors = vec![(format!("{}.weight", self.map), weight), (format!("{}.bias", self.map), bias)];
+        if let Some(own) = own {
+            for part in ["weight", "bias"] {
+                let norm = parent.weights.get(&format!("{}.{part}", last.norm()), &[self.outputs])?;
+                tensors.push((format!("{}.{part}", own.norm()), norm.clone()));
+            }
+        }
+        Ok(tensors)
+    }
+}
+
+/// All layers of a kind but the last left, each time the one whose absence shows least (or, without `choose`, the last of all: the decoder's
+/// heads are shared by its layers, so that any of its prefixes is a detector).
+pub fn order(
+    parent: &Side,
+    seen: &[Seen],
+    kind: Layer,
+    fewest: usize,
+    choose: bool,
+    repair: bool,
+    stand_ins: &mut StandIns,
+    done: &dyn Fn(),
+) -> Result<Vec<Dropped>> {
+    let count = match kind {
+        Layer::Encoder(_) => parent.config.encoder.len(),
+        Layer::Decoder(_) => parent.config.decoder.len(),
+    };
+    let mut order: Vec<Dropped> = Vec::new();
+    while count - order.len() > fewest.max(1) {
+        let gone: Vec<Layer> = order.iter().map(|dropped| dropped.layer).collect();
+        let left: Vec<Layer> = (0..count).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)).collect();
+        let candidates = if choose { &left[..] } else { &left[left.len() - 1..] };
+        let mut best: Option<Dropped> = None;
+        for &layer in candidates {
+            let mut all = gone.clone();
+            all.push(layer);
+            all.sort_by_key(|layer| layer.number());
+            let (config, weights) = stand_ins.without(parent, &all, repair)?;
+            let difference = difference(seen, &look(&config, &weights, parent.inputs)?);
+            if best.is_none_or(|best| difference < best.difference) {
+                best = Some(Dropped { layer, difference });
+            }
+            done();
+        }
+        match best {
+            Some(best) => order.push(best),
+            None => break,
+        }
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Backbone, EfficientNetLite};
+
+    #[test]
+    fn layers_stand_for_those_after_them() {
+        let config = Config::detr(Backbone::EfficientNetLite(EfficientNetLite::lite0()));
+        let (e, d) = (Layer::Encoder, Layer::Decoder);
+        let found = runs(&config, &[e(0), e(1), e(4), d(5)]);
+        let expected = [
+            (None, e(1)),
+            (Some(e(2)), e(2)),
+            (Some(e(3)), e(4)),
+            (Some(e(5)), e(5)),
+            (Some(d(0)), d(0)),
+            (Some(d(1)), d(1)),
+            (Some(d(2)), d(2)),
+            (Some(d(3)), d(3)),
+            (Some(d(4)), d(5)),
+        ];
+        assert_eq!(found, expected);
+    }
+}

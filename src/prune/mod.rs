@@ -1,0 +1,24 @@
+//! Trimming: takes units and layers out of a trained network where they are missed least, and repairs what is left.
+//!
+//! `trim.rs` is the place to start reading: a plan is carried out. `search.rs` makes plans for a budget, `recipe.rs` from a few lines of TOML.
+
+pub mod budget;
+pub mod calibrate;
+mod cut;
+pub mod difference;
+mod fit;
+mod gram;
+pub mod importance;
+pub mod inputs;
+mod keep;
+pub mod layers;
+pub mod obs;
+pub mod plan;
+pub mod profile;
+pub mod recipe;
+pub mod repair;
+mod scores;
+pub mod search;
+pub mod structure;
+pub mod trim;
+mod trimmed;

@@ -1,0 +1,125 @@
+//! What is taken out of which network: a small TOML file, which carries out exactly the same again on the same pictures.
+
+use super::structure::{Layer, structures};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything is named and numbered as in the parent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plan {
+    /// Encoder layers that are left out.
+    pub drop_encoder: Vec<usize>,
+    /// Decoder layers that are left out.
+    pub drop_decoder: Vec<usize>,
+    /// What the plan was made for.
+    pub origin: Origin,
+    /// Units that stay of the structures that are cut, by their names.
+    pub keep: BTreeMap<String, Keep>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Origin {
+    pub parent: String,
+    /// Of the parent's file.
+    pub parent_sha256: String,
+    /// Stands for the pictures.
+    pub calibration: String,
+    pub pictures: usize,
+    pub seed: u64,
+    pub importance: super::importance::Importance,
+    pub repair: bool,
+    pub version: String,
+}
+
+/// How many units stay, or which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Keep {
+    Count(usize),
+    Units(Vec<usize>),
+}
+
+impl Keep {
+    pub fn count(&self) -> usize {
+        match self {
+            Keep::Count(count) => *count,
+            Keep::Units(units) => units.len(),
+        }
+    }
+}
+
+impl Plan {
+    pub fn dropped(&self) -> Vec<Layer> {
+        self.drop_encoder.iter().map(|&i| Layer::Encoder(i)).chain(self.drop_decoder.iter().map(|&i| Layer::Decoder(i))).collect()
+    }
+
+    pub fn drop(&mut self, layer: Layer) {
+        let list = match layer {
+            Layer::Encoder(_) => &mut self.drop_encoder,
+            Layer::Decoder(_) => &mut self.drop_decoder,
+        };
+        let (Layer::Encoder(i) | Layer::Decoder(i)) = layer;
+        list.push(i);
+        list.sort_unstable();
+    }
+
+    /// Refuses a plan that can't be carried out on this network.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let fail = |problem: String| Err(Error::Config(problem));
+        for (list, count, kind) in [(&self.drop_encoder, config.encoder.len(), "encoder"), (&self.drop_decoder, config.decoder.len(), "decoder")] {
+            if let Some(&layer) = list.iter().find(|&&layer| layer >= count) {
+                return fail(format!("the plan drops {kind} layer {layer}, but there are {count} (counted from 0)"));
+            }
+            if list.len() >= count && count > 0 || list.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return fail(format!("the plan must name {kind} layers in ascending order, and leave one"));
+            }
+        }
+        let all = structures(config);
+        for (name, keep) in &self.keep {
+            let Some(structure) = all.iter().find(|structure| structure.name == *name) else {
+                return fail(format!("the plan names {name}, which the network doesn't have"));
+            };
+            if structure.layer().is_some_and(|layer| self.dropped().contains(&layer)) {
+                return fail(format!("the plan keeps units of {name}, whose layer it drops"));
+            }
+            let fits = match keep {
+                Keep::Count(count) => (1..=structure.units).contains(count),
+                Keep::Units(units) => {
+                    !units.is_empty() && units.windows(2).all(|p| p[0] < p[1]) && units.last().is_some_and(|&u| u < structure.units)
+                }
+            };
+            if !fits {
+                return fail(format!("{name} has {} units; the plan must keep some of them, in ascending order", structure.units));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the parent becomes.
+    pub fn config(&self, parent: &Config) -> Config {
+        let mut config = parent.clone();
+        for structure in structures(parent) {
+            if let Some(keep) = self.keep.get(&structure.name) {
+                structure.place.set(&mut config, keep.count());
+            }
+        }
+        let left = |list: &[usize], i: usize| !list.contains(&i);
+        let mut i = 0;
+        config.encoder.retain(|_| (left(&self.drop_encoder, i), i += 1).0);
+        i = 0;
+        config.decoder.retain(|_| (left(&self.drop_decoder, i), i += 1).0);
+        config
+    }
+
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Config(error.to_string()))
+    }
+
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| Error::Run { file: file.into(), problem: error.to_string() })
+    }
+}

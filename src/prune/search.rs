@@ -1,0 +1,294 @@
+//! The best predicted network within a budget: every structure's error at every width, and greedy steps with look-ahead
+//! ("ZipLM", Kurtić et al., 2023, arXiv:2302.04089, searches over the same levels).
+//!
+//! Errors of different structures are made comparable by measuring what one level of each does to the detector's outputs.
+
+use super::budget::{Budget, Costs, Limits, Meter};
+use super::calibrate::calibrate;
+use super::difference::{Seen, difference, look};
+use super::importance::Knowledge;
+use super::inputs::Inputs;
+use super::layers::{Dropped, StandIns, order};
+use super::obs::Removal;
+use super::plan::{Keep, Plan};
+use super::repair::{Side, solve};
+use super::scores::{of_queries, scores};
+use super::structure::{Layer, Place, Structure, structures};
+use super::trim::{Method, Progress};
+use super::trimmed::Trimmed;
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// What is known of a network: what taking each thing out costs it.
+pub struct Survey {
+    pub structures: Vec<Surveyed>,
+    /// Layers in the order in which they would be left out.
+    pub encoder: Vec<Dropped>,
+    pub decoder: Vec<Dropped>,
+}
+
+/// A structure, its units in the order of removal, and what their removal does to the outputs.
+pub struct Surveyed {
+    pub structure: Structure,
+    pub order: Vec<Removal>,
+    /// From a removal's error to the difference that it makes.
+    pub slope: f64,
+}
+
+impl Surveyed {
+    /// The predicted difference with so many units kept.
+    pub fn difference(&self, kept: usize) -> f64 {
+        match self.structure.units - kept {
+            0 => 0.0,
+            gone => self.slope * self.order.get(gone - 1).map_or(f64::INFINITY, |removal| removal.error),
+        }
+    }
+}
+
+/// Pictures on which one level of each structure is measured.
+const PROBED: usize = 48;
+
+/// Looks at everything that could be taken out of the parent.
+pub fn survey(parent: &Side, method: Method, progress: &dyn Progress) -> Result<Survey> {
+    let stages = parent.config.backbone.stages();
+    let all = structures(parent.config);
+    let maps: Vec<String> = all.iter().flat_map(|structure| structure.used_by.clone()).collect();
+    progress.begin("looking at the pictures", parent.inputs.len());
+    let grams = calibrate(parent.config, parent.weights, parent.inputs, &maps, &|| progress.step())?;
+    let gathered = scores(method.importance, parent.config, parent.weights, parent.inputs)?;
+    let knowledge = Knowledge { weights: parent.weights.clone(), grams, scores: gathered, seed: method.seed };
+
+    let few = parent.inputs.first(PROBED);
+    let mut at_stages: Vec<Inputs> = Vec::new();
+    for stage in 0..=stages {
+        let next = at_stages.last().unwrap_or(&few).at_stage(parent.config, parent.weights, stage)?;
+        at_stages.push(next);
+    }
+    let seen = look(parent.config, parent.weights, &at_stages[stages])?;
+
+    progress.begin("measuring what each part is good for", all.len());
+    let mut surveyed = Vec::new();
+    for structure in all {
+        let one = probe(parent, structure, &knowledge, method, &at_stages, &few, &seen)?;
+        surveyed.push(one);
+        progress.step();
+    }
+
+    let features = parent.inputs.at_stage(parent.config, parent.weights, stages)?.first(4 * PROBED);
+    let (encoder, decoder) = layer_orders(&Side { inputs: &features, ..*parent }, method, progress)?;
+    Ok(Survey { structures: surveyed, encoder, decoder })
+}
+
+/// The orders in which layers are best left out; `parent`'s inputs are features.
+pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> Result<(Vec<Dropped>, Vec<Dropped>)> {
+    let (encoder, decoder) = (parent.config.encoder.len(), parent.config.decoder.len());
+    let rounds = |count: usize| count * (count + 1) / 2 - usize::from(count > 0);
+    progress.begin("leaving layers out", rounds(encoder) + rounds(decoder));
+    let seen = look(parent.config, parent.weights, parent.inputs)?;
+    let mut stand_ins = StandIns::default();
+    let mut orders = [Layer::Encoder(0), Layer::Decoder(0)]
+        .into_iter()
+        .map(|kind| order(parent, &seen, kind, 1, true, method.repair, &mut stand_ins, &|| progress.step()))
+        .collect::<Result<Vec<_>>>()?;
+    let decoder = orders.pop().unwrap_or_default();
+    Ok((orders.pop().unwrap_or_default(), decoder))
+}
+
+/// A structure's order, and how much its errors show in the outputs.
+fn probe(
+    parent: &Side,
+    structure: Structure,
+    knowledge: &Knowledge,
+    method: Method,
+    at_stages: &[Inputs],
+    few: &Inputs,
+    seen: &[Seen],
+) -> Result<Surveyed> {
+    if structure.place == Place::Queries {
+        let order = of_queries(seen);
+        return Ok(Surveyed { structure, order, slope: 1.0 });
+    }
+    let problems = knowledge.problems(&structure)?;
+    let order = knowledge.order(method.importance, &structure, &problems)?;
+    if order.is_empty() {
+        return Ok(Surveyed { structure, order, slope: 0.0 });
+    }
+    let gone = structure.units / 2;
+    let mut units: Vec<usize> = order.iter().skip(gone).map(|removal| removal.unit).collect();
+    // The last unit is never removed, and so isn't in the order.
+    units.extend((0..structure.units).filter(|unit| order.iter().all(|removal| removal.unit != *unit)));
+    units.sort_unstable();
+    let mut trimmed = Trimmed::new(parent, &[], false, &mut StandIns::default())?;
+    if method.repair {
+        for (map, problem) in structure.used_by.iter().zip(&problems) {
+            solve(&mut trimmed.weights, map, problem, &structure, &units)?;
+        }
+    }
+    trimmed.cut(&structure, &units)?;
+    // What comes before the structure is the same: it needn't be computed again.
+    let stages = at_stages.len() - 1;
+    let inputs = match structure.name.strip_prefix("backbone.") {
+        None => &at_stages[stages],
+        Some(name) => {
+            let stage = name.split('.').next().unwrap_or_default();
+            (0..stages).find(|&i| parent.config.backbone.stage_name(i) == stage).map_or(few, |stage| &at_stages[stage])
+        }
+    };
+    let found = difference(seen, &look(&trimmed.config, &trimmed.weights, inputs)?);
+    let error = order.get(gone.max(1) - 1).map_or(0.0, |removal| removal.error);
+    Ok(Surveyed { structure, order, slope: found / error.max(1e-12) })
+}
+
+/// What a search found.
+pub struct Found {
+    pub plan: Plan,
+    /// The sum of what each removal is predicted to do.
+    pub predicted: f64,
+    pub costs: Costs,
+}
+
+/// Where a search stands.
+#[derive(Clone)]
+struct State {
+    kept: Vec<usize>,
+    encoder: usize,
+    decoder: usize,
+}
+
+/// How a search may round and how far it may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    /// Kept neurons and channels are multiples of this.
+    pub multiple: usize,
+}
+
+/// The least predicted difference that keeps to the budget.
+pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, steps: Steps) -> Result<Found> {
+    let whole = meter.costs(parent);
+    let limits = budget.limits(&whole)?;
+    let levels: Vec<Vec<usize>> = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, steps.multiple)).collect();
+    let mut state = State { kept: survey.structures.iter().map(|surveyed| surveyed.structure.units).collect(), encoder: 0, decoder: 0 };
+    refuse_impossible(parent, survey, &levels, &limits, meter)?;
+    let mut costs = whole;
+    while limits.excess(&costs) > 0.0 {
+        let from = survey.predicted(&state);
+        let mut best: Option<(f64, State, Costs)> = None;
+        for next in survey.moves(&state, &levels) {
+            let to = meter.costs(&survey.plan(&next).config(parent));
+            let gain = limits.gain(&costs, &to);
+            if gain <= 0.0 {
+                continue;
+            }
+            let price = (survey.predicted(&next) - from).max(0.0) / gain;
+            if best.as_ref().is_none_or(|(least, ..)| price < *least) {
+                best = Some((price, next, to));
+            }
+        }
+        let Some((_, next, to)) = best else { break };
+        (state, costs) = (next, to);
+    }
+    // What the last steps went too far is given back, the dearest first.
+    loop {
+        let from = survey.predicted(&state);
+        let back = survey.returns(&state, &levels).into_iter().filter_map(|next| {
+            let to = meter.costs(&survey.plan(&next).config(parent));
+            (limits.excess(&to) <= 0.0).then(|| (from - survey.predicted(&next), next, to))
+        });
+        match back.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, ..)| *gained > 0.0) {
+            Some((_, next, to)) => (state, costs) = (next, to),
+            None => break,
+        }
+    }
+    Ok(Found { plan: survey.plan(&state), predicted: survey.predicted(&state), costs })
+}
+
+fn refuse_impossible(parent: &Config, survey: &Survey, levels: &[Vec<usize>], limits: &Limits, meter: &Meter) -> Result<()> {
+    let least = State {
+        kept: levels.iter().zip(&survey.structures).map(|(levels, s)| levels.last().copied().unwrap_or(s.structure.units)).collect(),
+        encoder: survey.encoder.len(),
+        decoder: survey.decoder.len(),
+    };
+    let costs = meter.costs(&survey.plan(&least).config(parent));
+    match limits.exceeded(&costs) {
+        Some((what, most, least)) => {
+            let whole = |x: f64| if x >= 1000.0 { format!("{x:.0}") } else { format!("{x:.3}") };
+            Err(Error::Config(format!("no trimmed network has so few {what}: {} are asked for, and {} are the fewest", whole(most), whole(least))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Smaller numbers of units that a structure may keep, in descending order.
+fn levels(structure: &Structure, multiple: usize) -> Vec<usize> {
+    /// Finer steps make the search slower, not better.
+    const MOST: usize = 24;
+    let step = match structure.place {
+        _ if structure.is_heads() => 1,
+        Place::Queries => (structure.units / 20).max(1),
+        _ => structure.units.div_ceil(MOST).next_multiple_of(multiple.max(1)),
+    };
+    let highest = (structure.units - 1) / step * step;
+    (1..=highest / step).rev().map(|i| i * step).collect()
+}
+
+impl Survey {
+    fn gone(&self, state: &State) -> Vec<Layer> {
+        self.encoder.iter().take(state.encoder).chain(self.decoder.iter().take(state.decoder)).map(|dropped| dropped.layer).collect()
+    }
+
+    fn predicted(&self, state: &State) -> f64 {
+        let gone = self.gone(state);
+        let last = |order: &[Dropped], count: usize| count.checked_sub(1).and_then(|i| order.get(i)).map_or(0.0, |dropped| dropped.difference);
+        let units = self.structures.iter().zip(&state.kept);
+        let units = units.filter(|(s, _)| s.structure.layer().is_none_or(|layer| !gone.contains(&layer))).map(|(s, &kept)| s.difference(kept));
+        units.sum::<f64>() + last(&self.encoder, state.encoder) + last(&self.decoder, state.decoder)
+    }
+
+    fn plan(&self, state: &State) -> Plan {
+        let mut plan = Plan::default();
+        let gone = self.gone(state);
+        gone.iter().for_each(|&layer| plan.drop(layer));
+        for (surveyed, &kept) in self.structures.iter().zip(&state.kept) {
+            let structure = &surveyed.structure;
+            if kept < structure.units && structure.layer().is_none_or(|layer| !gone.contains(&layer)) {
+                plan.keep.insert(structure.name.clone(), Keep::Count(kept));
+            }
+        }
+        plan
+    }
+
+    /// States that cost less.
+    fn moves(&self, state: &State, levels: &[Vec<usize>]) -> Vec<State> {
+        let gone = self.gone(state);
+        let mut moves = Vec::new();
+        for (i, surveyed) in self.structures.iter().enumerate() {
+            if surveyed.structure.layer().is_some_and(|layer| gone.contains(&layer)) {
+                continue;
+            }
+            for &level in levels[i].iter().filter(|&&level| level < state.kept[i]) {
+                let mut next = state.clone();
+                next.kept[i] = level;
+                moves.push(next);
+            }
+        }
+        moves.extend((state.encoder + 1..=self.encoder.len()).map(|encoder| State { encoder, ..state.clone() }));
+        moves.extend((state.decoder + 1..=self.decoder.len()).map(|decoder| State { decoder, ..state.clone() }));
+        moves
+    }
+
+    /// States that cost a step more.
+    fn returns(&self, state: &State, levels: &[Vec<usize>]) -> Vec<State> {
+        let mut moves = Vec::new();
+        for (i, surveyed) in self.structures.iter().enumerate() {
+            let above = levels[i].iter().rev().copied().find(|&level| level > state.kept[i]).unwrap_or(surveyed.structure.units);
+            if above > state.kept[i] {
+                let mut next = state.clone();
+                next.kept[i] = above;
+                moves.push(next);
+            }
+        }
+        moves.extend(state.encoder.checked_sub(1).map(|encoder| State { encoder, ..state.clone() }));
+        moves.extend(state.decoder.checked_sub(1).map(|decoder| State { decoder, ..state.clone() }));
+        moves
+    }
+}

@@ -1,0 +1,307 @@
+//! What can be removed from a network, and what depends on what: one description that importance, surgery, repair and search
+//! all follow, so that a new backbone needs no more than its part here ("DepGraph", Fang et al., 2023, arXiv:2301.12900, finds such
+//! groups by tracing; ours follow from the config).
+
+use crate::config::{Backbone, Config, EfficientNetLite, ResNet};
+
+/// Interchangeable units (heads, neurons, channels) that a network can do with fewer of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Structure {
+    /// As `encoder.0.self_attention`, `decoder.2.ffn`, `backbone.stage4.block0.inner1`, `backbone.stage4`, `queries`.
+    pub name: String,
+    pub place: Place,
+    pub units: usize,
+    /// Neighbouring channels that make one unit: a head's width, else 1.
+    pub width: usize,
+    /// Tensors that make the channels, and the axis along which these lie.
+    pub made_by: Vec<(String, usize)>,
+    /// Linear maps and convolutions that the channels go into, along the last axis of their weights.
+    pub used_by: Vec<String>,
+}
+
+/// Where a config states how many units a structure has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    EncoderHeads(usize),
+    EncoderFfn(usize),
+    DecoderSelfHeads(usize),
+    DecoderCrossHeads(usize),
+    DecoderFfn(usize),
+    Queries,
+    /// Channels between the convolutions of a block: stage, block, which.
+    ResNetInner(usize, usize, usize),
+    /// A residual stream: of the stem, if it goes on without a projection, and of stages.
+    ResNetStream {
+        stem: bool,
+        stages: Vec<usize>,
+    },
+    /// Expanded channels of a block: stage, block.
+    LiteExpansion(usize, usize),
+    /// A residual stream: of the stem, or of blocks.
+    LiteStream {
+        stem: bool,
+        blocks: Vec<(usize, usize)>,
+    },
+}
+
+impl Structure {
+    /// The layer of encoder or decoder that it is a part of.
+    pub fn layer(&self) -> Option<Layer> {
+        match self.place {
+            Place::EncoderHeads(i) | Place::EncoderFfn(i) => Some(Layer::Encoder(i)),
+            Place::DecoderSelfHeads(i) | Place::DecoderCrossHeads(i) | Place::DecoderFfn(i) => Some(Layer::Decoder(i)),
+            _ => None,
+        }
+    }
+
+    /// Whether its units are attention heads.
+    pub fn is_heads(&self) -> bool {
+        matches!(self.place, Place::EncoderHeads(_) | Place::DecoderSelfHeads(_) | Place::DecoderCrossHeads(_))
+    }
+
+    /// The places of a unit's channels among `inputs` channels that a map takes at each of its `taps`.
+    pub fn columns(&self, unit: usize, inputs: usize, taps: usize) -> Vec<usize> {
+        (0..taps).flat_map(|tap| (0..self.width).map(move |i| tap * inputs + unit * self.width + i)).collect()
+    }
+}
+
+/// A layer of the transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    Encoder(usize),
+    Decoder(usize),
+}
+
+impl Place {
+    /// States another number of units.
+    pub fn set(&self, config: &mut Config, units: usize) {
+        match (self, &mut config.backbone) {
+            (Place::EncoderHeads(i), _) => config.encoder[*i].self_attention.heads = units,
+            (Place::EncoderFfn(i), _) => config.encoder[*i].ffn = units,
+            (Place::DecoderSelfHeads(i), _) => config.decoder[*i].self_attention.heads = units,
+            (Place::DecoderCrossHeads(i), _) => config.decoder[*i].cross_attention.heads = units,
+            (Place::DecoderFfn(i), _) => config.decoder[*i].ffn = units,
+            (Place::Queries, _) => config.queries = units,
+            (Place::ResNetInner(s, b, i), Backbone::Resnet(net)) => net.stages[*s].blocks[*b].inner[*i] = units,
+            (Place::ResNetStream { stem, stages }, Backbone::Resnet(net)) => {
+                if *stem {
+                    net.stem = units;
+                }
+                stages.iter().for_each(|&s| net.stages[s].channels = units);
+            }
+            (Place::LiteExpansion(s, b), Backbone::EfficientNetLite(net)) => net.stages[*s][*b].expansion = Some(units),
+            (Place::LiteStream { stem, blocks }, Backbone::EfficientNetLite(net)) => {
+                if *stem {
+                    net.stem = units;
+                }
+                blocks.iter().for_each(|&(s, b)| net.stages[s][b].channels = units);
+            }
+            // A place is made from the backbone that it belongs to.
+            _ => {}
+        }
+    }
+}
+
+/// All structures of a network, in the order in which it uses them.
+pub fn structures(config: &Config) -> Vec<Structure> {
+    let mut all = match &config.backbone {
+        Backbone::Resnet(net) => resnet(net),
+        Backbone::EfficientNetLite(net) => lite(net),
+    };
+    for (i, layer) in config.encoder.iter().enumerate() {
+        let name = format!("encoder.{i}");
+        all.push(heads(format!("{name}.self_attention"), Place::EncoderHeads(i), layer.self_attention));
+        all.push(neurons(&name, Place::EncoderFfn(i), layer.ffn));
+    }
+    for (i, layer) in config.decoder.iter().enumerate() {
+        let name = format!("decoder.{i}");
+        all.push(heads(format!("{name}.self_attention"), Place::DecoderSelfHeads(i), layer.self_attention));
+        all.push(heads(format!("{name}.cross_attention"), Place::DecoderCrossHeads(i), layer.cross_attention));
+        all.push(neurons(&name, Place::DecoderFfn(i), layer.ffn));
+    }
+    let mut queries = vec![("query_position".into(), 0)];
+    queries.extend(config.query_content.then(|| ("query_content".into(), 0)));
+    queries.extend(config.box_reference.then(|| ("box_reference".into(), 0)));
+    all.push(Structure { name: "queries".into(), place: Place::Queries, units: config.queries, width: 1, made_by: queries, used_by: vec![] });
+    all
+}
+
+fn heads(name: String, place: Place, attention: crate::config::Attention) -> Structure {
+    let made_by = ["query", "key", "value"].iter().flat_map(|part| rows(&format!("{name}.{part}"))).collect();
+    let used_by = vec![format!("{name}.output")];
+    Structure { name, place, units: attention.heads, width: attention.head_width, made_by, used_by }
+}
+
+fn neurons(layer: &str, place: Place, ffn: usize) -> Structure {
+    let (made_by, used_by) = (rows(&format!("{layer}.ffn1")), vec![format!("{layer}.ffn2")]);
+    Structure { name: format!("{layer}.ffn"), place, units: ffn, width: 1, made_by, used_by }
+}
+
+/// Weight and bias of a map, whose outputs lie along the first axis.
+fn rows(map: &str) -> Vec<(String, usize)> {
+    vec![(format!("{map}.weight"), 0), (format!("{map}.bias"), 0)]
+}
+
+/// Weight and bias of a depthwise convolution.
+fn filters(map: &str) -> Vec<(String, usize)> {
+    vec![(format!("{map}.weight"), 2), (format!("{map}.bias"), 0)]
+}
+
+fn resnet(net: &ResNet) -> Vec<Structure> {
+    let stream = |name: String, stem, stages, units, made_by| Structure {
+        name,
+        place: Place::ResNetStream { stem, stages },
+        units,
+        width: 1,
+        made_by,
+        used_by: vec![],
+    };
+    let mut all = Vec::new();
+    let mut current = stream("backbone.stem".into(), true, vec![], net.stem, rows("backbone.stem"));
+    for (s, stage) in net.stages.iter().enumerate() {
+        for (b, block) in stage.blocks.iter().enumerate() {
+            let name = format!("backbone.stage{}.block{b}", s + 1);
+            let last = format!("{name}.conv{}", block.inner.len() + 1);
+            current.used_by.push(format!("{name}.conv1"));
+            for (i, &units) in block.inner.iter().enumerate() {
+                let (made_by, used_by) = (rows(&format!("{name}.conv{}", i + 1)), vec![format!("{name}.conv{}", i + 2)]);
+                let place = Place::ResNetInner(s, b, i);
+                all.push(Structure { name: format!("{name}.inner{}", i + 1), place, units, width: 1, made_by, used_by });
+            }
+            let projection = format!("{name}.projection");
+            if block.projection {
+                current.used_by.push(projection.clone());
+            }
+            if block.projection && b == 0 {
+                let next = stream(format!("backbone.stage{}", s + 1), false, vec![s], stage.channels, rows(&projection));
+                all.push(std::mem::replace(&mut current, next));
+            } else {
+                if block.projection {
+                    current.made_by.extend(rows(&projection));
+                }
+                join(&mut current, s);
+            }
+            current.made_by.extend(rows(&last));
+        }
+    }
+    current.used_by.push("input_projection".into());
+    all.push(current);
+    all
+}
+
+/// A stage that goes on with the stream before it.
+fn join(stream: &mut Structure, stage: usize) {
+    if let Place::ResNetStream { stages, .. } = &mut stream.place
+        && !stages.contains(&stage)
+    {
+        stages.push(stage);
+    }
+}
+
+fn lite(net: &EfficientNetLite) -> Vec<Structure> {
+    let stream = |name: String, stem, blocks, units, made_by| Structure {
+        name,
+        place: Place::LiteStream { stem, blocks },
+        units,
+        width: 1,
+        made_by,
+        used_by: vec![],
+    };
+    let mut all = Vec::new();
+    let mut current = stream("backbone.stem".into(), true, vec![], net.stem, rows("backbone.stem"));
+    for (s, stage) in net.stages.iter().enumerate() {
+        for (b, block) in stage.iter().enumerate() {
+            let name = format!("backbone.stage{s}.block{b}");
+            let (depthwise, project) = (filters(&format!("{name}.depthwise")), format!("{name}.project"));
+            match block.expansion {
+                Some(units) => {
+                    current.used_by.push(format!("{name}.expand"));
+                    let made_by = [rows(&format!("{name}.expand")), depthwise].concat();
+                    let (place, used_by) = (Place::LiteExpansion(s, b), vec![project.clone()]);
+                    all.push(Structure { name: format!("{name}.expansion"), place, units, width: 1, made_by, used_by });
+                }
+                None => {
+                    current.made_by.extend(depthwise);
+                    current.used_by.push(project.clone());
+                }
+            }
+            if block.residual {
+                if let Place::LiteStream { blocks, .. } = &mut current.place {
+                    blocks.push((s, b));
+                }
+                current.made_by.extend(rows(&project));
+            } else {
+                // A stage is called by its first stream; were there another, by its block.
+                let name = if b == 0 { format!("backbone.stage{s}") } else { name };
+                let next = stream(name, false, vec![(s, b)], block.channels, rows(&project));
+                all.push(std::mem::replace(&mut current, next));
+            }
+        }
+    }
+    current.used_by.push("input_projection".into());
+    all.push(current);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::layout;
+    use std::collections::BTreeMap;
+
+    fn all(backbone: Backbone) -> (Config, Vec<Structure>) {
+        let mut config = Config::detr(backbone);
+        (config.query_content, config.box_reference) = (true, true);
+        let all = structures(&config);
+        (config, all)
+    }
+
+    fn backbones() -> [Backbone; 4] {
+        let resnet = |depth| Backbone::Resnet(ResNet::of_depth(depth, false).unwrap());
+        [resnet(18), resnet(50), resnet(101), Backbone::EfficientNetLite(EfficientNetLite::lite0())]
+    }
+
+    /// Setting a number in the config must change just those axes of the layout that the structure says are cut.
+    #[test]
+    fn what_a_structure_cuts_is_what_its_config_changes() {
+        for backbone in backbones() {
+            let (config, all) = all(backbone);
+            let before: BTreeMap<_, _> = layout(&config).into_iter().map(|entry| (entry.name, entry.shape)).collect();
+            for structure in &all {
+                let mut smaller = config.clone();
+                structure.place.set(&mut smaller, structure.units - 1);
+                smaller.check().unwrap();
+                let mut expected = before.clone();
+                for (name, axis) in &structure.made_by {
+                    expected.get_mut(name).unwrap()[*axis] -= structure.width;
+                }
+                for name in &structure.used_by {
+                    *expected.get_mut(&format!("{name}.weight")).unwrap().last_mut().unwrap() -= structure.width;
+                }
+                let found: BTreeMap<_, _> = layout(&smaller).into_iter().map(|entry| (entry.name, entry.shape)).collect();
+                assert_eq!(found, expected, "{}", structure.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_streams_end_at_projections() {
+        for backbone in backbones() {
+            let (_, all) = all(backbone);
+            let names: std::collections::BTreeSet<_> = all.iter().map(|structure| &structure.name).collect();
+            assert_eq!(names.len(), all.len());
+        }
+        let (_, all) = all(Backbone::Resnet(ResNet::of_depth(18, false).unwrap()));
+        assert_eq!(all.iter().find(|s| s.name == "backbone.stem").unwrap().place, Place::ResNetStream { stem: true, stages: vec![0] });
+        assert_eq!(all.iter().find(|s| s.name == "backbone.stage2").unwrap().used_by.len(), 3);
+    }
+
+    #[test]
+    fn a_unit_of_a_convolution_has_a_column_at_every_tap() {
+        let (_, all) = all(Backbone::Resnet(ResNet::of_depth(50, false).unwrap()));
+        let inner = all.iter().find(|s| s.name == "backbone.stage1.block0.inner1").unwrap();
+        assert_eq!(inner.columns(3, 64, 9), (0..9).map(|tap| tap * 64 + 3).collect::<Vec<_>>());
+        let heads = all.iter().find(|s| s.name == "encoder.0.self_attention").unwrap();
+        assert_eq!(heads.columns(2, 256, 1), (64..96).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,149 @@
+//! From a plan to a trimmed network: layers out, units out, repair.
+
+use super::calibrate::calibrate;
+use super::importance::{Importance, Knowledge};
+use super::inputs::Inputs;
+use super::layers::StandIns;
+use super::plan::{Keep, Plan};
+use super::repair::{Reach, Side, again, solve};
+use super::structure::{Layer, Place, Structure, structures};
+use super::trimmed::Trimmed;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::layout::layout;
+use crate::weights::Weights;
+use std::collections::BTreeMap;
+
+/// Is told how far long work has come.
+pub trait Progress: Sync {
+    /// Something of so many steps begins.
+    fn begin(&self, what: &str, steps: usize);
+    fn step(&self);
+}
+
+/// How a plan is carried out.
+#[derive(Clone, Copy, Debug)]
+pub struct Method {
+    pub importance: Importance,
+    pub repair: bool,
+    pub seed: u64,
+}
+
+/// A trimmed network, and the plan with every unit in it named.
+pub struct Done {
+    pub config: Config,
+    pub weights: Weights,
+    pub plan: Plan,
+}
+
+/// Carries a plan out on the parent. Its pictures decide which units go, where the plan only says how many, and how maps are repaired.
+pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
+    let dropped = plan.dropped();
+    let mut trimmed = Trimmed::new(parent, &dropped, method.repair, &mut StandIns::default())?;
+    let all = structures(&trimmed.config);
+    let mut exact = plan.clone();
+    let mut cuts: Vec<(Structure, Keep)> = Vec::new();
+    for structure in all {
+        let name = trimmed.parent_name(&structure.name);
+        if let Some(keep) = plan.keep.get(&name).filter(|keep| keep.count() < structure.units) {
+            cuts.push((structure, keep.clone()));
+        } else {
+            exact.keep.remove(&name);
+        }
+    }
+
+    let maps: Vec<String> = cuts.iter().flat_map(|(structure, _)| structure.used_by.clone()).collect();
+    progress.begin("looking at the pictures", parent.inputs.len());
+    let grams = calibrate(&trimmed.config, &trimmed.weights, parent.inputs, &maps, &|| progress.step())?;
+    let scores = super::scores::scores(method.importance, &trimmed.config, &trimmed.weights, parent.inputs)?;
+    let knowledge = Knowledge { weights: trimmed.weights.clone(), grams, scores, seed: method.seed };
+    progress.begin("choosing and re-solving", cuts.len());
+    // A map may lose inputs to several structures; each solves on what the ones before have left.
+    let mut kept = Vec::new();
+    for (structure, keep) in &cuts {
+        let problems = knowledge.problems(structure)?;
+        let units = match keep {
+            Keep::Units(units) => units.clone(),
+            Keep::Count(count) => {
+                let order = knowledge.order(method.importance, structure, &problems)?;
+                let gone: Vec<usize> = order.iter().take(structure.units - count).map(|removal| removal.unit).collect();
+                (0..structure.units).filter(|unit| !gone.contains(unit)).collect()
+            }
+        };
+        if method.repair {
+            for (map, problem) in structure.used_by.iter().zip(&problems) {
+                solve(&mut trimmed.weights, map, problem, structure, &units)?;
+            }
+        }
+        exact.keep.insert(trimmed.parent_name(&structure.name), Keep::Units(units.clone()));
+        kept.push(units);
+        progress.step();
+    }
+    for ((structure, _), units) in cuts.iter().zip(&kept) {
+        trimmed.cut(structure, units)?;
+    }
+    if method.repair && !(cuts.is_empty() && dropped.is_empty()) {
+        repair_in_order(parent, &mut trimmed, &dropped, &cuts, progress)?;
+    }
+    let Trimmed { config, weights, .. } = trimmed;
+    crate::layout::check(&config, &weights)?;
+    Ok(Done { config, weights, plan: exact })
+}
+
+/// The second repair: every map after the first cut, in the order of the network.
+fn repair_in_order(parent: &Side, trimmed: &mut Trimmed, dropped: &[Layer], cuts: &[(Structure, Keep)], progress: &dyn Progress) -> Result<()> {
+    // Where queries are gone, outputs can't be compared one by one.
+    let queries = cuts.iter().any(|(structure, _)| structure.place == Place::Queries);
+    let maps: Vec<String> = layout(&trimmed.config).into_iter().filter_map(|entry| Some(entry.name.strip_suffix(".weight")?.to_string())).collect();
+    let stages = parent.config.backbone.stages();
+    let of_stage = |stage: usize| -> Vec<&String> {
+        let prefix = format!("backbone.{}.", parent.config.backbone.stage_name(stage));
+        maps.iter().filter(|map| map.starts_with(&prefix) && !map.ends_with(".depthwise")).collect()
+    };
+    let of_backbone = cuts.iter().any(|(structure, _)| structure.name.starts_with("backbone."));
+    let ends = [".output", ".ffn2"];
+    let of_transformer = maps.iter().filter(|map| {
+        let first = !dropped.contains(&Layer::Encoder(0));
+        (*map == "input_projection" && of_backbone && first) || ends.iter().any(|end| map.ends_with(end)) && !(queries && map.starts_with("decoder."))
+    });
+    let of_transformer: Vec<&String> = of_transformer.collect();
+    let count = of_transformer.len() + if of_backbone { (0..stages).map(|stage| of_stage(stage).len()).sum() } else { 0 };
+    progress.begin("repairing map by map", count);
+
+    let (mut theirs, mut ours): (Inputs, Inputs);
+    if of_backbone {
+        theirs = parent.inputs.at_stage(parent.config, parent.weights, 0)?;
+        ours = parent.inputs.at_stage(&trimmed.config, &trimmed.weights, 0)?;
+        for stage in 0..stages {
+            let side = Side { inputs: &theirs, ..*parent };
+            for map in of_stage(stage) {
+                resolve(&side, trimmed, &ours, map, Reach::Stage(stage))?;
+                progress.step();
+            }
+            theirs = theirs.at_stage(parent.config, parent.weights, stage + 1)?;
+            ours = ours.at_stage(&trimmed.config, &trimmed.weights, stage + 1)?;
+        }
+    } else {
+        theirs = parent.inputs.at_stage(parent.config, parent.weights, stages)?;
+        ours = theirs.first(theirs.len());
+    }
+    let side = Side { inputs: &theirs, ..*parent };
+    for map in of_transformer {
+        resolve(&side, trimmed, &ours, map, Reach::All)?;
+        progress.step();
+    }
+    Ok(())
+}
+
+fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, map: &str, reach: Reach) -> Result<()> {
+    let target = trimmed.target(map);
+    let name = format!("{target}.bias");
+    let outputs = parent.weights.tensors.get(&name).map(|bias| bias.len()).ok_or(Error::MissingTensor { name, expected: vec![] })?;
+    let (weight, bias) = again(parent, trimmed, inputs, map, &target, &trimmed.kept_outputs(map, outputs), reach)?;
+    trimmed.weights.insert(format!("{map}.weight"), weight);
+    trimmed.weights.insert(format!("{map}.bias"), bias);
+    Ok(())
+}
+
+/// Scores by structure.
+pub type Scores = BTreeMap<String, Vec<f64>>;
