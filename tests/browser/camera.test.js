@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { open, serve } from './harness.js';
-import { labels, pick, ready, runs, saved } from './page.js';
+import { labels, pick, ready, runs, saved, twoModels } from './page.js';
 
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').Page} Page */
 /** @typedef {import('node:test').TestContext} TestContext */
@@ -105,6 +105,22 @@ async function tracks(page) {
     return (stream?.getTracks() ?? []).map((track) => `${track.readyState} ${track.enabled ? 'on' : 'off'}`);
   });
 }
+
+test('every frame goes through two models that are compared', async (t) => {
+  const { second, server } = await twoModels();
+  const { page } = await open(t, { camera: await photo(t), server });
+  await ready(page, 'cpu');
+  await page.locator('#rival').selectOption(second.name);
+  await page.locator('#camera-start').click();
+  await camera(page, 'on');
+  await runsReach(page, 2);
+  const caption = page.locator('#second-caption', { hasText: /: 1 object, / });
+  await caption.waitFor();
+  const painted = await page.locator('#second-picture').evaluate((canvas) => /** @type {HTMLCanvasElement} */ (canvas).getContext('2d')?.getImageData(200, 100, 1, 1).data[3]);
+  assert.equal(painted, 255, 'the frame is shown');
+  await page.locator('#camera-stop').click();
+  await camera(page, 'off');
+});
 
 test('with several cameras one can pick and switch', async (t) => {
   // Chromium's own moving picture: a film would be one device only.

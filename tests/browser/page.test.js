@@ -34,6 +34,9 @@ test('a sample gives its object on WebGPU', async (t) => {
   assert.deepEqual(await labels(page), ['cat']);
   assert.ok(Number(await page.locator('#app').getAttribute('data-dispatches')) > 0, 'kernels ran on the GPU');
   assert.equal(await page.locator('#engine-short').innerText(), 'WebGPU');
+  // What a query looked at is computed on the CPU here too.
+  await page.locator('#photo').click();
+  await page.locator('#app[data-attention="all"][data-backend="webgpu"]').waitFor();
 });
 
 test('threshold and class filter choose among what was found, without another run', async (t) => {
@@ -231,9 +234,14 @@ test('on a phone everything fits and can be hit with a finger', async (t) => {
     .filter(({ width, height }) => width < 44 || height < 44)
     .map(({ what, width, height }) => `${what}: ${width} × ${height}`));
   assert.deepEqual(small, []);
+  const place = () => page.locator('.tools').evaluate((tools) => tools.getBoundingClientRect().top + scrollY);
+  const before = await place();
   await page.locator('#frame').tap();
   assert.ok(await page.locator('#list .entry').first().evaluate((entry) => entry === document.activeElement), 'tapping a box selects its entry');
   assert.ok(await page.locator('#frame').evaluate((frame) => frame.getBoundingClientRect().top >= 0), 'and the picture stays in sight');
+  await page.locator('#app[data-attention="all"]').waitFor();
+  assert.equal(await place(), before, 'and the heat map moves nothing');
+  assert.ok(await page.locator('#head').evaluate((select) => select.getBoundingClientRect().height >= 44));
 });
 
 test('the overlay has a pixel for each of the screen’s', async (t) => {

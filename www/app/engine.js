@@ -173,6 +173,21 @@ async function ask(detector, model, source, signal) {
 }
 
 /**
+ * A second detector, on the backend of the first.
+ * @param {Model} model
+ * @param {AbortSignal} signal
+ * @param {(part: import('./state.js').State['progress']) => void} onProgress
+ */
+export async function openSecond(model, signal, onProgress) {
+  const detector = await open(model, state.backend, signal, onProgress);
+  return {
+    dispose: () => detector.dispose(),
+    /** @param {Source} source @param {AbortSignal} signal */
+    detect: (source, signal) => ask(detector, model, source, signal),
+  };
+}
+
+/**
  * Where a query of a result looked.
  * @param {Source} source
  * @param {number} query

@@ -3,7 +3,7 @@
 import { colourOf } from './colours.js';
 import { byId, make } from './dom.js';
 import { percent } from './format.js';
-import { state, update, watch } from './state.js';
+import { shown, state, update, watch } from './state.js';
 
 const slider = byId('threshold', HTMLInputElement);
 const value = byId('threshold-value', HTMLOutputElement);
@@ -28,7 +28,7 @@ export function startFilters() {
   });
   chips.append(all);
   watch(['mode'], () => seen.clear());
-  watch(['result', 'threshold', 'hidden'], render);
+  watch(['result', 'rivalResult', 'threshold', 'hidden'], render);
 }
 
 /** @param {number} step in hundredths */
@@ -43,6 +43,8 @@ function render() {
   for (const { label, score } of state.result?.detections ?? []) {
     if (score >= state.threshold) counts.set(label, (counts.get(label) ?? 0) + 1);
   }
+  // What only the second model found can be switched off too.
+  for (const { label } of shown(state.rivalResult)) if (!counts.has(label)) counts.set(label, 0);
   for (const label of counts.keys()) seen.add(label);
   const labels = [...new Set([...seen, ...state.hidden])].sort();
   for (const [label, { button }] of made) {

@@ -74,7 +74,7 @@ function render(visible) {
 function hintFor(visible) {
   const { result, hidden, threshold } = state;
   if (!result) return 'Boxes appear here as soon as there is a picture.';
-  if (visible.length > 0) return state.mode === 'photo' ? 'Choose one to see where the network looked for it.' : '';
+  if (visible.length > 0) return state.mode === 'photo' ? 'Choose one to see where attention went.' : '';
   const filtered = result.detections.filter((d) => d.score >= threshold).length;
   if (filtered > 0) return `${plural(filtered, 'object is', 'objects are')} hidden by the classes switched off above.`;
   const best = result.detections.filter((d) => !hidden.has(d.label)).reduce((a, b) => (a && a.score >= b.score ? a : b), /** @type {Detection | null} */ (null));

@@ -1,5 +1,6 @@
 // Camera frames through the detector, one at a time: a frame is taken when the last one is done, so nothing queues up.
 
+import { lookToo } from './compare.js';
 import { detect } from './engine.js';
 import { explain, isAbort } from './errors.js';
 import { notify } from './notices.js';
@@ -39,12 +40,13 @@ async function loop(video, signal) {
     if (!grab(video, work)) continue;
     try {
       const found = await detect(work, signal);
+      const rivalResult = await lookToo(work, work, signal);
       if (signal.aborted) return;
       failures = 0;
       finished.push(performance.now());
       if (finished.length > 12) finished.shift();
       shownFrame = work;
-      update({ result: { ...found, width: work.width, height: work.height }, fps: rate(finished) });
+      update({ result: { ...found, width: work.width, height: work.height }, rivalResult, fps: rate(finished) });
       [work, spare] = [spare, work];
     } catch (error) {
       if (signal.aborted) return;

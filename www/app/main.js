@@ -4,6 +4,7 @@ import { startAnnounce } from './announce.js';
 import { startAttention } from './attention.js';
 import { startBench } from './bench.js';
 import { startCamera } from './camera.js';
+import { startCompare } from './compare.js';
 import { byId } from './dom.js';
 import { startEmbed } from './embed.js';
 import { load, readModels } from './engine.js';
@@ -17,6 +18,7 @@ import { startPictures } from './pictures.js';
 import { startRunsOn } from './runs_on.js';
 import { startSamples } from './samples.js';
 import { startSave } from './save.js';
+import { startSecond } from './second.js';
 import { startShortcuts } from './shortcuts.js';
 import { startStage } from './stage.js';
 import { startStatus } from './status.js';
@@ -37,7 +39,7 @@ if (typeof WebAssembly === 'object' && typeof Worker === 'function') {
 function start() {
   const backend = address.get('backend');
   if (backend === 'cpu' || backend === 'webgpu' || backend === 'auto') update({ backend });
-  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startSave, startEmbed, startShortcuts, startAnnounce]) part();
+  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startCompare, startSecond, startSave, startEmbed, startShortcuts, startAnnounce]) part();
   describe();
   if (address.has('bench')) startBench();
   void startSamples();

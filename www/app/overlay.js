@@ -16,21 +16,7 @@ let pointer = null;
 
 export function startOverlay() {
   watch(['result', 'threshold', 'hidden', 'active', 'attention', 'mode', 'current'], schedule);
-  const observer = new ResizeObserver(([entry]) => {
-    // Where the browser tells whole device pixels, lines fall between them nowhere. Emulated screens tell them wrong.
-    const exact = entry.devicePixelContentBoxSize?.[0];
-    const width = nearer(exact?.inlineSize, entry.contentRect.width * devicePixelRatio);
-    const height = nearer(exact?.blockSize, entry.contentRect.height * devicePixelRatio);
-    if (canvas.width === width && canvas.height === height) return;
-    canvas.width = width;
-    canvas.height = height;
-    paint();
-  });
-  try {
-    observer.observe(canvas, { box: 'device-pixel-content-box' });
-  } catch {
-    observer.observe(canvas);
-  }
+  fit(canvas, paint);
   watch(['result'], () => pointer && update({ active: at(pointer) }));
   frame.addEventListener('pointermove', (event) => {
     if (event.pointerType !== 'mouse') return;
@@ -50,6 +36,29 @@ export function startOverlay() {
   });
 }
 
+/**
+ * Keeps a canvas at the screen's own pixels.
+ * @param {HTMLCanvasElement} canvas
+ * @param {() => void} paint
+ */
+export function fit(canvas, paint) {
+  const observer = new ResizeObserver(([entry]) => {
+    // Where the browser tells whole device pixels, lines fall between them nowhere. Emulated screens tell them wrong.
+    const exact = entry.devicePixelContentBoxSize?.[0];
+    const width = nearer(exact?.inlineSize, entry.contentRect.width * devicePixelRatio);
+    const height = nearer(exact?.blockSize, entry.contentRect.height * devicePixelRatio);
+    if (canvas.width === width && canvas.height === height) return;
+    canvas.width = width;
+    canvas.height = height;
+    paint();
+  });
+  try {
+    observer.observe(canvas, { box: 'device-pixel-content-box' });
+  } catch {
+    observer.observe(canvas);
+  }
+}
+
 /** @param {number | undefined} exact @param {number} computed */
 function nearer(exact, computed) {
   return exact !== undefined && Math.abs(exact - computed) <= 1 ? exact : Math.round(computed);
@@ -64,19 +73,22 @@ function schedule() {
   });
 }
 
-/** Where the picture lies in the frame (`object-fit: contain`), in canvas pixels. */
-function place() {
-  const { result } = state;
-  if (!result || !result.width || !result.height) return null;
-  const scale = Math.min(canvas.width / result.width, canvas.height / result.height);
-  const width = result.width * scale;
-  const height = result.height * scale;
+/**
+ * Where a picture lies on a canvas (`object-fit: contain`), in canvas pixels.
+ * @param {HTMLCanvasElement} canvas
+ * @param {{width: number, height: number} | null} picture
+ */
+export function place(canvas, picture) {
+  if (!picture || !picture.width || !picture.height) return null;
+  const scale = Math.min(canvas.width / picture.width, canvas.height / picture.height);
+  const width = picture.width * scale;
+  const height = picture.height * scale;
   return { scale, area: { x: (canvas.width - width) / 2, y: (canvas.height - height) / 2, width, height } };
 }
 
 function paint() {
   context.clearRect(0, 0, canvas.width, canvas.height);
-  const placed = place();
+  const placed = place(canvas, state.result);
   if (!placed) return;
   const unit = canvas.clientWidth ? canvas.width / canvas.clientWidth : 1;
   const { attention, active } = state;
@@ -89,7 +101,7 @@ function paint() {
  * @param {MouseEvent} event
  */
 function at(event) {
-  const placed = place();
+  const placed = place(canvas, state.result);
   if (!placed) return null;
   const rect = canvas.getBoundingClientRect();
   const x = ((event.clientX - rect.left) * (canvas.width / rect.width) - placed.area.x) / placed.scale;

@@ -4,6 +4,7 @@ import { byId, make } from './dom.js';
 import { show } from './pictures.js';
 import { state, watch } from './state.js';
 
+const frames = byId('frames', HTMLElement);
 const frame = byId('frame', HTMLElement);
 const photo = byId('photo', HTMLImageElement);
 const video = byId('video', HTMLVideoElement);
@@ -34,7 +35,7 @@ export function startStage() {
 
 /** @param {number} width @param {number} height */
 function setAspect(width, height) {
-  if (width && height) frame.style.setProperty('--aspect', String(width / height));
+  if (width && height) frames.style.setProperty('--aspect', String(width / height));
 }
 
 /** @type {Map<number, HTMLButtonElement>} */

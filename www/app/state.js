@@ -54,6 +54,14 @@
  */
 
 /**
+ * The model that is compared with the one in use.
+ * @typedef {object} Rival
+ * @property {Model} model
+ * @property {boolean} ready
+ * @property {State['progress']} progress of its loading
+ */
+
+/**
  * @typedef {object} State
  * @property {'off' | 'loading' | 'ready' | 'failed'} engine
  * @property {Partial<Record<Phase, {loaded: number, total: number}>>} progress of what is being loaded, several things at once
@@ -63,10 +71,12 @@
  * @property {Model[]} models
  * @property {Model | null} model the chosen one, which may be on its way still
  * @property {Record<string, number>} measured milliseconds that the last picture took, by model and backend
+ * @property {Rival | null} rival
  * @property {'empty' | 'photo' | 'camera'} mode
  * @property {Picture[]} pictures
  * @property {Picture | null} current
  * @property {Result | null} result what is drawn and listed
+ * @property {Result | null} rivalResult what the rival found in the same picture
  * @property {number} threshold
  * @property {ReadonlySet<string>} hidden labels switched off
  * @property {Detection | null} active the highlighted one
@@ -78,8 +88,8 @@
 
 /** @type {State} */
 export const state = {
-  engine: 'off', progress: {}, info: null, runs: 0, backend: 'auto', models: [], model: null, measured: {},
-  mode: 'empty', pictures: [], current: null, result: null,
+  engine: 'off', progress: {}, info: null, runs: 0, backend: 'auto', models: [], model: null, measured: {}, rival: null,
+  mode: 'empty', pictures: [], current: null, result: null, rivalResult: null,
   threshold: 0.5, hidden: new Set(), active: null, attention: null,
   camera: 'off', mirrored: false, fps: 0,
 };
@@ -113,10 +123,11 @@ export function update(patch) {
 
 /**
  * The detections that threshold and class filter let through, best first.
+ * @param {Result | null} [result]
  * @returns {Detection[]}
  */
-export function shown() {
-  const { result, threshold, hidden } = state;
+export function shown(result = state.result) {
+  const { threshold, hidden } = state;
   if (!result) return [];
   return result.detections.filter((d) => d.score >= threshold && !hidden.has(d.label)).sort((a, b) => b.score - a.score);
 }
