@@ -96,8 +96,10 @@ test('loading the second model can be ended', async (t) => {
   const { page } = await open(t, { server });
   await ready(page, 'cpu');
   await pick(page, 'Chelsea the cat');
+  await page.locator('#rival option').evaluateAll((options) => options.forEach((option) => option.classList.add('open')));
   await page.locator('#rival').selectOption(second.name);
   await says(page, /^the-other is loading: 1\.0 MB of 17\./);
+  assert.equal(await page.locator('#rival option.open').count(), 2, 'the menu, which may be open, isn’t made anew');
   await page.locator('#rival').selectOption('nothing');
   assert.ok(await page.locator('#second').isHidden());
   assert.equal(await page.locator('.notice').count(), 0);

@@ -21,7 +21,7 @@ const { file } = await model();
 
 /** What somebody might write in TypeScript. It calls each thing that is promised, so that its type is checked. */
 const APPLICATION = `
-import { ChangeEvent, Detrim, DetrimError, type Detection, type Detections, type Info, type Progress } from 'detrim';
+import { type AttentionMaps, ChangeEvent, Detrim, DetrimError, type Detection, type Detections, type Info, type Progress } from 'detrim';
 
 const phases = new Set<Progress['phase']>();
 const detector: Detrim = await Detrim.load('./model.safetensors', {
@@ -31,6 +31,7 @@ detector.addEventListener('change', (event) => { if (event instanceof ChangeEven
 const picture = document.querySelector('img')!;
 const found: Detections = await detector.detect(picture, { threshold: 0.5, labels: ['cat'] });
 const [cat]: Detection[] = found;
+const maps: AttentionMaps = await detector.attention(picture, cat.query);
 const info: Info = detector.info;
 let code = '';
 try {
@@ -43,7 +44,7 @@ void (() => detector.detect(picture, { treshold: 0.5 }));
 detector.dispose();
 document.title = 'done';
 document.body.dataset.result = JSON.stringify({
-  cat, width: found.width, network: found.times.network, backend: info.backend, memory: info.memory.wasm, phases: [...phases], code, worker: info.worker,
+  cat, attention: maps.weights.length / maps.heads / maps.rows / maps.columns, width: found.width, network: found.times.network, backend: info.backend, memory: info.memory.wasm, phases: [...phases], code, worker: info.worker,
 });
 `;
 
@@ -90,7 +91,7 @@ test('the packed package works in an application that Vite builds', async (t) =>
     const result = JSON.parse(String(await page.locator('body').getAttribute('data-result')));
     assert.equal(result.cat.label, 'cat');
     assert.ok(result.cat.score > 0.8 && result.network > 0 && result.memory > 1e6, JSON.stringify(result));
-    assert.deepEqual([result.backend, result.code, result.worker, result.width], ['cpu', 'source', where === '', 451]);
+    assert.deepEqual([result.backend, result.code, result.worker, result.width, result.attention], ['cpu', 'source', where === '', 451, 1]);
     assert.deepEqual(result.phases.sort(), ['compile', 'download', 'load']);
     await noWorker(page);
   }

@@ -28,12 +28,17 @@ export function startCompare() {
     compare(null);
     select.focus({ preventScroll: true });
   });
-  watch(['models', 'model', 'rival'], () => {
+  watch(['models', 'model'], () => {
     const { models, model, rival } = state;
-    if (rival && rival.model === model) return compare(null);
     const others = models.filter((m) => m !== model);
-    select.replaceChildren(make('option', { value: '' }, 'nothing'), ...others.map((m) => make('option', { value: m.name, selected: m === rival?.model }, m.name)));
+    select.replaceChildren(make('option', { value: '' }, 'nothing'), ...others.map((m) => make('option', { value: m.name }, m.name)));
+    select.value = rival?.model.name ?? '';
     field.hidden = others.length === 0;
+    if (rival && rival.model === model) compare(null);
+  });
+  // Not made anew meanwhile: it may be open.
+  watch(['rival'], () => {
+    select.value = state.rival?.model.name ?? '';
   });
   // The backend was switched for both.
   watch(['engine'], () => {

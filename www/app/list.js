@@ -24,10 +24,11 @@ export function startList() {
     if (pointed >= 0) update({ active: visible[pointed] ?? null });
     else if (state.active && !visible.includes(state.active)) update({ active: null });
   });
-  watch(['active', 'attention'], () => {
+  watch(['active', 'attention', 'mode', 'result'], () => {
     const visible = shown();
     rows.forEach(({ button }, i) => {
-      button.setAttribute('aria-pressed', String(state.attention !== null && visible[i] === state.attention.detection));
+      if (state.mode === 'photo') button.setAttribute('aria-pressed', String(state.attention !== null && visible[i] === state.attention.detection));
+      else button.removeAttribute('aria-pressed');
       button.classList.toggle('active', state.active !== null && visible[i] === state.active);
     });
   });
