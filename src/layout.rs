@@ -5,7 +5,7 @@
 
 use crate::config::{Attention, Backbone, Config};
 use crate::error::Result;
-use crate::weights::Weights;
+use crate::weights::{Channels, Weights};
 
 /// What a tensor is for, as far as its initialisation and its cost depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,17 @@ impl Entry {
     /// Whether the tensor is one of those that make up nearly all of a file.
     pub fn is_large(&self) -> bool {
         matches!(self.role, Role::Matrix | Role::Depthwise) || (self.role == Role::Rows && self.name != "box_reference")
+    }
+
+    /// Where the output channels are, if the tensor may be int8 with a scale for each. The heads may not: their few numbers are
+    /// scores and boxes without another layer behind them.
+    pub fn int8_channels(&self) -> Option<Channels> {
+        let head = self.name.starts_with("class_head.") || self.name.starts_with("box_head.");
+        match self.role {
+            Role::Matrix if !head => Some(Channels::First),
+            Role::Depthwise => Some(Channels::Last),
+            _ => None,
+        }
     }
 }
 

@@ -20,10 +20,14 @@
 //!
 //! Every convolution and every linear map also has a `.bias` `[out]`: frozen batch norm is folded in at conversion.
 
+mod int8;
+
 use crate::error::{Error, Result};
 use half::f16;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+pub use int8::{Channels, Int8};
 
 /// A dense array in memory, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +41,7 @@ pub struct HostTensor {
 pub enum Data {
     F32(Vec<f32>),
     F16(Vec<f16>),
+    I8(Int8),
 }
 
 impl HostTensor {
@@ -51,6 +56,7 @@ impl HostTensor {
         match &self.data {
             Data::F32(data) => data.len(),
             Data::F16(data) => data.len(),
+            Data::I8(data) => data.values.len(),
         }
     }
 
@@ -59,6 +65,7 @@ impl HostTensor {
         match &self.data {
             Data::F32(data) => size_of_val(&data[..]),
             Data::F16(data) => size_of_val(&data[..]),
+            Data::I8(data) => data.values.len() + size_of_val(&data.scales[..]),
         }
     }
 
@@ -71,16 +78,31 @@ impl HostTensor {
         match &self.data {
             Data::F32(data) => Cow::Borrowed(data),
             Data::F16(data) => Cow::Owned(data.iter().map(|x| x.to_f32()).collect()),
+            Data::I8(data) => Cow::Owned(data.to_f32()),
         }
     }
 
     /// The same tensor stored as f16 (round to nearest even).
     pub fn to_f16(&self) -> Self {
         let data = match &self.data {
-            Data::F32(data) => data.iter().map(|&x| f16::from_f32(x)).collect(),
             Data::F16(data) => data.clone(),
+            _ => self.to_f32().iter().map(|&x| f16::from_f32(x)).collect(),
         };
         Self { shape: self.shape.clone(), data: Data::F16(data) }
+    }
+
+    /// The same tensor stored as int8, with a scale for each place on the axis of its output channels: the nearest by squared error.
+    /// Its numbers must be finite. What is int8 on this axis already stays as it is.
+    pub fn to_i8(&self, channels: Channels) -> Self {
+        let axis = match channels {
+            Channels::First => self.shape.first(),
+            Channels::Last => self.shape.last(),
+        };
+        let data = match &self.data {
+            Data::I8(data) if data.channels == channels => data.clone(),
+            _ => Int8::nearest(&self.to_f32(), axis.copied().unwrap_or(1), channels),
+        };
+        Self { shape: self.shape.clone(), data: Data::I8(data) }
     }
 }
 

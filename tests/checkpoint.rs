@@ -1,13 +1,16 @@
 //! Checkpoints of every kind: what is read, what is refused, and our own file.
 
 use detrim::backend::Backend as _;
-use detrim::checkpoint::{Guess, Storage, open, random, read_own, to_bytes, write_own};
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_own, to_bytes, write_own};
 use detrim::config::{Activation, Backbone, ClassActivation, EfficientNetLite, ResNet, Resize};
 use detrim::cpu::{self, Cpu};
 use detrim::model::Detr;
+use detrim::prune::budget::bytes;
+use detrim::weights::{Channels, Data, Int8};
 use detrim::{Config, HostTensor};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A file of the test material beside the repository, which is too large for it; `None` (with a note) where that isn't at hand.
 fn shared(name: &str) -> Option<PathBuf> {
@@ -47,6 +50,87 @@ fn our_file_gives_back_what_was_written() {
     let again = read_own(&bytes, "x").unwrap();
     assert_eq!((&again.config, &again.weights, &again.card), (&checkpoint.config, &checkpoint.weights, &checkpoint.card));
     assert_eq!(open(&file, &Guess::default()).unwrap(), again);
+}
+
+/// A network with depthwise convolutions.
+fn efficient() -> Checkpoint {
+    open(&fixture(), &Guess::default()).unwrap()
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lite0")
+}
+
+#[test]
+fn int8_is_kept_for_what_is_large_and_near_to_what_it_was() {
+    let checkpoint = efficient();
+    let int8 = read_own(&to_bytes(&checkpoint, Storage::Int8).unwrap(), "x").unwrap();
+    let half = read_own(&to_bytes(&checkpoint, Storage::F16).unwrap(), "x").unwrap();
+    for (name, tensor) in &int8.weights.tensors {
+        let before = &checkpoint.weights.tensors[name];
+        let head = name.starts_with("class_head") || name.starts_with("box_head");
+        if !name.ends_with(".weight") || name.contains("norm") || head {
+            assert_eq!(tensor, &half.weights.tensors[name], "{name}");
+            continue;
+        }
+        let Data::I8(Int8 { scales, channels, .. }) = &tensor.data else { panic!("{name} is not int8") };
+        let (axis, stride) = if name.ends_with(".depthwise.weight") {
+            assert_eq!(*channels, Channels::Last, "{name}");
+            (tensor.shape.len() - 1, 1)
+        } else {
+            assert_eq!(*channels, Channels::First, "{name}");
+            (0, tensor.len() / tensor.shape[0])
+        };
+        assert_eq!(scales.len(), tensor.shape[axis], "{name}");
+        for (i, (x, y)) in tensor.to_f32().iter().zip(before.to_f32().iter()).enumerate() {
+            let scale = scales[i / stride % scales.len()];
+            assert!((x - y).abs() <= 0.501 * scale || x.abs() == 127.0 * scale, "{name} {i}: {y} became {x}, scale {scale}");
+        }
+    }
+}
+
+/// What a search for a budget reckons with.
+#[test]
+fn a_file_is_as_large_as_its_storage_says() {
+    let checkpoint = efficient();
+    for storage in [Storage::F32, Storage::F16, Storage::Int8] {
+        let file = to_bytes(&checkpoint, storage).unwrap();
+        let header = usize::try_from(u64::from_le_bytes(*file.first_chunk().unwrap())).unwrap();
+        assert_eq!(bytes(&checkpoint.config, storage), file.len() - 8 - header, "{storage:?}");
+    }
+}
+
+#[test]
+fn convert_writes_int8() {
+    let directory = tempfile::tempdir().unwrap();
+    let [small, smaller] = ["small", "smaller"].map(|name| directory.path().join(name));
+    let convert = |from: &Path, to: &Path, dtype: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        let output = command.arg("convert").arg(from).arg("--out").arg(to).args(["--dtype", dtype]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(to).unwrap()
+    };
+    let (half, int8) = (convert(&fixture(), &small, "f16"), convert(&fixture(), &smaller, "int8"));
+    assert_eq!(int8, to_bytes(&efficient(), Storage::Int8).unwrap());
+    // A small network, whose scales and heads weigh more than a large one's.
+    assert!(int8.len() * 4 < half.len() * 3, "{} bytes, {} as f16", int8.len(), half.len());
+    assert!(convert(&smaller, &smaller, "int8") == int8, "in place, and the same again");
+    assert!(convert(&smaller, &small, "f16").len() == half.len());
+}
+
+#[test]
+fn int8_can_be_written_again_as_anything() {
+    let bytes = to_bytes(&efficient(), Storage::Int8).unwrap();
+    let int8 = read_own(&bytes, "x").unwrap();
+    assert!(to_bytes(&int8, Storage::Int8).unwrap() == bytes, "int8 stays as it is");
+    let full = read_own(&to_bytes(&int8, Storage::F32).unwrap(), "x").unwrap();
+    let half = read_own(&to_bytes(&int8, Storage::F16).unwrap(), "x").unwrap();
+    for (name, tensor) in &int8.weights.tensors {
+        assert_eq!(tensor.to_f32(), full.weights.tensors[name].to_f32(), "{name}");
+        if let Data::I8(_) = tensor.data {
+            assert_eq!(tensor.to_f16(), half.weights.tensors[name], "{name}");
+        }
+    }
 }
 
 /// What the page relies on: the index tells the truth about every embedded model, and each has a card.

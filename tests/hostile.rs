@@ -2,15 +2,18 @@
 
 use crate::tiny;
 use detrim::Config;
-use detrim::checkpoint::{Guess, Storage, open, random, read_own, to_bytes};
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_own, to_bytes};
 use detrim::config::{Attention, Backbone, DecoderLayer, EncoderLayer, Label, ResNet};
 use proptest::prelude::*;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 /// A small model of ours.
-static OWN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+static MODEL: LazyLock<Checkpoint> = LazyLock::new(|| {
     let mut config = Config::detr(Backbone::Resnet(ResNet { stem: 4, stages: ResNet::of_depth(18, false).unwrap().stages }));
     let Backbone::Resnet(net) = &mut config.backbone else { unreachable!() };
     for stage in &mut net.stages {
@@ -25,10 +28,16 @@ static OWN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     config.classes = 3;
     config.labels = ["cat", "dog"].map(|name| Label { id: 1, name: name.into() }).into();
     config.queries = 3;
-    to_bytes(&random(config, "tiny", 1), Storage::F16).unwrap()
+    random(config, "tiny", 1)
 });
 
+static OWN: LazyLock<Vec<u8>> = LazyLock::new(|| to_bytes(&MODEL, Storage::F16).unwrap());
+static INT8: LazyLock<Vec<u8>> = LazyLock::new(|| to_bytes(&MODEL, Storage::Int8).unwrap());
+
 static FOREIGN: LazyLock<Vec<u8>> = LazyLock::new(|| tiny::bytes(&tiny::hugging_face()));
+
+/// A file's tensors by name: type, shape, bytes.
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn inspect(path: &Path, more: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_detrim")).arg("inspect").arg(path).args(more).output().unwrap()
@@ -77,6 +86,10 @@ fn inspect_prints_every_part_and_json() {
     for expected in ["backbone.stage4", "heads 2 × 3, FFN 6", "decoder.0", "64 × 96", "encoder.0.self_attention.query.weight", "[6, 8]", "f16"] {
         assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
+    std::fs::write(&file, &*INT8).unwrap();
+    let text = String::from_utf8(inspect(&file, &["--tensors"]).stdout).unwrap();
+    let row = |tensor: &str| text.lines().find(|line| line.contains(tensor)).unwrap_or_else(|| panic!("{tensor} is missing in\n{text}"));
+    assert!(row("encoder.0.self_attention.query.weight").contains("i8") && row("class_head.weight").contains("f16"), "{text}");
     let huge = inspect(&file, &["--size", "65536x65536"]);
     assert!(huge.status.success(), "{}", String::from_utf8_lossy(&huge.stderr));
     assert!(!inspect(&file, &["--size", "65537x1"]).status.success());
@@ -154,13 +167,59 @@ fn impossible_configs_are_refused() {
     }
 }
 
+/// An int8 weight and its scales must go together.
+#[test]
+fn broken_int8_is_named() {
+    let file = SafeTensors::deserialize(&INT8).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&INT8).unwrap();
+    let (weight, scale) = ("encoder.0.ffn1.weight", "encoder.0.ffn1.weight.scale");
+    let whole = |name: &str| {
+        let tensor = file.tensor(name).unwrap();
+        (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec())
+    };
+    let read = |edit: &dyn Fn(&mut Tensors)| {
+        let mut tensors: Tensors = file.names().into_iter().map(|name| (name.to_string(), whole(name))).collect();
+        edit(&mut tensors);
+        let views = tensors.iter().map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+        read_own(&safetensors::serialize(views, header.metadata().clone()).unwrap(), "x.safetensors").map_err(|error| error.to_string())
+    };
+    assert_eq!(read(&|_| ()), read_own(&INT8, "x.safetensors").map_err(|error| error.to_string()));
+    let (floats, halves) = (|x: f32| x.to_le_bytes().repeat(6), vec![0; 12]);
+    let replaced = |name: &'static str, dtype: Dtype, shape: &'static [usize], data: Vec<u8>| {
+        move |tensors: &mut Tensors| {
+            tensors.insert(name.into(), (dtype, shape.into(), data.clone()));
+        }
+    };
+    type Edit = Box<dyn Fn(&mut Tensors)>;
+    let cases: [(Edit, &str); 13] = [
+        (Box::new(|tensors| drop(tensors.remove(scale))), "tensor encoder.0.ffn1.weight.scale is missing (expected shape [6])"),
+        (Box::new(replaced(scale, Dtype::F32, &[6, 1], floats(1.0))), "tensor encoder.0.ffn1.weight.scale has shape [6, 1], expected [6]"),
+        (Box::new(replaced(scale, Dtype::F32, &[1], vec![0; 4])), "tensor encoder.0.ffn1.weight.scale has shape [1], expected [6]"),
+        (Box::new(replaced(scale, Dtype::F16, &[6], halves)), "tensor encoder.0.ffn1.weight.scale is not f32"),
+        (Box::new(replaced(scale, Dtype::F32, &[6], floats(f32::NAN))), "tensor encoder.0.ffn1.weight.scale holds NaN for channel 0"),
+        (Box::new(replaced(scale, Dtype::F32, &[6], floats(f32::INFINITY))), "tensor encoder.0.ffn1.weight.scale holds inf"),
+        (Box::new(replaced(scale, Dtype::F32, &[6], floats(-1e-3))), "tensor encoder.0.ffn1.weight.scale holds -0.001"),
+        (Box::new(replaced(weight, Dtype::I8, &[8, 6], vec![1; 48])), "tensor encoder.0.ffn1.weight has shape [8, 6], expected [6, 8]"),
+        (Box::new(replaced(weight, Dtype::U8, &[6, 8], vec![1; 48])), "tensor encoder.0.ffn1.weight is none of f32, f16 and int8"),
+        // Scales of what isn't int8, or of nothing.
+        (Box::new(replaced(weight, Dtype::F16, &[6, 8], vec![0; 96])), "tensor encoder.0.ffn1.weight.scale is not part of the architecture"),
+        (Box::new(replaced("scale", Dtype::F32, &[6], floats(1.0))), "tensor scale is not part of the architecture"),
+        (Box::new(replaced("class_head.weight", Dtype::I8, &[3, 8], vec![1; 24])), "tensor class_head.weight is int8"),
+        (Box::new(replaced("decoder.norm.bias", Dtype::I8, &[8], vec![1; 8])), "tensor decoder.norm.bias is int8"),
+    ];
+    for (edit, expected) in cases {
+        let problem = read(&*edit).unwrap_err();
+        assert!(problem.starts_with("x.safetensors: ") && problem.contains(expected), "{problem} (expected: {expected})");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// Whatever happens to our file, reading it ends without a panic; a byte among the numbers may even go unnoticed.
     #[test]
-    fn own_survives_mutations(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), header in any::<bool>(), length in any::<prop::sample::Index>()) {
-        let mut bytes = OWN.clone();
+    fn own_survives_mutations(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), header in any::<bool>(), int8 in any::<bool>(), length in any::<prop::sample::Index>()) {
+        let mut bytes = if int8 { INT8.clone() } else { OWN.clone() };
         let within = if header { 3000.min(bytes.len()) } else { bytes.len() };
         for (place, byte) in edits {
             bytes[place.index(within)] = byte;

@@ -1,10 +1,11 @@
 //! The same kernel cases for every backend, each held against [`Naive`]: prime sizes, single ones, strides, dilation,
-//! uneven padding, f16 weights, heads of odd widths, masks.
+//! uneven padding, f16 and int8 weights, heads of odd widths, masks.
 
 use crate::naive::{self, Naive};
 use detrim::HostTensor;
 use detrim::backend::{Backend, Padding, Window};
 use detrim::config::Activation;
+use detrim::weights::{Channels, Data, Int8};
 
 const ACTIVATIONS: [Activation; 6] = [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu, Activation::Silu, Activation::Sigmoid];
 
@@ -13,6 +14,7 @@ pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f
     check_products(backend, &read);
     let bench = Bench { backend, read: &read };
     bench.depthwise_convolutions();
+    bench.bytes();
     bench.pools();
     bench.norms();
     bench.sums();
@@ -51,6 +53,17 @@ pub fn compare(what: &str, found: &[f32], expected: &[f32]) {
     assert!(error <= 2e-5 * scale, "{what}: value {worst} is {}, expected {} (scale {scale})", found[worst], expected[worst]);
 }
 
+/// How weights are stored.
+const STORED: [&str; 3] = ["f32", "f16", "int8"];
+
+fn stored(weight: HostTensor, stored: &str, channels: Channels) -> HostTensor {
+    match stored {
+        "f16" => weight.to_f16(),
+        "int8" => weight.to_i8(channels),
+        _ => weight,
+    }
+}
+
 struct Bench<'a, B: Backend> {
     backend: &'a B,
     read: &'a dyn Fn(&B::Tensor) -> Vec<f32>,
@@ -74,19 +87,18 @@ impl<B: Backend> Bench<'_, B> {
     fn linears(&self) {
         let sizes = [(1, 1, 1), (1, 7, 3), (5, 3, 4), (13, 31, 17), (64, 64, 64), (65, 33, 67), (100, 128, 92), (3, 127, 128), (128, 16, 1)];
         for (i, (rows, input, output)) in sizes.into_iter().enumerate() {
-            for half in [false, true] {
-                let weight = random(&[output, input], 1);
-                let weight = if half { weight.to_f16() } else { weight };
+            for (j, kind) in STORED.into_iter().enumerate() {
+                let weight = stored(random(&[output, input], 1), kind, Channels::First);
                 let bias = random(&[output], 2);
                 let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
                 let (x, expected_x) = self.tensor(&[1, rows, input], 3);
                 let (residual, expected_residual) = self.tensor(&[1, rows, output], 4);
-                let residuals = (half == (i % 2 == 0)).then_some((&residual, &expected_residual));
+                let residuals = ((i + j) % 2 == 1).then_some((&residual, &expected_residual));
                 let linear = self.backend.load_linear("layer", &weight, &bias).unwrap();
                 let found = self.backend.linear(&x, &linear, activation, residuals.map(|r| r.0)).unwrap();
                 let expected = Naive.load_linear("layer", &weight, &bias).unwrap();
                 let expected = Naive.linear(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
-                let what = format!("linear {rows}x{input}x{output} f16 {half} {activation:?} residual {}", residuals.is_some());
+                let what = format!("linear {rows}x{input}x{output} {kind} {activation:?} residual {}", residuals.is_some());
                 self.check(&what, &found, &expected);
             }
         }
@@ -104,12 +116,11 @@ impl<B: Backend> Bench<'_, B> {
             ([1, 12, 12, 36], 66, even(3, 1, 1)),
         ];
         for (i, (shape, output, window)) in cases.into_iter().enumerate() {
-            for half in [false, true] {
+            for (j, kind) in STORED.into_iter().enumerate() {
                 let [height, width] = window.kernel;
-                let weight = random(&[output, height, width, shape[3]], 1);
-                let weight = if half { weight.to_f16() } else { weight };
+                let weight = stored(random(&[output, height, width, shape[3]], 1), kind, Channels::First);
                 let bias = random(&[output], 2);
-                let activation = ACTIVATIONS[(i + usize::from(half)) % ACTIVATIONS.len()];
+                let activation = ACTIVATIONS[(i + j) % ACTIVATIONS.len()];
                 let (x, expected_x) = self.tensor(&shape, 3);
                 let place = window.place(shape[1], shape[2]);
                 let (residual, expected_residual) = self.tensor(&[shape[0], place.out_height, place.out_width, output], 4);
@@ -118,7 +129,7 @@ impl<B: Backend> Bench<'_, B> {
                 let found = self.backend.conv(&x, &conv, activation, residuals.map(|r| r.0)).unwrap();
                 let expected = Naive.load_conv("layer", &weight, &bias, window).unwrap();
                 let expected = Naive.conv(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
-                self.check(&format!("conv {shape:?} to {output} {window:?} f16 {half} {activation:?}"), &found, &expected);
+                self.check(&format!("conv {shape:?} to {output} {window:?} {kind} {activation:?}"), &found, &expected);
             }
         }
     }
@@ -135,16 +146,33 @@ impl<B: Backend> Bench<'_, B> {
             ([1, 11, 8, 12], even(3, 1, 2).dilated(2)),
         ];
         for (i, (shape, window)) in cases.into_iter().enumerate() {
-            for half in [false, true] {
-                let weight = random(&[window.kernel[0], window.kernel[1], shape[3]], 1);
-                let weight = if half { weight.to_f16() } else { weight };
+            for kind in STORED {
+                let weight = stored(random(&[window.kernel[0], window.kernel[1], shape[3]], 1), kind, Channels::Last);
                 let bias = random(&[shape[3]], 2);
                 let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
                 let (x, expected_x) = self.tensor(&shape, 3);
                 let found = self.backend.depthwise(&x, &self.backend.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
                 let expected = Naive.depthwise(&expected_x, &Naive.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
-                self.check(&format!("depthwise {shape:?} {window:?} f16 {half}"), &found, &expected);
+                self.check(&format!("depthwise {shape:?} {window:?} {kind}"), &found, &expected);
             }
+        }
+    }
+
+    /// Every int8 there is, even the one that has no counterpart.
+    fn bytes(&self) {
+        for width in [256, 255] {
+            let values: Vec<i8> = (0..width).map(|i| i as u8 as i8).rev().collect();
+            let data = |channels| Data::I8(Int8 { values: values.clone(), scales: (1..=width).map(|i| i as f32).collect(), channels });
+            let (bias, one) = (HostTensor::f32(&[width], vec![0.0; width]), HostTensor::f32(&[1], vec![1.0]));
+            let expected: Vec<f32> = values.iter().enumerate().map(|(i, &value)| f32::from(value) * (i + 1) as f32).collect();
+            let weight = HostTensor { shape: vec![width, 1], data: data(Channels::First) };
+            let linear = self.backend.load_linear("layer", &weight, &bias).unwrap();
+            let found = self.backend.linear(&self.backend.constant(&one).unwrap(), &linear, Activation::None, None).unwrap();
+            assert_eq!((self.read)(&found), expected, "linear");
+            let weight = HostTensor { shape: vec![1, 1, width], data: data(Channels::Last) };
+            let depthwise = self.backend.load_depthwise("layer", &weight, &bias, Window::new(1, 1, Padding::Even(0))).unwrap();
+            let ones = self.backend.constant(&HostTensor::f32(&[1, 1, 1, width], vec![1.0; width])).unwrap();
+            assert_eq!((self.read)(&self.backend.depthwise(&ones, &depthwise, Activation::None).unwrap()), expected, "depthwise");
         }
     }
 

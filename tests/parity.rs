@@ -1,7 +1,8 @@
 //! Every stage of every fixture (see make_fixtures.py), and of the reference where it is at hand, against what PyTorch computed,
 //! on each backend. How far a stage may be off stands in `src/forward/compare.rs`.
 
-use detrim::checkpoint::{Guess, open};
+use detrim::HostTensor;
+use detrim::checkpoint::{Guess, Storage, open, read_own, to_bytes};
 use detrim::detector::Device;
 use detrim::forward::{Case, Runner, compare};
 use pollster::block_on;
@@ -53,6 +54,28 @@ fn check_fixtures(device: Device) {
     let names = ["basic", "bottleneck-dc5", "lite0", "native", "native-basic", "original-legacy", "original-zip", "trimmed"];
     let problems: Vec<String> = names.iter().flat_map(|name| check(&folder.join(name), &guess(name), device)).collect();
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The same int8 weights on both: on the GPU they are never expanded.
+#[test]
+fn int8_is_the_same_on_the_gpu_as_on_the_cpu() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for name in ["lite0", "basic", "trimmed"] {
+        let (model, cases) = files(&fixtures.join(name));
+        let whole = open(&model, &guess(name)).unwrap();
+        let int8 = read_own(&to_bytes(&whole, Storage::Int8).unwrap(), name).unwrap();
+        let load = |checkpoint, device| block_on(Runner::load(checkpoint, device)).unwrap();
+        let (mut cpu, mut gpu) = (load(&int8, Device::Cpu), load(&int8, Device::Gpu));
+        for path in cases {
+            let case = Case::read(&std::fs::read(&path).unwrap(), name).unwrap();
+            let (found, expected) = (block_on(gpu.run(&case)).unwrap(), block_on(cpu.run(&case)).unwrap());
+            let problems: Vec<_> = compare(&found, &expected).unwrap().into_iter().filter(|d| !d.fits()).collect();
+            assert!(problems.is_empty(), "{name}: {problems:?}");
+        }
+        // What the numbers take in the file, but for groups of four that aren't full.
+        let (device, host) = (gpu.gpu_info().unwrap().weight_bytes, int8.weights.tensors.values().map(HostTensor::bytes).sum::<usize>());
+        assert!(device * 10 < host * 11, "{name}: {device} bytes on the device, {host} on the host");
+    }
 }
 
 fn check_reference(device: Device) {

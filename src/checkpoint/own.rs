@@ -2,18 +2,20 @@
 //! the version of this format, the config and the card.
 //!
 //! One file is all that a web page needs to fetch, and any safetensors reader can list what is inside.
+//!
+//! A tensor is F32, F16 or I8. Beside a tensor `name` of type I8 stands `name.scale`, F32: for each output channel (the first axis;
+//! the last one of a depthwise convolution) what its integers are multiplied by.
 
 use super::safetensors::{self, File, Stored};
 use super::tensors::{Dtype, RawTensor};
 use super::{Card, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, Result};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::layout::Entry;
-use crate::layout::{self, layout};
-use crate::weights::{Data, HostTensor, Weights};
+use crate::layout::{self, Entry, layout};
+use crate::weights::{Channels, Data, HostTensor, Int8, Weights};
 use half::f16;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Where the header keeps our text. A single entry, because the library keeps entries in no particular order.
 const KEY: &str = "detrim";
@@ -33,14 +35,25 @@ pub enum Storage {
     /// Matrices, convolutions and query contents in f16; biases, norms and box references stay f32: they are few, and it is
     /// there that rounding shows.
     F16,
+    /// Matrices and convolutions in int8 with a scale for each output channel; the heads and all else as in `F16`. What is int8
+    /// already stays as it is.
+    Int8,
+}
+
+/// What the tensor of an int8 tensor's scales is called.
+fn scale_name(name: &str) -> String {
+    format!("{name}.scale")
 }
 
 impl Storage {
-    /// Bytes of a tensor.
+    /// Bytes of a tensor, with its scales if it has any.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn bytes(self, entry: &Entry) -> usize {
         let numbers: usize = entry.shape.iter().product();
-        numbers * if self == Storage::F16 && entry.is_large() { 2 } else { 4 }
+        match entry.int8_channels().filter(|_| self == Storage::Int8) {
+            Some(channels) => numbers + 4 * axis(&entry.shape, channels)[0],
+            None => numbers * if self != Storage::F32 && entry.is_large() { 2 } else { 4 },
+        }
     }
 }
 
@@ -75,34 +88,61 @@ pub fn parse(file: &File, name: &str) -> Result<Checkpoint> {
     let Header { config, card, .. } = serde_json::from_str(text).map_err(broken)?;
     config.check().map_err(|error| fail(error.to_string()))?;
     let mut weights = Weights::default();
+    let mut scales = BTreeSet::new();
     for entry in layout(&config) {
-        let tensor = file.tensors.get(&entry.name).ok_or_else(|| Error::MissingTensor { name: entry.name.clone(), expected: entry.shape.clone() });
-        let tensor = tensor.and_then(|tensor| {
-            if tensor.shape != entry.shape {
-                return Err(Error::Shape { name: entry.name.clone(), expected: entry.shape.clone(), found: tensor.shape.clone() });
-            }
-            Ok(tensor)
-        });
-        let tensor = host(tensor.map_err(|error| fail(error.to_string()))?);
-        weights.insert(&entry.name, tensor.ok_or_else(|| fail(format!("tensor {} is neither f32 nor f16", entry.name)))?);
+        let tensor = tensor(file, &entry).map_err(&fail)?;
+        if matches!(tensor.data, Data::I8(_)) {
+            scales.insert(scale_name(&entry.name));
+        }
+        weights.insert(entry.name, tensor);
     }
-    let known: usize = weights.tensors.len();
-    if known != file.tensors.len() {
-        let stray = file.tensors.keys().find(|name| !weights.tensors.contains_key(*name));
-        return Err(fail(format!("tensor {} is not part of the architecture", stray.map_or("?", |name| name))));
+    if let Some(stray) = file.tensors.keys().find(|name| !weights.tensors.contains_key(*name) && !scales.contains(*name)) {
+        return Err(fail(format!("tensor {stray} is not part of the architecture")));
     }
     Ok(Checkpoint { config, weights, card, guesses: Vec::new() })
 }
 
-/// f16 stays f16.
-fn host(tensor: &RawTensor) -> Option<HostTensor> {
-    let numbers = tensor.to_f32()?;
-    let data = match tensor.dtype {
-        Dtype::F32 => Data::F32(numbers),
-        Dtype::F16 => Data::F16(numbers.into_iter().map(f16::from_f32).collect()),
-        _ => return None,
+/// The tensor of an entry in the type that it is stored in.
+fn tensor(file: &File, entry: &Entry) -> Result<HostTensor, String> {
+    let Entry { name, shape, .. } = entry;
+    let tensor = find(file, name, shape)?;
+    let data = match (tensor.dtype, entry.int8_channels()) {
+        (Dtype::F32, _) => tensor.to_f32().map(Data::F32),
+        (Dtype::F16, _) => tensor.to_f32().map(|numbers| Data::F16(numbers.into_iter().map(f16::from_f32).collect())),
+        (Dtype::I8, Some(channels)) => {
+            let scales = scales(file, &scale_name(name), axis(shape, channels))?;
+            tensor.to_i8().map(|values| Data::I8(Int8 { values, scales, channels }))
+        }
+        (Dtype::I8, None) => return Err(format!("tensor {name} is int8; only matrices and convolutions before the heads may be")),
+        _ => None,
     };
-    Some(HostTensor { shape: tensor.shape.clone(), data })
+    Ok(HostTensor { shape: shape.clone(), data: data.ok_or_else(|| format!("tensor {name} is none of f32, f16 and int8"))? })
+}
+
+fn scales(file: &File, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    let tensor = find(file, name, shape)?;
+    let scales = tensor.to_f32().filter(|_| tensor.dtype == Dtype::F32).ok_or_else(|| format!("tensor {name} is not f32"))?;
+    match scales.iter().position(|scale| !(scale.is_finite() && *scale >= 0.0)) {
+        Some(channel) => Err(format!("tensor {name} holds {} for channel {channel}: a scale is a finite number, not below zero", scales[channel])),
+        None => Ok(scales),
+    }
+}
+
+fn find<'a>(file: &'a File, name: &str, shape: &[usize]) -> Result<&'a RawTensor<'a>, String> {
+    let missing = || Error::MissingTensor { name: name.into(), expected: shape.to_vec() };
+    let tensor = file.tensors.get(name).ok_or_else(|| missing().to_string())?;
+    if tensor.shape != shape {
+        return Err(Error::Shape { name: name.into(), expected: shape.to_vec(), found: tensor.shape.clone() }.to_string());
+    }
+    Ok(tensor)
+}
+
+/// The part of a shape that is the output channels' axis.
+fn axis(shape: &[usize], channels: Channels) -> &[usize] {
+    match channels {
+        Channels::First => &shape[..1],
+        Channels::Last => &shape[shape.len() - 1..],
+    }
 }
 
 /// Our file as bytes; the same checkpoint always gives the same bytes.
@@ -117,7 +157,14 @@ pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
         if tensor.to_f32().iter().any(|x| !x.is_finite()) {
             return Err(Error::Config(format!("tensor {} holds a number that isn't finite", entry.name)));
         }
-        let small = storage == Storage::F16 && entry.is_large();
+        if let Some(channels) = entry.int8_channels().filter(|_| storage == Storage::Int8) {
+            if let Data::I8(Int8 { values, scales, .. }) = tensor.to_i8(channels).data {
+                tensors.push((scale_name(&entry.name), Stored::new(axis(&tensor.shape, channels), scales.into(), false)));
+                tensors.push((entry.name, Stored::int8(&tensor.shape, values)));
+            }
+            continue;
+        }
+        let small = storage != Storage::F32 && entry.is_large();
         if small && tensor.to_f32().iter().any(|x| x.abs() > f16::MAX.to_f32()) {
             return Err(Error::Config(format!("tensor {} holds numbers that don't fit into f16: store it as f32", entry.name)));
         }

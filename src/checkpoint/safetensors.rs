@@ -39,6 +39,7 @@ fn dtype(kind: Kind) -> Dtype {
         Kind::F32 => Dtype::F32,
         Kind::F16 => Dtype::F16,
         Kind::BF16 => Dtype::Bf16,
+        Kind::I8 => Dtype::I8,
         other => Dtype::Other(other.bitsize().div_ceil(8)),
     }
 }
@@ -71,21 +72,35 @@ fn truncation(bytes: &[u8]) -> Option<String> {
 
 /// A tensor on its way into a file. Its numbers become bytes only as the file takes them.
 pub struct Stored<'a> {
-    dtype: Kind,
     shape: &'a [usize],
-    numbers: Cow<'a, [f32]>,
+    numbers: Numbers<'a>,
+}
+
+enum Numbers<'a> {
+    F32(Cow<'a, [f32]>),
+    /// To be rounded.
+    F16(Cow<'a, [f32]>),
+    I8(Vec<i8>),
 }
 
 impl<'a> Stored<'a> {
     /// `small`: as f16 instead of f32.
     pub fn new(shape: &'a [usize], numbers: Cow<'a, [f32]>, small: bool) -> Self {
-        Self { dtype: if small { Kind::F16 } else { Kind::F32 }, shape, numbers }
+        Self { shape, numbers: if small { Numbers::F16(numbers) } else { Numbers::F32(numbers) } }
+    }
+
+    pub fn int8(shape: &'a [usize], values: Vec<i8>) -> Self {
+        Self { shape, numbers: Numbers::I8(values) }
     }
 }
 
 impl safetensors::View for Stored<'_> {
     fn dtype(&self) -> Kind {
-        self.dtype
+        match self.numbers {
+            Numbers::F32(_) => Kind::F32,
+            Numbers::F16(_) => Kind::F16,
+            Numbers::I8(_) => Kind::I8,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -93,13 +108,18 @@ impl safetensors::View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        match self.dtype {
-            Kind::F16 => self.numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-            _ => self.numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        match &self.numbers {
+            Numbers::F32(numbers) => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Numbers::F16(numbers) => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            Numbers::I8(values) => bytemuck::cast_slice(values).into(),
         }
     }
 
     fn data_len(&self) -> usize {
-        self.numbers.len() * self.dtype.bitsize() / 8
+        match &self.numbers {
+            Numbers::F32(numbers) => 4 * numbers.len(),
+            Numbers::F16(numbers) => 2 * numbers.len(),
+            Numbers::I8(values) => values.len(),
+        }
     }
 }

@@ -13,6 +13,7 @@ pub enum Dtype {
     F32,
     F16,
     Bf16,
+    I8,
     /// Something that no detector's weight is made of, and its size in bytes.
     Other(usize),
 }
@@ -23,6 +24,7 @@ impl Dtype {
             Dtype::F64 => 8,
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::I8 => 1,
             Dtype::Other(size) => size,
         }
     }
@@ -96,8 +98,13 @@ impl<'a> RawTensor<'a> {
             Dtype::F32 => Some(self.read(f32::from_le_bytes)),
             Dtype::F16 => Some(self.read(|bytes| f16::from_le_bytes(bytes).to_f32())),
             Dtype::Bf16 => Some(self.read(|bytes| bf16::from_le_bytes(bytes).to_f32())),
-            Dtype::Other(_) => None,
+            Dtype::I8 | Dtype::Other(_) => None,
         }
+    }
+
+    /// The numbers of an int8 tensor in row-major order.
+    pub fn to_i8(&self) -> Option<Vec<i8>> {
+        (self.dtype == Dtype::I8).then(|| self.read(i8::from_le_bytes))
     }
 
     /// Whether each element is something else than zero, whatever its type; none where that has an odd size.

@@ -74,6 +74,8 @@ pub enum Dtype {
     #[default]
     F16,
     F32,
+    /// Matrices and convolutions before the heads; the rest as f16
+    Int8,
 }
 
 impl Dtype {
@@ -81,6 +83,7 @@ impl Dtype {
         match self {
             Dtype::F16 => Storage::F16,
             Dtype::F32 => Storage::F32,
+            Dtype::Int8 => Storage::Int8,
         }
     }
 }

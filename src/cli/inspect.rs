@@ -145,6 +145,7 @@ fn kind(data: &Data) -> &'static str {
     match data {
         Data::F32(_) => "f32",
         Data::F16(_) => "f16",
+        Data::I8(_) => "i8",
     }
 }
 

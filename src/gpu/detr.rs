@@ -2,6 +2,7 @@
 
 use super::device::Gpu;
 use super::graph::Tensor;
+use super::packing::Packing;
 use super::prepare;
 use super::program::Program;
 use super::recorder::Recorder;
@@ -10,7 +11,7 @@ use crate::config::{Config, Pixels};
 use crate::error::{Error, Result};
 use crate::image::{self, Picture};
 use crate::model::{Detr, Output, PixelMask};
-use crate::weights::{Data, HostTensor, Weights};
+use crate::weights::{HostTensor, Weights};
 use serde::Serialize;
 use std::rc::Rc;
 
@@ -75,8 +76,7 @@ impl GpuDetr {
     pub async fn new(config: &Config, weights: &Weights) -> Result<Self> {
         let gpu = Rc::new(Gpu::open().await?);
         let mut recorder = Recorder::new(gpu.clone());
-        let half = weights.tensors.values().any(|tensor| matches!(tensor.data, Data::F16(_)));
-        tune::choose(&mut recorder, half).await?;
+        tune::choose(&mut recorder, most(weights)).await?;
         let before = recorder.constant_bytes();
         let watch = gpu.watch();
         let detr = Detr::load(&recorder, config, weights);
@@ -222,6 +222,12 @@ impl Entry {
     fn bytes(&self) -> usize {
         self.program.bytes + self.resize.as_ref().map_or(0, |resize| resize.program.bytes)
     }
+}
+
+/// How most of the numbers are packed.
+fn most(weights: &Weights) -> Packing {
+    let count = |packing| weights.tensors.values().filter(|tensor| Packing::of(tensor) == packing).map(HostTensor::len).sum::<usize>();
+    [Packing::Full, Packing::Half, Packing::Int8].into_iter().max_by_key(|&packing| count(packing)).unwrap_or(Packing::Full)
 }
 
 /// How many of the first programs must go so that no more than `most` bytes are left; never the last one.

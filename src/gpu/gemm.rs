@@ -2,12 +2,13 @@
 
 use super::graph::{Tensor, Value};
 use super::kernels::Family;
+use super::packing::{self, Packing};
 use super::recorder::{Ending, Recorder, expect, vectors};
 use super::template::Constant;
 use crate::backend::Window;
 use crate::config::Activation;
 use crate::error::{Error, Result};
-use crate::weights::{Data, HostTensor};
+use crate::weights::{Channels, Data, HostTensor};
 use bytemuck::Zeroable;
 use std::rc::Rc;
 
@@ -59,8 +60,9 @@ impl Variant {
 /// Weights of a linear map or convolution: input by input, with the outputs side by side in groups of four.
 pub struct Matrix {
     weight: Rc<Value>,
+    /// Followed by the scales of int8 weights.
     bias: Rc<Value>,
-    half: bool,
+    packing: Packing,
     window: Window,
     input: usize,
     pub out: usize,
@@ -74,14 +76,13 @@ impl Matrix {
             return Err(Error::Gpu(format!("a weight of shape {:?} is empty", weight.shape)));
         }
         expect("a bias", &bias.shape, &[out])?;
-        let half = matches!(weight.data, Data::F16(_));
         let packed = match &weight.data {
-            Data::F32(data) => recorder.upload("weights", &outputs_last(data, out)),
-            Data::F16(data) => recorder.upload("weights", &outputs_last(data, out)),
+            Data::F32(data) => recorder.upload("weights", &outputs_last(data, out))?,
+            Data::F16(data) => recorder.upload("weights", &outputs_last(data, out))?,
+            Data::I8(data) => recorder.upload("weights", &outputs_last(&data.values, out))?,
         };
-        let mut padded = bias.to_f32().into_owned();
-        padded.resize(out.next_multiple_of(4), 0.0);
-        Ok(Self { weight: packed?, bias: recorder.upload("a bias", &padded)?, half, window, input, out })
+        let bias = packing::bias_and_scales(recorder, weight, bias, Channels::First, out.next_multiple_of(4))?;
+        Ok(Self { weight: packed, bias, packing: Packing::of(weight), window, input, out })
     }
 }
 
@@ -122,7 +123,8 @@ pub fn record(
     let Ending { curve, words } = activation.into();
     let mut constants = variant.constants();
     constants.extend([("VECTOR", vector), ("OUT_VECTOR", vectors(matrix.out))]);
-    constants.extend([("CURVE", curve), ("HALF", u32::from(matrix.half)), ("GATHER", u32::from(!matrix.window.is_pointwise()))]);
+    constants.extend([("CURVE", curve), ("GATHER", u32::from(!matrix.window.is_pointwise()))]);
+    constants.extend(matrix.packing.constants());
     let [kernel_height, kernel_width] = matrix.window.kernel;
     // In the order of `gemm.wgsl`.
     let parameters = [

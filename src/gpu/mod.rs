@@ -10,6 +10,7 @@ mod device;
 mod gemm;
 mod graph;
 mod kernels;
+mod packing;
 mod plan;
 mod prepare;
 mod program;

@@ -4,11 +4,13 @@
 //! compiling alone can use up the time that measuring may take.
 
 use super::gemm::{Matrix, Variant};
+use super::packing::Packing;
 use super::recorder::Recorder;
 use crate::backend::Backend;
 use crate::config::Activation;
 use crate::error::Result;
-use crate::weights::HostTensor;
+use crate::weights::{Channels, Data, HostTensor, Int8};
+use half::f16;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -26,17 +28,17 @@ const MANY: usize = 1600;
 /// No graphics hardware is so slow on few rows; a software adapter that doesn't say what it is is.
 const SLOW: Duration = Duration::from_millis(4);
 
-/// An adapter, and whether weights are f16.
-type Case = (String, bool);
+/// An adapter, and how weights are packed.
+type Case = (String, Packing);
 static KNOWN: Mutex<Option<HashMap<Case, [Variant; 2]>>> = Mutex::new(None);
 
 /// Sets the recorder's variants for large and for small outputs.
-pub async fn choose(recorder: &mut Recorder, half: bool) -> Result<()> {
-    let key = (format!("{:?}", recorder.gpu.adapter), half);
+pub async fn choose(recorder: &mut Recorder, packing: Packing) -> Result<()> {
+    let key = (format!("{:?}", recorder.gpu.adapter), packing);
     let known = KNOWN.lock().ok().and_then(|known| known.as_ref()?.get(&key).copied());
     let variants = match known {
         Some(variants) => variants,
-        None => measure(recorder, half).await?,
+        None => measure(recorder, packing).await?,
     };
     recorder.variants = variants;
     if let Ok(mut known) = KNOWN.lock() {
@@ -45,10 +47,13 @@ pub async fn choose(recorder: &mut Recorder, half: bool) -> Result<()> {
     Ok(())
 }
 
-async fn measure(recorder: &mut Recorder, half: bool) -> Result<[Variant; 2]> {
-    let weight = HostTensor::f32(&[WIDTH, WIDTH], vec![0.01; WIDTH * WIDTH]);
-    let weight = if half { weight.to_f16() } else { weight };
-    let matrix = recorder.load_linear("tuning", &weight, &HostTensor::f32(&[WIDTH], vec![0.0; WIDTH]))?;
+async fn measure(recorder: &mut Recorder, packing: Packing) -> Result<[Variant; 2]> {
+    let data = match packing {
+        Packing::Full => Data::F32(vec![0.01; WIDTH * WIDTH]),
+        Packing::Half => Data::F16(vec![f16::from_f32_const(0.01); WIDTH * WIDTH]),
+        Packing::Int8 => Data::I8(Int8 { values: vec![1; WIDTH * WIDTH], scales: vec![0.01; WIDTH], channels: Channels::First }),
+    };
+    let matrix = recorder.load_linear("tuning", &HostTensor { shape: vec![WIDTH, WIDTH], data }, &HostTensor::f32(&[WIDTH], vec![0.0; WIDTH]))?;
     let mut software = recorder.gpu.is_software();
     let mut candidates = Variant::ALL.to_vec();
     let mut best = [(Variant::ALL[0], Duration::MAX); 2];

@@ -2,17 +2,19 @@
 
 use super::graph::{Tensor, Value};
 use super::kernels::Family;
+use super::packing::{self, Packing};
 use super::recorder::{Ending, Recorder, expect, spread, vectors};
 use crate::backend::Window;
 use crate::config::Activation;
 use crate::error::{Error, Result};
-use crate::weights::{Data, HostTensor};
+use crate::weights::{Channels, Data, HostTensor};
 use std::rc::Rc;
 
 pub struct Depthwise {
     weight: Rc<Value>,
+    /// Followed by the scales of int8 weights.
     bias: Rc<Value>,
-    half: bool,
+    packing: Packing,
     channels: usize,
     pub window: Window,
 }
@@ -22,12 +24,19 @@ impl Depthwise {
     pub fn load(recorder: &Recorder, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self> {
         let [_, _, channels] = weight.shape[..] else { return Err(Error::Gpu(format!("a depthwise weight of shape {:?}", weight.shape))) };
         expect("a bias", &bias.shape, &[channels])?;
-        // A single channel's f16 can't be read from a buffer; such weights are few.
-        let (packed, half) = match &weight.data {
-            Data::F16(data) if vectors(channels) == 1 => (recorder.upload("depthwise weights", data)?, true),
-            _ => (recorder.upload("depthwise weights", &weight.to_f32())?, false),
+        let label = "depthwise weights";
+        let (packed, packing) = match &weight.data {
+            Data::I8(data) => {
+                // Whole words.
+                let mut values = data.values.clone();
+                values.resize(values.len().next_multiple_of(4), 0);
+                (recorder.upload(label, &values)?, Packing::Int8)
+            }
+            Data::F16(data) if vectors(channels) == 1 => (recorder.upload(label, data)?, Packing::Half),
+            // A single channel's f16 can't be read from a buffer; such weights are few.
+            _ => (recorder.upload(label, &weight.to_f32())?, Packing::Full),
         };
-        Ok(Self { weight: packed, bias: recorder.upload("a bias", &bias.to_f32())?, half, channels, window })
+        Ok(Self { weight: packed, bias: packing::bias_and_scales(recorder, weight, bias, Channels::Last, channels)?, packing, channels, window })
     }
 }
 
@@ -48,9 +57,10 @@ pub fn record(recorder: &Recorder, x: &Tensor, window: Window, depthwise: Option
     let parameters = [count, channels / lanes, kernel_height, height, width, place.out_height, place.out_width, place.top, place.left];
     let mut parameters = parameters.map(|number| number as u32).to_vec();
     parameters.extend(words);
-    let half = depthwise.is_some_and(|d| d.half);
+    let packing = depthwise.map_or(Packing::Full, |depthwise| depthwise.packing);
     let [columns, kernel, stride, dilation, span] = [columns, kernel_width, window.stride, window.dilation, span].map(|n| n as u32);
-    let mut constants = vec![("CURVE", curve), ("VECTOR", vector), ("DEPTHWISE", u32::from(depthwise.is_some())), ("HALF", u32::from(half))];
+    let mut constants = vec![("CURVE", curve), ("VECTOR", vector), ("DEPTHWISE", u32::from(depthwise.is_some()))];
+    constants.extend(packing.constants());
     constants.extend([("COLUMNS", columns), ("KERNEL", kernel), ("STRIDE", stride), ("DILATION", dilation), ("SPAN", span)]);
     let mut reads = vec![&x.value];
     if let Some(depthwise) = depthwise {

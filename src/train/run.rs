@@ -104,7 +104,7 @@ impl State {
             let weights = self.weights.tensors.iter().filter(|(name, _)| settings.trained.includes(name));
             let numbers = weights.filter_map(|(name, tensor)| match &tensor.data {
                 Numbers::F32(numbers) => Some((name.as_str(), numbers.as_slice())),
-                Numbers::F16(_) => None,
+                Numbers::F16(_) | Numbers::I8(_) => None,
             });
             settings.ema.update(&mut self.average, numbers)?;
             self.skipped = 0;

@@ -2,7 +2,7 @@
 // matrix product whose left side is never written down. What all variants have in common.
 //
 // VECTOR: the input channels are a multiple of four, and x is read four at a time. OUT_VECTOR: the output channels are.
-// HALF: two f16 weights in each u32. GATHER: a window instead of plain rows.
+// HALF: two f16 weights in each u32. INT8: four integers, whose sums are scaled at the end. GATHER: a window instead of plain rows.
 
 struct Parameters {
     rows: u32,         // places of the output
@@ -25,10 +25,14 @@ struct Parameters {
     residual: u32,
 }
 
+#if INT8
+alias Packed = u32;
+#else
 #if HALF
 alias Packed = vec2<u32>;
 #else
 alias Packed = vec4<f32>;
+#end
 #end
 #if OUT_VECTOR
 alias Out = vec4<f32>;
@@ -40,6 +44,7 @@ alias Out = f32;
 @group(0) @binding(1) var<storage, read> x: array<Element>;
 // [taps * input channels][outs4]
 @group(0) @binding(2) var<storage, read> weight: array<Packed>;
+// With INT8 followed by the scales.
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 // Something unused where there is none.
 @group(0) @binding(4) var<storage, read> residual: array<Out>;
@@ -49,11 +54,16 @@ const NOWHERE = 0xffffffffu;
 
 // Four output channels' weights for one input.
 fn weight_at(i: u32) -> vec4<f32> {
+#if INT8
+    // Each byte to the top, and down again with its sign.
+    return vec4<f32>(vec4<i32>(vec4<u32>(weight[i]) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u));
+#else
 #if HALF
     let packed = weight[i];
     return vec4<f32>(unpack2x16float(packed.x), unpack2x16float(packed.y));
 #else
     return weight[i];
+#end
 #end
 }
 
@@ -97,7 +107,11 @@ fn finish(row: u32, n: u32, sum: vec4<f32>) {
     if (row >= p.rows || n >= p.outs4) {
         return;
     }
+#if INT8
+    var value = fma(sum, bias[p.outs4 + n], bias[n]);
+#else
     var value = sum + bias[n];
+#end
 #if OUT_VECTOR
     let at = row * p.outs4 + n;
     if (p.residual != 0u) {

@@ -2,6 +2,7 @@
 // neighbours of a row, whose windows (KERNEL wide, STRIDE and DILATION apart) share what they read: SPAN elements.
 //
 // VECTOR: channels are a multiple of four, and an element holds four of them. HALF: two f16 weights in each u32 (with VECTOR only).
+// INT8: four integers, whose sums are scaled at the end.
 
 struct Parameters {
     count: u32,        // invocations that have work
@@ -18,10 +19,14 @@ struct Parameters {
     high: f32,
 }
 
+#if INT8
+alias Packed = u32;
+#else
 #if HALF
 alias Packed = vec2<u32>;
 #else
 alias Packed = Element;
+#end
 #end
 
 @group(0) @binding(0) var<uniform> p: Parameters;
@@ -29,15 +34,25 @@ alias Packed = Element;
 #if DEPTHWISE
 // [kernel height * kernel width][channels]
 @group(0) @binding(2) var<storage, read> weight: array<Packed>;
+// With INT8 followed by the scales.
 @group(0) @binding(3) var<storage, read> bias: array<Element>;
 @group(0) @binding(4) var<storage, read_write> y: array<Element>;
 
 fn weight_at(i: u32) -> Element {
+#if INT8
+    // Each byte to the top, and down again with its sign.
+#if VECTOR
+    return vec4<f32>(vec4<i32>(vec4<u32>(weight[i]) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u));
+#else
+    return f32(i32(weight[i / 4u] << (24u - i % 4u * 8u)) >> 24u);
+#end
+#else
 #if HALF
     let packed = weight[i];
     return vec4<f32>(unpack2x16float(packed.x), unpack2x16float(packed.y));
 #else
     return weight[i];
+#end
 #end
 }
 #else
@@ -60,7 +75,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #if DEPTHWISE
     let outside = Element();
 #for i in COLUMNS
+#if INT8
+    var value$i = Element();
+#else
     var value$i = bias[c];
+#end
 #end
 #else
     let outside = Element(-3.4e38);
@@ -91,6 +110,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #end
 #end
     }
+#if INT8
+#for i in COLUMNS
+    value$i = fma(value$i, bias[p.channels + c], bias[c]);
+#end
+#end
     let to = (line * p.out_width + column) * p.channels + c;
 #for i in COLUMNS
     if (column + $iu < p.out_width) {
