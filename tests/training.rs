@@ -244,7 +244,7 @@ fn the_parts_of_a_backbone_are_together_the_whole() {
             let before = network.features_before(&Cpu, &pixels, stage).unwrap();
             let (_, rows, columns, _) = before.dims4().unwrap();
             assert_eq!(config.backbone.reduced(stage, [rows, columns]), expected.shape[1..3], "stage {stage}");
-            for found in [network.features_from(&Cpu, before.clone(), stage), trained.features_from(&autograd, before, stage)] {
+            for found in [network.stages(&Cpu, before.clone(), stage..usize::MAX), trained.stages(&autograd, before, stage..usize::MAX)] {
                 compare(&format!("from stage {stage}"), &to_host(&found.unwrap()).unwrap().to_f32(), &expected.to_f32());
             }
         }
@@ -309,7 +309,7 @@ fn features_have_gradients_by_every_trained_parameter() {
             let trained = trained.clone();
             let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
             let network = Detr::load(&backend, &config, weights).unwrap();
-            let features = network.features_from(&backend, backend.constant(&x).unwrap(), 1).unwrap();
+            let features = network.stages(&backend, backend.constant(&x).unwrap(), 1..usize::MAX).unwrap();
             let share = backend.constant(&random(features.dims(), 6)).unwrap();
             ((features * share).unwrap().sum_all().unwrap(), backend.variables())
         };
