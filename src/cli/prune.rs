@@ -5,11 +5,13 @@ use super::photos::expand;
 use super::print;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
-use detrim::checkpoint::{Checkpoint, Storage, write_own};
+use detrim::checkpoint::{Checkpoint, write_own};
 use detrim::hash::sha256;
 use detrim::image::target_size;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
+use detrim::prune::calibrate::Relevance;
+use detrim::prune::difference::look;
 use detrim::prune::importance::Importance;
 use detrim::prune::inputs::Inputs;
 use detrim::prune::plan::{Keep, Origin, Plan};
@@ -26,9 +28,9 @@ use std::sync::Mutex;
 /// Needs pictures, but no labels and no training: minutes on a laptop. `detrim train --teacher PARENT` makes the result better still.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
-    detrim prune --model base.safetensors --images photos --recipe layers --out smaller.safetensors\n  \
-    detrim prune --model base.safetensors --images photos --params -55% --macs -40% --dry-run\n  \
-    detrim prune --model base.safetensors --images photos --plan smaller.toml --out again.safetensors")]
+    detrim prune base.safetensors --images photos --recipe layers --out smaller.safetensors\n  \
+    detrim prune base.safetensors --images photos --params -55% --macs -40% --dry-run\n  \
+    detrim prune base.safetensors --images photos --plan smaller.toml --out again.safetensors")]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -134,7 +136,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
         eprintln!("warning: the plan was carried out with other pictures ({}), so that its repair will differ", plan.origin.pictures);
     }
 
-    let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs };
+    let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
+    let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
     let meter = Meter { size: target_size(config.pixels.resize, 1280, 960)?, storage: arguments.dtype.storage(), profile: None };
     let (plan, predicted) = match (replay, &arguments.recipe) {
         (Some(plan), _) => (plan, f64::NAN),

@@ -1,5 +1,6 @@
 //! One pass over the pictures that sums up what the maps of a network are given.
 
+use super::difference::Answer;
 use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, lanes};
 use super::keep::numbers;
@@ -24,23 +25,51 @@ pub fn offset(picture: usize) -> f64 {
 /// Sums by the names of maps.
 pub type Grams = BTreeMap<String, Gram>;
 
-struct Gather {
-    grams: Grams,
-    offset: f64,
+/// How much each query of each picture counts: what detects nothing needn't be preserved as well as what does.
+pub struct Relevance(Vec<Vec<f32>>);
+
+impl Relevance {
+    /// By the parent's scores.
+    pub fn of(seen: &[Answer]) -> Self {
+        /// What a query that sees nothing counts, in scores.
+        const LEAST: f32 = 0.02;
+        Self(seen.iter().map(|seen| (0..seen.queries()).map(|query| LEAST + seen.best(query)).collect()).collect())
+    }
+
+    /// The weights of a map's rows for a picture; none where they aren't queries.
+    pub fn rows(&self, map: &str, picture: usize, count: usize) -> Option<&[f32]> {
+        let of_memory = map.ends_with("cross_attention.key") || map.ends_with("cross_attention.value");
+        let weights = self.0.get(picture).filter(|weights| weights.len() == count)?;
+        (map.starts_with("decoder.") && !of_memory).then_some(weights)
+    }
 }
 
-impl Observe<Tensor> for Gather {
+struct Gather<'a> {
+    grams: Grams,
+    relevance: &'a Relevance,
+    picture: usize,
+}
+
+impl Observe<Tensor> for Gather<'_> {
     fn layer(&mut self, seen: Seen<Tensor>) -> Result<()> {
         if let Some(gram) = self.grams.get_mut(seen.layer) {
-            let sampling = Sampling { most: MOST_ROWS, offset: self.offset };
-            gram.add(&rows(&numbers(seen.input)?, seen.input.dims(), seen.window, |total| sampling.rows(total))?);
+            let sampling = Sampling { most: MOST_ROWS, offset: offset(self.picture) };
+            let rows = rows(&numbers(seen.input)?, seen.input.dims(), seen.window, |total| sampling.rows(total))?;
+            gram.add(&rows, self.relevance.rows(seen.layer, self.picture, rows.len() / gram.width));
         }
         Ok(())
     }
 }
 
 /// Sums over the inputs of these maps. `done` is called after each picture.
-pub fn calibrate(config: &Config, weights: &Weights, inputs: &Inputs, maps: &[String], done: &(dyn Fn() + Sync)) -> Result<Grams> {
+pub fn calibrate(
+    config: &Config,
+    weights: &Weights,
+    inputs: &Inputs,
+    maps: &[String],
+    relevance: &Relevance,
+    done: &(dyn Fn() + Sync),
+) -> Result<Grams> {
     let empty = || -> Result<Grams> {
         let gram = |map: &String| {
             let name = format!("{map}.weight");
@@ -50,12 +79,12 @@ pub fn calibrate(config: &Config, weights: &Weights, inputs: &Inputs, maps: &[St
         maps.iter().map(gram).collect()
     };
     let start = || {
-        let watch = Watch::new(Cpu, Gather { grams: empty()?, offset: 0.0 });
+        let watch = Watch::new(Cpu, Gather { grams: empty()?, relevance, picture: 0 });
         let detr = Detr::load(&watch, config, weights)?;
         Ok((watch, detr))
     };
     let found = lanes(inputs.len(), start, |(watch, detr), index| {
-        watch.with_observer(|gather| gather.offset = offset(index));
+        watch.with_observer(|gather| gather.picture = index);
         inputs.run(watch, detr, index)?;
         done();
         Ok(())

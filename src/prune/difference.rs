@@ -9,7 +9,7 @@ use crate::train::boxes::iou;
 use crate::weights::Weights;
 
 /// What a network says of every query of a picture.
-pub struct Seen {
+pub struct Answer {
     /// `[queries, classes]`, no-object excluded, in 0..1.
     pub scores: Vec<f32>,
     /// `[queries, 4]`, (centre x, centre y, width, height).
@@ -17,7 +17,7 @@ pub struct Seen {
     pub classes: usize,
 }
 
-impl Seen {
+impl Answer {
     pub fn queries(&self) -> usize {
         self.boxes.len() / 4
     }
@@ -33,16 +33,16 @@ impl Seen {
 }
 
 /// What a network says of all pictures.
-pub fn look(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Vec<Seen>> {
+pub fn look(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Vec<Answer>> {
     let start = || Ok((Detr::load(&Cpu, config, weights)?, Vec::new()));
     let found = lanes(inputs.len(), start, |(detr, seen), index| {
         let output = inputs.run(&Cpu, detr, index)?;
         let (logits, boxes) = (to_host(&output.logits)?, to_host(&output.boxes)?);
         let scores = scores(config, &logits.to_f32());
-        seen.push((index, Seen { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() }));
+        seen.push((index, Answer { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() }));
         Ok(())
     })?;
-    let mut all: Vec<(usize, Seen)> = found.into_iter().flat_map(|(_, seen)| seen).collect();
+    let mut all: Vec<(usize, Answer)> = found.into_iter().flat_map(|(_, seen)| seen).collect();
     all.sort_by_key(|(index, _)| *index);
     Ok(all.into_iter().map(|(_, seen)| seen).collect())
 }
@@ -64,7 +64,7 @@ fn scores(config: &Config, logits: &[f32]) -> Vec<f32> {
 
 /// How much of what the parent detects another network misses or adds: squared differences of scores, and for every query its squared best
 /// score times the share of its box that isn't shared, over the parent's squared scores. 0 is the same; 1 is as far off as saying nothing.
-pub fn difference(parent: &[Seen], other: &[Seen]) -> f64 {
+pub fn difference(parent: &[Answer], other: &[Answer]) -> f64 {
     let (mut sum, mut all) = (0.0, f64::MIN_POSITIVE);
     for (parent, other) in parent.iter().zip(other) {
         all += square(parent.scores.iter().copied());
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn nothing_is_one_away_and_a_shifted_box_counts_by_its_score() {
-        let seen = |scores: &[f32], x: f32| vec![Seen { scores: scores.into(), boxes: vec![x, 0.5, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1], classes: 2 }];
+        let seen = |scores: &[f32], x: f32| vec![Answer { scores: scores.into(), boxes: vec![x, 0.5, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1], classes: 2 }];
         let parent = seen(&[0.9, 0.1, 0.2, 0.0], 0.5);
         assert_eq!(difference(&parent, &parent), 0.0);
         assert!((difference(&parent, &seen(&[0.0; 4], 0.5)) - 1.0).abs() < 1e-6);

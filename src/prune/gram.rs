@@ -1,45 +1,81 @@
-//! What a linear map is given, summed up: the means of its inputs and of their products. Any least-squares question about the map can be
+//! What a linear map is given, summed up: the means of its inputs and their covariance. Any least-squares question about the map can be
 //! answered from these, without the pictures.
 
 use crate::backend::Window;
 use crate::error::{Error, Result};
 use crate::matrix::{Matrix, product};
 
-/// Sums over the rows that a map was given.
+/// Mean and scatter of the rows that a map was given.
 #[derive(Clone, Debug)]
 pub struct Gram {
     pub width: usize,
     pub count: f64,
-    pub sum: Vec<f64>,
-    /// `[width, width]`
-    pub products: Vec<f32>,
+    pub mean: Vec<f64>,
+    /// `[width, width]`: products of the differences from the mean, summed.
+    scatter: Vec<f32>,
 }
 
 impl Gram {
     pub fn new(width: usize) -> Self {
-        Self { width, count: 0.0, sum: vec![0.0; width], products: vec![0.0; width * width] }
+        Self { width, count: 0.0, mean: vec![0.0; width], scatter: vec![0.0; width * width] }
     }
 
-    /// Adds rows `[rows, width]`.
-    pub fn add(&mut self, rows: &[f32]) {
+    /// Without scatter: for a mean alone.
+    pub fn of_mean(width: usize) -> Self {
+        Self { width, count: 0.0, mean: vec![0.0; width], scatter: vec![] }
+    }
+
+    /// Adds rows `[rows, width]`, each as many times as its weight says; all once without weights.
+    pub fn add(&mut self, rows: &[f32], weights: Option<&[f32]>) {
         let count = rows.len() / self.width;
-        self.count += count as f64;
-        for row in rows.chunks_exact(self.width) {
-            self.sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        let weight = |row: usize| weights.map_or(1.0, |weights| f64::from(weights[row]));
+        let total: f64 = (0..count).map(weight).sum();
+        if total <= 0.0 {
+            return;
         }
-        let x = Matrix::new(rows, count, self.width, self.width);
-        product(&mut self.products, self.width, x.transposed(), x, 1.0, true);
+        let mut mean = vec![0.0; self.width];
+        for (i, row) in rows.chunks_exact(self.width).enumerate() {
+            mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += weight(i) / total * f64::from(*x));
+        }
+        if !self.scatter.is_empty() {
+            // Centred first: in single precision, large means would drown what varies around them.
+            let mut centred = Vec::with_capacity(rows.len());
+            for (i, row) in rows.chunks_exact(self.width).enumerate() {
+                let root = weight(i).sqrt();
+                centred.extend(row.iter().zip(&mean).map(|(x, mean)| (root * (f64::from(*x) - mean)) as f32));
+            }
+            let x = Matrix::new(&centred, count, self.width, self.width);
+            product(&mut self.scatter, self.width, x.transposed(), x, 1.0, true);
+        }
+        self.shift(total, &mean);
     }
 
     /// Adds what another has summed.
     pub fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| *a += b);
-        self.products.iter_mut().zip(&other.products).for_each(|(a, b)| *a += b);
+        self.scatter.iter_mut().zip(&other.scatter).for_each(|(a, b)| *a += b);
+        self.shift(other.count, &other.mean);
     }
 
-    pub fn mean(&self) -> Vec<f64> {
-        self.sum.iter().map(|sum| sum / self.count.max(1.0)).collect()
+    /// Takes in the means of `count` more rows, whose own scatter is already there (Chan, Golub and LeVeque, 1983).
+    fn shift(&mut self, count: f64, mean: &[f64]) {
+        let total = self.count + count;
+        if total == 0.0 {
+            return;
+        }
+        let apart: Vec<f64> = mean.iter().zip(&self.mean).map(|(b, a)| b - a).collect();
+        let share = self.count * count / total;
+        if share > 0.0 {
+            for (row, a) in self.scatter.chunks_exact_mut(self.width).zip(&apart) {
+                row.iter_mut().zip(&apart).for_each(|(sum, b)| *sum += (share * a * b) as f32);
+            }
+        }
+        self.mean.iter_mut().zip(&apart).for_each(|(mean, apart)| *mean += apart * count / total);
+        self.count = total;
+    }
+
+    /// Of two columns.
+    pub fn covariance(&self, i: usize, j: usize) -> f64 {
+        f64::from(self.scatter[i * self.width + j]) / self.count.max(1.0)
     }
 }
 
@@ -90,4 +126,51 @@ pub fn rows(x: &[f32], shape: &[usize], window: Option<Window>, sampled: impl Fn
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Padding;
+
+    #[test]
+    fn parts_give_the_covariance_of_the_whole_however_large_the_mean() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let rows: Vec<f32> = (0..300).map(|i| 1000.0 * (i % 3) as f32 + random.f32()).collect();
+        let mut parts = [Gram::new(3), Gram::new(3), Gram::new(3)];
+        parts[0].add(&rows[..30], None);
+        parts[0].add(&rows[30..90], Some(&[1.0; 20]));
+        parts[1].add(&rows[90..], None);
+        let [mut sum, second, empty] = parts;
+        sum.merge(&second);
+        sum.merge(&empty);
+        let column = |i: usize| rows.iter().skip(i).step_by(3).map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+        for (i, j) in [(0, 0), (1, 2), (2, 2)] {
+            let (a, b) = (column(i), column(j));
+            let expected = a.iter().zip(&b).map(|(x, y)| (x - mean(&a)) * (y - mean(&b))).sum::<f64>() / 100.0;
+            assert!((sum.covariance(i, j) - expected).abs() < 1e-5, "{i} {j} {} {expected}", sum.covariance(i, j));
+        }
+        assert!((sum.mean[1] - mean(&column(1))).abs() < 1e-9);
+        let (mut twice, mut weighted) = (Gram::new(3), Gram::new(3));
+        twice.add(&[&rows[..6], &rows[..3]].concat(), None);
+        weighted.add(&rows[..9], Some(&[2.0, 1.0, 0.0]));
+        assert_eq!(twice.count, weighted.count);
+        assert!((twice.covariance(0, 2) - weighted.covariance(0, 2)).abs() < 1e-6 && (twice.mean[1] - weighted.mean[1]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn rows_of_a_window_are_what_its_weights_see() {
+        // 3 × 2 places of 2 channels: the number of the place, and a hundred more.
+        let x: Vec<f32> = (0..6).flat_map(|i| [i as f32, 100.0 + i as f32]).collect();
+        let window = Window::new(3, 2, Padding::Even(1));
+        let found = rows(&x, &[1, 3, 2, 2], Some(window), |total| (0..total).collect()).unwrap();
+        assert_eq!(found.len(), 2 * 9 * 2);
+        // The second place's window is around (2, 0): above and beside it lie (1, 0), (1, 1) and (2, 1).
+        let second: Vec<f32> = found[18..].iter().step_by(2).copied().collect();
+        assert_eq!(second, [0.0, 2.0, 3.0, 0.0, 4.0, 5.0, 0.0, 0.0, 0.0]);
+        let sampling = Sampling { most: 4, offset: 0.3 };
+        let sampled = sampling.rows(100);
+        assert!(sampled.len() == 4 && sampled.iter().all(|&row| row < 100) && sampled == sampling.rows(100));
+    }
 }

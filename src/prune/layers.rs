@@ -4,7 +4,7 @@
 //! re-solved to give what that one's gave. Before the first layer there is the input projection, or what the queries hold.
 
 use super::cut::drop_layers;
-use super::difference::{Seen, difference, look};
+use super::difference::{Answer, difference, look};
 use super::fit::fit;
 use super::gram::Gram;
 use super::inputs::lanes;
@@ -18,9 +18,6 @@ use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
 use std::collections::BTreeMap;
-
-/// Damping of the fits.
-const DAMPING: f64 = 1e-2;
 
 /// What stands for some layers of the parent: the layer before them, if there is one, and the last of them.
 type Run = (Option<Layer>, Layer);
@@ -125,16 +122,17 @@ impl StandIns {
         let start = || {
             let watch = Watch::new(Cpu, Keep::new(&wanted));
             let detr = Detr::load(&watch, parent.config, parent.weights)?;
-            Ok((watch, detr, fits.iter().map(|fit| Gram::new(fit.inputs + fit.outputs)).collect::<Vec<_>>()))
+            Ok((watch, detr, fits.iter().map(Fit::empty).collect::<Vec<_>>()))
         };
         let found = lanes(parent.inputs.len(), start, |(watch, detr, grams), index| {
             parent.inputs.run(watch, detr, index)?;
-            watch.with_observer(|keep| fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&keep.given, gram)))
+            watch.with_observer(|keep| {
+                fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&keep.given, gram, |map, count| parent.relevance.rows(map, index, count)))
+            })
         })?;
         for (i, fit) in fits.iter().enumerate() {
-            let mut sum = Gram::new(fit.inputs + fit.outputs);
-            found.iter().for_each(|(.., grams)| sum.merge(&grams[i]));
-            self.0.insert(fit.run, fit.tensors(parent, &sum)?);
+            let parts: Vec<Gram> = found.iter().map(|(.., grams)| grams[i].clone()).collect();
+            self.0.insert(fit.run, fit.tensors(parent, &parts)?);
         }
         Ok(())
     }
@@ -143,13 +141,15 @@ impl StandIns {
 /// One least-squares problem.
 struct Fit {
     run: Run,
-    /// What is re-solved; the queries' contents have no map.
+    /// What is re-solved; the queries' contents have no map: their mean is a number for each query.
     map: String,
     inputs: usize,
     /// The layer whose output is to be met (without the residual of `map`), or whose input.
     target: String,
     is_input: bool,
     outputs: usize,
+    /// Numbers of all queries' contents, where these are what is asked for.
+    contents: usize,
 }
 
 impl Fit {
@@ -163,49 +163,47 @@ impl Fit {
         };
         let weight = parent.weights.tensors.get(&format!("{map}.weight"));
         let inputs = weight.map_or(0, |weight| weight.len() / d_model.max(1));
-        Ok(Self { run, map, inputs, target, is_input, outputs: d_model })
+        let contents = if map.is_empty() { parent.config.queries * d_model } else { 0 };
+        Ok(Self { run, map, inputs, target, is_input, outputs: d_model, contents })
     }
 
-    fn add(&self, given: &BTreeMap<String, Given>, gram: &mut Gram) -> Result<()> {
+    fn empty(&self) -> Gram {
+        match self.contents {
+            0 => Gram::new(self.inputs + self.outputs),
+            contents => Gram::of_mean(contents),
+        }
+    }
+
+    fn add<'a>(&self, given: &BTreeMap<String, Given>, gram: &mut Gram, relevance: impl Fn(&str, usize) -> Option<&'a [f32]>) -> Result<()> {
         let find = |name: &str| given.get(name).ok_or_else(|| Error::Config(format!("the network has no map {name}")));
         let target = find(&self.target)?;
         let mut y = numbers(if self.is_input { &target.input } else { &target.output })?;
-        let x = match self.inputs {
-            0 => Vec::new(),
-            _ => {
-                let map = find(&self.map)?;
-                if let Some(residual) = &map.residual {
-                    y.iter_mut().zip(numbers(residual)?).for_each(|(y, r)| *y -= r);
-                }
-                numbers(&map.input)?
-            }
-        };
-        let rows: Vec<f32> = (0..y.len() / self.outputs)
-            .flat_map(|row| x[row * self.inputs..][..self.inputs].iter().chain(&y[row * self.outputs..][..self.outputs]))
-            .copied()
-            .collect();
-        // What the queries hold is a number for each query, not one for all.
-        match self.map.is_empty() {
-            true => {
-                gram.count += 1.0;
-                gram.sum.resize(y.len(), 0.0);
-                gram.sum.iter_mut().zip(&y).for_each(|(sum, y)| *sum += f64::from(*y));
-            }
-            false => gram.add(&rows),
+        if self.contents > 0 {
+            gram.add(&y, None);
+            return Ok(());
         }
+        let map = find(&self.map)?;
+        if let Some(residual) = &map.residual {
+            y.iter_mut().zip(numbers(residual)?).for_each(|(y, r)| *y -= r);
+        }
+        let x = numbers(&map.input)?;
+        let rows = x.chunks_exact(self.inputs).zip(y.chunks_exact(self.outputs)).flat_map(|(x, y)| x.iter().chain(y)).copied();
+        gram.add(&rows.collect::<Vec<_>>(), relevance(&self.map, y.len() / self.outputs));
         Ok(())
     }
 
-    fn tensors(&self, parent: &Side, sum: &Gram) -> Result<Vec<(String, HostTensor)>> {
+    fn tensors(&self, parent: &Side, parts: &[Gram]) -> Result<Vec<(String, HostTensor)>> {
         let (own, last) = self.run;
-        if self.map.is_empty() {
-            let mean = sum.mean().into_iter().map(|x| x as f32).collect();
+        if self.contents > 0 {
+            let mut sum = self.empty();
+            parts.iter().for_each(|part| sum.merge(part));
+            let mean = sum.mean.iter().map(|&x| x as f32).collect();
             return Ok(vec![("query_content".into(), HostTensor::f32(&[parent.config.queries, self.outputs], mean))]);
         }
         let prior = format!("{}.weight", self.map);
         let prior =
             parent.weights.tensors.get(&prior).ok_or_else(|| Error::MissingTensor { name: prior, expected: vec![self.outputs, self.inputs] })?;
-        let (weight, bias) = fit(sum, self.inputs, prior, DAMPING)?;
+        let (weight, bias) = fit(parts, self.inputs, prior)?;
         let mut tensors = vec![(format!("{}.weight", self.map), weight), (format!("{}.bias", self.map), bias)];
         if let Some(own) = own {
             for part in ["weight", "bias"] {
@@ -221,7 +219,7 @@ impl Fit {
 /// heads are shared by its layers, so that any of its prefixes is a detector).
 pub fn order(
     parent: &Side,
-    seen: &[Seen],
+    seen: &[Answer],
     kind: Layer,
     fewest: usize,
     choose: bool,

@@ -10,9 +10,9 @@ use crate::weights::HostTensor;
 use faer::linalg::solvers::{DenseSolveCore, Llt, Solve};
 use faer::{Mat, Side};
 
-/// The share of the mean variance of a map's inputs that is added to each: keeps re-solved weights near the old ones where the pictures
-/// say little.
-pub const DAMPING: f64 = 1e-2;
+/// The share of the mean variance of a map's inputs that is added to each at least: keeps re-solved weights near the old ones where the
+/// pictures say little.
+const DAMPING: f64 = 1e-2;
 
 /// A linear map with what it is given.
 pub struct Problem {
@@ -44,13 +44,14 @@ impl Problem {
         if outputs * gram.width != weight.len() || channels == 0 || gram.count == 0.0 {
             return Err(Error::Config(format!("sums over {} inputs don't go with a weight {:?}", gram.width, weight.shape)));
         }
-        let (n, mean) = (gram.width, gram.mean());
-        let mut hessian = covariance(gram, &mean);
+        let (n, mean) = (gram.width, gram.mean.clone());
+        let mut hessian = Mat::from_fn(n, n, |i, j| gram.covariance(i, j));
         let numbers = weight.to_f32();
         let weight = Mat::from_fn(n, outputs, |i, j| f64::from(numbers[j * n + i]));
         let through = &hessian * &weight;
         let energy = (0..outputs).map(|j| (0..n).map(|i| weight[(i, j)] * through[(i, j)]).sum::<f64>()).sum::<f64>().max(f64::MIN_POSITIVE);
-        damp(&mut hessian, DAMPING);
+        // The fewer rows there are for each input, the more of their correlation is chance.
+        damp(&mut hessian, DAMPING + n as f64 / gram.count);
         Ok(Self { hessian, weight, mean, energy, channels, taps: n / channels })
     }
 
@@ -68,19 +69,13 @@ impl Problem {
     }
 }
 
-/// `[inputs, inputs]`, centred.
-pub fn covariance(gram: &Gram, mean: &[f64]) -> Mat<f64> {
-    let n = gram.width;
-    Mat::from_fn(n, n, |i, j| f64::from(gram.products[i * n + j]) / gram.count - mean[i] * mean[j])
-}
-
-/// Adds a share of the mean of the diagonal to it.
-pub fn damp(matrix: &mut Mat<f64>, share: f64) {
-    let n = matrix.nrows();
-    let mean = (0..n).map(|i| matrix[(i, i)]).sum::<f64>() / n.max(1) as f64;
-    // An input that never varies must not stop the solver.
-    let most = (share * mean).max(1e-12);
-    (0..n).for_each(|i| matrix[(i, i)] += most);
+/// Adds a share of the mean variance to the diagonal of a covariance.
+pub fn damp(covariance: &mut Mat<f64>, share: f64) {
+    let n = covariance.nrows();
+    let variance = (0..n).map(|i| covariance[(i, i)]).sum::<f64>() / n.max(1) as f64;
+    // Inputs that never vary must not stop the solver.
+    let most = share * variance.max(0.0) + 1e-12;
+    (0..n).for_each(|i| covariance[(i, i)] += most);
 }
 
 pub fn factor(matrix: &Mat<f64>) -> Result<Llt<f64>> {
@@ -184,7 +179,7 @@ mod tests {
     fn problem(width: usize, outputs: usize, taps: usize) -> (Problem, Vec<f32>) {
         let rows = rows(400, width, 1);
         let mut gram = Gram::new(width);
-        gram.add(&rows);
+        gram.add(&rows, None);
         let mut random = fastrand::Rng::with_seed(2);
         let weight = HostTensor::f32(&[outputs, taps, width / taps], (0..outputs * width).map(|_| random.f32() - 0.5).collect());
         (Problem::new(&gram, &weight).unwrap(), rows)
@@ -238,7 +233,7 @@ mod tests {
             row[3] = 5.0;
         });
         let mut gram = Gram::new(6);
-        gram.add(&rows);
+        gram.add(&rows, None);
         let weight = HostTensor::f32(&[2, 6], vec![0.1, 0.2, 1.0, 0.9, 0.5, 0.5, 1.0, -1.0, 1.0, -0.7, 0.0, 0.7]);
         let problem = Problem::new(&gram, &weight).unwrap();
         let order = removals(&[problem], &structure(6, 1)).unwrap();
@@ -250,7 +245,7 @@ mod tests {
     #[test]
     fn numbers_that_are_not_finite_are_an_error() {
         let mut gram = Gram::new(2);
-        gram.add(&[f32::NAN, 1.0, 2.0, 3.0]);
+        gram.add(&[f32::NAN, 1.0, 2.0, 3.0], None);
         let problem = Problem::new(&gram, &HostTensor::f32(&[1, 2], vec![1.0, 1.0])).unwrap();
         assert!(removals(&[problem], &structure(2, 1)).is_err());
     }

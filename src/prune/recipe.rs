@@ -4,7 +4,7 @@ use super::budget::{Budget, Meter};
 use super::layers::Dropped;
 use super::plan::{Keep, Plan};
 use super::repair::Side;
-use super::search::{Found, Steps, Survey, layer_orders, search, survey};
+use super::search::{Found, Steps, layer_orders, search, survey};
 use super::structure::structures;
 use super::trim::{Method, Progress};
 use crate::config::Config;
@@ -90,20 +90,14 @@ impl Recipe {
             return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
         }
         if !self.budget.is_empty() {
-            let survey = survey(parent, method, progress)?;
+            let mut survey = survey(parent, method, |_| true, progress)?;
+            (survey.encoder, survey.decoder) = layer_orders(parent, method, progress)?;
             return search(parent.config, &survey, &self.budget, meter, Steps { multiple });
         }
         let mut plan = Plan::default();
         let config = parent.config;
-        let survey = if self.total.is_empty() { None } else { Some(survey(parent, method, progress)?) };
         if self.layers != Layers::default() {
-            let (encoder, decoder) = match &survey {
-                Some(Survey { encoder, decoder, .. }) => (encoder.clone(), decoder.clone()),
-                None => {
-                    let features = parent.inputs.at_stage(config, parent.weights, config.backbone.stages())?;
-                    layer_orders(&Side { inputs: &features, ..*parent }, method, progress)?
-                }
-            };
+            let (encoder, decoder) = layer_orders(parent, method, progress)?;
             let mut leave_out = |amount: Option<Amount>, count: usize, order: &[Dropped]| -> Result<()> {
                 let kept = amount.map_or(Ok(count), |amount| amount.of(count, 1))?;
                 order.iter().take(count - kept).for_each(|dropped| plan.drop(dropped.layer));
@@ -124,9 +118,8 @@ impl Recipe {
         }
         for (pattern, amount) in &self.total {
             known(pattern, config)?;
-            let Some(survey) = &survey else { continue };
-            let named: Vec<_> = survey.structures.iter().filter(|s| matches(&full(pattern, config), &s.structure.name)).collect();
-            let named: Vec<_> = named.into_iter().filter(|s| s.structure.layer().is_none_or(|layer| !dropped.contains(&layer))).collect();
+            let survey = survey(parent, method, |name| matches(&full(pattern, config), name), progress)?;
+            let named: Vec<_> = survey.structures.iter().filter(|s| s.structure.layer().is_none_or(|layer| !dropped.contains(&layer))).collect();
             let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();
             let units: usize = kept.iter().sum();
             for _ in 0..units - amount.of(units, 1)? {

@@ -4,7 +4,7 @@
 //! really gives it, towards what the parent's map gave. The second makes up for what was lost before a map, too ("OSSCAR", "GPTQ" and
 //! others solve in sequence for the same reason).
 
-use super::calibrate::{MOST_ROWS, offset};
+use super::calibrate::{MOST_ROWS, Relevance, offset};
 use super::fit::{fit, tensors};
 use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, lanes};
@@ -19,9 +19,6 @@ use crate::matrix::{Matrix, product};
 use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
-
-/// Damping of the second repair.
-const DAMPING: f64 = 1e-2;
 
 /// Re-solves a map for the units of a structure that are kept, before it is cut: the columns of the others become zero.
 pub fn solve(weights: &mut Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<()> {
@@ -53,6 +50,7 @@ pub struct Side<'a> {
     pub config: &'a Config,
     pub weights: &'a Weights,
     pub inputs: &'a Inputs,
+    pub relevance: &'a Relevance,
 }
 
 /// How far a pass goes: only the backbone's stage that its inputs are given, or to the end.
@@ -123,10 +121,9 @@ pub fn again(
                 joint_rows.push(target[row * outputs + output] + theirs - ours);
             }
         }
-        joint.add(&joint_rows);
+        joint.add(&joint_rows, parent.relevance.rows(map, index, count));
         Ok(())
     })?;
-    let mut joint = Gram::new(width + kept.len());
-    found.iter().for_each(|(_, _, gram)| joint.merge(gram));
-    fit(&joint, width, prior, DAMPING)
+    let parts: Vec<Gram> = found.into_iter().map(|(_, _, gram)| gram).collect();
+    fit(&parts, width, prior)
 }

@@ -5,7 +5,7 @@
 
 use super::budget::{Budget, Costs, Limits, Meter};
 use super::calibrate::calibrate;
-use super::difference::{Seen, difference, look};
+use super::difference::{Answer, difference, look};
 use super::importance::Knowledge;
 use super::inputs::Inputs;
 use super::layers::{Dropped, StandIns, order};
@@ -48,13 +48,13 @@ impl Surveyed {
 /// Pictures on which one level of each structure is measured.
 const PROBED: usize = 48;
 
-/// Looks at everything that could be taken out of the parent.
-pub fn survey(parent: &Side, method: Method, progress: &dyn Progress) -> Result<Survey> {
+/// Looks at everything that could be taken out of the parent and is asked for.
+pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Survey> {
     let stages = parent.config.backbone.stages();
-    let all = structures(parent.config);
+    let all: Vec<Structure> = structures(parent.config).into_iter().filter(|structure| wanted(&structure.name)).collect();
     let maps: Vec<String> = all.iter().flat_map(|structure| structure.used_by.clone()).collect();
     progress.begin("looking at the pictures", parent.inputs.len());
-    let grams = calibrate(parent.config, parent.weights, parent.inputs, &maps, &|| progress.step())?;
+    let grams = calibrate(parent.config, parent.weights, parent.inputs, &maps, parent.relevance, &|| progress.step())?;
     let gathered = scores(method.importance, parent.config, parent.weights, parent.inputs)?;
     let knowledge = Knowledge { weights: parent.weights.clone(), grams, scores: gathered, seed: method.seed };
 
@@ -74,13 +74,13 @@ pub fn survey(parent: &Side, method: Method, progress: &dyn Progress) -> Result<
         progress.step();
     }
 
-    let features = parent.inputs.at_stage(parent.config, parent.weights, stages)?.first(4 * PROBED);
-    let (encoder, decoder) = layer_orders(&Side { inputs: &features, ..*parent }, method, progress)?;
-    Ok(Survey { structures: surveyed, encoder, decoder })
+    Ok(Survey { structures: surveyed, encoder: vec![], decoder: vec![] })
 }
 
-/// The orders in which layers are best left out; `parent`'s inputs are features.
+/// The orders in which layers are best left out.
 pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> Result<(Vec<Dropped>, Vec<Dropped>)> {
+    let features = parent.inputs.first(4 * PROBED).at_stage(parent.config, parent.weights, parent.config.backbone.stages())?;
+    let parent = &Side { inputs: &features, ..*parent };
     let (encoder, decoder) = (parent.config.encoder.len(), parent.config.decoder.len());
     let rounds = |count: usize| count * (count + 1) / 2 - usize::from(count > 0);
     progress.begin("leaving layers out", rounds(encoder) + rounds(decoder));
@@ -102,7 +102,7 @@ fn probe(
     method: Method,
     at_stages: &[Inputs],
     few: &Inputs,
-    seen: &[Seen],
+    seen: &[Answer],
 ) -> Result<Surveyed> {
     if structure.place == Place::Queries {
         let order = of_queries(seen);

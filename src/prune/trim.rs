@@ -54,7 +54,7 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
 
     let maps: Vec<String> = cuts.iter().flat_map(|(structure, _)| structure.used_by.clone()).collect();
     progress.begin("looking at the pictures", parent.inputs.len());
-    let grams = calibrate(&trimmed.config, &trimmed.weights, parent.inputs, &maps, &|| progress.step())?;
+    let grams = calibrate(&trimmed.config, &trimmed.weights, parent.inputs, &maps, parent.relevance, &|| progress.step())?;
     let scores = super::scores::scores(method.importance, &trimmed.config, &trimmed.weights, parent.inputs)?;
     let knowledge = Knowledge { weights: trimmed.weights.clone(), grams, scores, seed: method.seed };
     progress.begin("choosing and re-solving", cuts.len());
@@ -139,7 +139,8 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, map: &str, rea
     let target = trimmed.target(map);
     let name = format!("{target}.bias");
     let outputs = parent.weights.tensors.get(&name).map(|bias| bias.len()).ok_or(Error::MissingTensor { name, expected: vec![] })?;
-    let (weight, bias) = again(parent, trimmed, inputs, map, &target, &trimmed.kept_outputs(map, outputs), reach)?;
+    let (weight, bias) = again(parent, trimmed, inputs, map, &target, &trimmed.kept_outputs(map, outputs), reach)
+        .map_err(|error| Error::Config(format!("{map}: {error}")))?;
     trimmed.weights.insert(format!("{map}.weight"), weight);
     trimmed.weights.insert(format!("{map}.bias"), bias);
     Ok(())
