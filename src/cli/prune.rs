@@ -11,7 +11,7 @@ use detrim::image::target_size;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
-use detrim::prune::difference::look;
+use detrim::prune::difference::{difference, look};
 use detrim::prune::importance::Importance;
 use detrim::prune::inputs::Inputs;
 use detrim::prune::plan::{Keep, Origin, Plan};
@@ -78,6 +78,9 @@ pub struct Arguments {
     dry_run: bool,
 }
 
+/// Pictures that the result is measured on, beside those it is made with.
+const HELD_OUT: usize = 64;
+
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Method_ {
     /// The error after the next map has been re-solved
@@ -124,14 +127,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let bars = Bars::default();
     let files = expand(&arguments.images)?;
-    bars.begin("reading pictures", pictures.min(files.len()));
+    bars.begin("reading pictures", (pictures + HELD_OUT).min(files.len()));
     let mut problems = Vec::new();
-    let inputs = Inputs::open(&files, pictures, seed, &config.pixels, &|| bars.step(), &mut |file, error| {
+    let inputs = Inputs::open(&files, pictures + HELD_OUT, seed, &config.pixels, &|| bars.step(), &mut |file, error| {
         problems.push(format!("{}: {error}", file.display()))
     });
     bars.end();
     super::complain("pictures", "could not be read", &problems);
     let inputs = inputs?;
+    let (inputs, held_out) = inputs.split(pictures);
     if let Some(plan) = replay.as_ref().filter(|plan| plan.origin.calibration != inputs.hash) {
         eprintln!("warning: the plan was carried out with other pictures ({}), so that its repair will differ", plan.origin.pictures);
     }
@@ -160,6 +164,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let done = carry_out(&parent, &plan, method, &bars)?;
     bars.end();
+    let queries = plan.keep.contains_key("queries");
+    if !queries && !held_out.is_empty() {
+        let (theirs, ours) = (look(config, &checkpoint.weights, &held_out)?, look(&done.config, &done.weights, &held_out)?);
+        print(&format!("difference of the outputs on {} other pictures: {:.3}\n", held_out.len(), difference(&theirs, &ours)))?;
+    }
     let mut plan = done.plan;
     let version = env!("CARGO_PKG_VERSION").to_string();
     plan.origin = Origin {
