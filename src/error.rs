@@ -25,6 +25,9 @@ pub enum Error {
     /// A file of a training run that can't be used, or a run that can't go on.
     #[error("{file}: {problem}")]
     Run { file: String, problem: String },
+    /// A file that can't be used as a device's profile.
+    #[error("{file}: {problem}")]
+    Profile { file: String, problem: String },
     /// A network whose output can't be used.
     #[error("network output: {0}")]
     Output(String),

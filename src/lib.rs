@@ -27,6 +27,7 @@ pub mod output;
 pub mod prune;
 #[cfg(not(target_arch = "wasm32"))]
 mod share;
+pub mod structure;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod train;
 pub mod watch;

@@ -3,7 +3,7 @@
 use crate::checkpoint::{self, Checkpoint};
 use crate::detector::{self, Device};
 use crate::error::Error;
-use crate::eval;
+use crate::eval::{self, profile::Profile};
 use crate::forward::{self, Case, Runner};
 use crate::hash;
 use crate::image::Picture;
@@ -128,6 +128,14 @@ impl Attention {
 #[wasm_bindgen(unchecked_return_type = "Report")]
 pub async fn bench(model: &Model, gpu: bool, runs: usize, height: Option<usize>, width: Option<usize>) -> Result<JsValue, JsValue> {
     to_js(&eval::bench::bench(&model.0, device(gpu), runs, height.zip(width).map(|(height, width)| [height, width])).await.map_err(fail)?)
+}
+
+/// What `detrim bench --profile` writes, measured here: JSON. Takes about a minute, and the memory of a detector of its own.
+#[wasm_bindgen]
+pub async fn profile(model: &Model, gpu: bool, height: Option<usize>, width: Option<usize>) -> Result<String, JsValue> {
+    let size = height.zip(width).map(|(height, width)| [height, width]);
+    let profile = Profile::measure(&model.0, device(gpu), size, &mut |_, _, _| ()).await.map_err(fail)?;
+    serde_json::to_string(&profile).map_err(|error| js_error("crashed", &error.to_string()))
 }
 
 /// What every stage of the network makes of a case, both as safetensors.

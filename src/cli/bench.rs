@@ -4,12 +4,21 @@ use super::model::{ModelArguments, height_width};
 use super::{Backend, print};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
+use detrim::checkpoint::Checkpoint;
 use detrim::detector::Device;
 use detrim::eval::bench::{Report, bench};
+use detrim::eval::profile::{Measured, Profile, Verified, verify};
+use detrim::output::write;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::path::{Path, PathBuf};
 
-/// Measure how long each stage takes.
+/// Measure how long each stage takes, or how long networks of other widths would take.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    detrim bench model.safetensors --threads 1\n  \
+    detrim bench model.safetensors --profile laptop.json\n  \
+    detrim prune model.safetensors --images photos --latency 1.65x --profile laptop.json --out faster.safetensors")]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -22,11 +31,17 @@ pub struct Arguments {
     /// Runs of which the median is taken, after one to warm up
     #[arg(long, value_name = "N", default_value_t = 10)]
     runs: usize,
+    /// Time the model's operations at many widths, a minute long, and write what `detrim prune --latency` goes by
+    #[arg(long, value_name = "FILE", group = "what")]
+    profile: Option<PathBuf>,
+    /// Compare what a profile predicts for five networks trimmed at random with what they take
+    #[arg(long, value_name = "PROFILE", group = "what", conflicts_with = "size")]
+    check: Option<PathBuf>,
     /// Threads of the CPU backend [default: as many as there are processors]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, conflicts_with = "what")]
     json: bool,
 }
 
@@ -42,9 +57,74 @@ struct Record {
 pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = arguments.model.open()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0)).build().context("can't start the threads")?;
+    if let Some(file) = &arguments.profile {
+        return pool.install(|| measure(&arguments, &checkpoint, file));
+    }
+    if let Some(file) = &arguments.check {
+        return pool.install(|| check(&arguments, &checkpoint, file));
+    }
     let report = pool.install(|| pollster::block_on(bench(&checkpoint, arguments.backend.device(), arguments.runs, arguments.size)))?;
     let record = Record { model: arguments.model.model.display().to_string(), threads: pool.current_num_threads(), report };
     print(&if arguments.json { serde_json::to_string_pretty(&record)? + "\n" } else { table(&record) })
+}
+
+/// Networks that a profile is checked with.
+const CHECKED: usize = 5;
+
+/// Measures a profile and writes it.
+fn measure(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
+    let bar = Bar::new();
+    let profile =
+        pollster::block_on(Profile::measure(checkpoint, arguments.backend.device(), arguments.size, &mut |what, done, of| bar.tell(what, done, of)));
+    bar.0.finish_and_clear();
+    let profile = profile?;
+    write(file, (serde_json::to_string(&profile)? + "\n").as_bytes())?;
+    let what = match &profile.measured {
+        Measured::Operations { entries, .. } => {
+            format!("{} operations at {} widths", entries.len(), entries.iter().map(|entry| entry.ms.len()).sum::<usize>())
+        }
+        Measured::Networks { networks, .. } => format!("{networks} networks"),
+    };
+    let [height, width] = profile.size;
+    print(&format!("wrote {}: {what} on {}; the network takes {:.2} ms at {height}×{width}\n", file.display(), profile.device, profile.network))
+}
+
+/// Compares a profile with measurements.
+fn check(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
+    let profile = Profile::open(file)?;
+    let bar = Bar::new();
+    let tell = &mut |what: &str, done, of| bar.tell(what, done, of);
+    let found = pollster::block_on(verify(&profile, checkpoint, arguments.backend.device(), CHECKED, arguments.runs, tell));
+    bar.0.finish_and_clear();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["network", "median ms", "share of the whole", "predicted", "off by"]);
+    for (i, Verified { predicted, measured, ms }) in found?.into_iter().enumerate() {
+        let name = if i == 0 { "whole".into() } else { format!("trimmed {i}") };
+        let off = format!("{:+.1}%", 100.0 * (predicted / measured - 1.0));
+        table.add_row([name, format!("{ms:.2}"), format!("{measured:.3}"), format!("{predicted:.3}"), off]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    print(&format!("{} (measured on {})\n{table}\n", file.display(), profile.device))
+}
+
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(ProgressBar::new(0).with_style(style))
+    }
+
+    fn tell(&self, what: &str, done: usize, of: usize) {
+        if self.0.message() != what {
+            self.0.reset();
+            self.0.set_length(of as u64);
+            self.0.set_message(what.to_string());
+        }
+        self.0.set_position(done as u64);
+    }
 }
 
 fn table(Record { model, threads, report }: &Record) -> String {

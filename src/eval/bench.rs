@@ -1,7 +1,7 @@
 //! How long a detector takes: medians over runs, stage by stage.
 
 use crate::checkpoint::Checkpoint;
-use crate::config::Resize;
+use crate::config::{Config, Resize};
 use crate::detector::{Detector, Device, Info, Times};
 use crate::error::{Error, Result};
 use crate::eval::cost::{Part, cost};
@@ -47,10 +47,8 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
     if let Some([height, width]) = size {
         checkpoint.config.pixels.resize = Resize::Stretch { height, width };
     }
-    // Twice the size on each side, so that resizing has as much to do as with a camera's picture.
-    let [height, width] = size.map_or(PHOTO, |size| size.map(|side| 2 * side));
-    let photo = photo(height, width)?;
-    let size = target_size(checkpoint.config.pixels.resize, width, height)?;
+    let photo = size.map_or_else(|| photo(PHOTO), photo_for)?;
+    let size = target_size(checkpoint.config.pixels.resize, photo.width, photo.height)?;
     let cost = cost(&checkpoint.config, size);
     let mut detector = Detector::load(&checkpoint, device).await?;
     drop(checkpoint);
@@ -62,6 +60,17 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
         }
     }
     Ok(Report { info: detector.info(), size, runs, stages: stages(&times, &cost) })
+}
+
+/// Height and width of the network's input: `size`, or what the model makes of a photo.
+pub fn input_size(config: &Config, size: Option<[usize; 2]>) -> Result<[usize; 2]> {
+    let [height, width] = PHOTO;
+    size.map_or_else(|| target_size(config.pixels.resize, width, height), Ok)
+}
+
+/// Milliseconds of the network in a report.
+pub fn network(report: &Report) -> f64 {
+    report.stages.iter().find(|stage| stage.name == "network").map_or(f64::NAN, |stage| stage.median)
 }
 
 fn stages(times: &[Times], cost: &[Part]) -> Vec<Stage> {
@@ -87,14 +96,20 @@ fn stages(times: &[Times], cost: &[Part]) -> Vec<Stage> {
     stages.into_iter().filter_map(stage).collect()
 }
 
-fn median(sorted: &[f64]) -> Option<f64> {
+/// The middle of numbers in ascending order.
+pub fn median(sorted: &[f64]) -> Option<f64> {
     let middle = sorted.len() / 2;
     let upper = *sorted.get(middle)?;
     Some(if sorted.len() % 2 == 1 { upper } else { (sorted[middle - 1] + upper) / 2.0 })
 }
 
+/// A photo for an input size: twice as large on each side, so that resizing has as much to do as with a camera's picture.
+pub fn photo_for(size: [usize; 2]) -> Result<Picture> {
+    photo(size.map(|side| 2 * side))
+}
+
 /// A picture that no two pixels of are alike for long: what is in it doesn't matter to the time.
-fn photo(height: usize, width: usize) -> Result<Picture> {
+fn photo([height, width]: [usize; 2]) -> Result<Picture> {
     let pixel = |i: usize| [(i % 251) as u8, (i / width % 241) as u8, (i % width % 239) as u8, 255];
     Picture::new(width, height, (0..height * width).flat_map(pixel).collect())
 }

@@ -3,11 +3,9 @@
 //! Counted as multiply-accumulates are convolutions, linear maps and the two products of attention; biases, norms and softmax are not.
 //! Counted as parameters is what is trained: not the backbone's biases, which are its frozen batch norm. So do published tables.
 
-use crate::backend::Window;
 use crate::config::{Backbone, Config};
+use crate::eval::operations::{Step, operations};
 use crate::layout::{Role, layout};
-use crate::model::{efficientnet, resnet};
-use std::collections::HashMap;
 
 /// A part of a network and its cost for one picture.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -22,22 +20,22 @@ pub struct Part {
 
 /// The parts of a network in the order in which it uses them; `size` is the height and width of the input.
 pub fn cost(config: &Config, size: [usize; 2]) -> Vec<Part> {
-    let sizes = Sizes::new(config, size);
+    let steps = operations(config, size);
     let mut parts: Vec<Part> = Vec::new();
     for entry in layout(config) {
         let name = part(&entry.name);
-        let elements: usize = entry.shape.iter().product();
-        let macs = match entry.role {
-            Role::Matrix | Role::Depthwise => (elements as u64).saturating_mul(sizes.places(&entry.name) as u64),
-            _ => 0,
-        };
         let place = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
-            parts.push(Part { name: name.into(), shape: sizes.describe(config, name), parameters: 0, macs: sizes.attention(config, name) });
+            parts.push(Part { name: name.into(), shape: describe(config, name, &steps), parameters: 0, macs: 0 });
             parts.len() - 1
         });
         let frozen = entry.role == Role::Bias && entry.name.starts_with("backbone.");
-        parts[place].parameters += if frozen { 0 } else { elements };
-        parts[place].macs = parts[place].macs.saturating_add(macs);
+        parts[place].parameters += if frozen { 0 } else { entry.shape.iter().product() };
+    }
+    for Step { module, operation } in &steps {
+        let name = part(module);
+        if let Some(part) = parts.iter_mut().find(|part| part.name == name) {
+            part.macs = part.macs.saturating_add(operation.macs());
+        }
     }
     parts
 }
@@ -53,125 +51,43 @@ pub fn part(tensor: &str) -> &str {
     }
 }
 
-/// The sizes of the activations.
-struct Sizes {
-    /// Rows and columns after a convolution, by the name of its module.
-    maps: HashMap<String, [usize; 2]>,
-    /// Of the feature map.
-    last: [usize; 2],
-    queries: usize,
+fn describe(config: &Config, part: &str, steps: &[Step]) -> String {
+    // What a part's last operation makes.
+    let [height, width] = steps.iter().rev().find(|step| self::part(&step.module) == part).map_or([0, 0], |step| step.operation.map);
+    let heads = |a: crate::config::Attention| format!("{} × {}", a.heads, a.head_width);
+    if let Some((kind, i)) = layer(part) {
+        return match kind {
+            "encoder" => format!("heads {}, FFN {}", heads(config.encoder[i].self_attention), config.encoder[i].ffn),
+            _ => {
+                let layer = &config.decoder[i];
+                format!("heads {} and {}, FFN {}", heads(layer.self_attention), heads(layer.cross_attention), layer.ffn)
+            }
+        };
+    }
+    match part {
+        "input_projection" => format!("{} → {} channels, {height} × {width} tokens", config.backbone.channels(), config.d_model),
+        "queries" => format!("{} of {}", config.queries, config.d_model),
+        "heads" => format!("{} classes, boxes", config.classes),
+        _ => part.strip_prefix("backbone.").map(|stage| describe_stage(config, stage, [height, width])).unwrap_or_default(),
+    }
 }
 
-impl Sizes {
-    fn new(config: &Config, size: [usize; 2]) -> Self {
-        let mut walk = Sizes { maps: HashMap::new(), last: size, queries: config.queries };
-        match &config.backbone {
-            Backbone::Resnet(net) => {
-                walk.conv("backbone.stem", resnet::STEM);
-                walk.conv("pool", resnet::POOL);
-                for (s, stage) in net.stages.iter().enumerate() {
-                    for (b, block) in stage.blocks.iter().enumerate() {
-                        let name = format!("backbone.stage{}.block{b}", s + 1);
-                        let input = walk.last;
-                        for (i, window) in resnet::windows(block).into_iter().enumerate() {
-                            walk.conv(&format!("{name}.conv{}", i + 1), window);
-                        }
-                        let output = walk.last;
-                        walk.last = input;
-                        walk.conv(&format!("{name}.projection"), resnet::shortcut(block));
-                        walk.last = output;
-                    }
-                }
-            }
-            Backbone::EfficientNetLite(net) => {
-                walk.conv("backbone.stem", efficientnet::STEM);
-                for (s, stage) in net.stages.iter().enumerate() {
-                    for (b, block) in stage.iter().enumerate() {
-                        let name = format!("backbone.stage{s}.block{b}");
-                        walk.conv(&format!("{name}.expand"), efficientnet::POINTWISE);
-                        walk.conv(&format!("{name}.depthwise"), efficientnet::depthwise_window(block));
-                        walk.conv(&format!("{name}.project"), efficientnet::POINTWISE);
-                    }
-                }
-            }
+fn describe_stage(config: &Config, stage: &str, [height, width]: [usize; 2]) -> String {
+    let number = stage.strip_prefix("stage").and_then(|number| number.parse::<usize>().ok());
+    let (blocks, channels) = match (&config.backbone, number) {
+        (Backbone::Resnet(net), Some(number)) => {
+            let stage = &net.stages[number - 1];
+            let kind = if stage.blocks.iter().any(|b| b.inner.len() == 2) { "bottleneck" } else { "basic" };
+            (format!("{} {kind} blocks, ", stage.blocks.len()), stage.channels)
         }
-        walk
-    }
-
-    fn conv(&mut self, module: &str, window: Window) {
-        let place = window.place(self.last[0], self.last[1]);
-        self.last = [place.out_height, place.out_width];
-        self.maps.insert(module.into(), self.last);
-    }
-
-    /// Places of the feature map, which are the encoder's tokens.
-    fn tokens(&self) -> usize {
-        self.last[0] * self.last[1]
-    }
-
-    /// How often a weight is applied.
-    fn places(&self, tensor: &str) -> usize {
-        let module = tensor.trim_end_matches(".weight");
-        if let Some([height, width]) = self.maps.get(module) {
-            return height * width;
+        (Backbone::EfficientNetLite(net), Some(number)) => {
+            let stage = &net.stages[number];
+            (format!("{} inverted blocks, ", stage.len()), stage.last().map_or(0, |b| b.channels))
         }
-        let of_memory = tensor.contains("cross_attention.key") || tensor.contains("cross_attention.value");
-        if tensor.starts_with("encoder.") || tensor.starts_with("input_projection.") || of_memory { self.tokens() } else { self.queries }
-    }
-
-    /// The two products of a layer's attentions.
-    fn attention(&self, config: &Config, part: &str) -> u64 {
-        let products = |queries: usize, keys: usize, width: usize| (queries as u64 * keys as u64).saturating_mul(2 * width as u64);
-        match layer(part) {
-            Some(("encoder", i)) => products(self.tokens(), self.tokens(), config.encoder[i].self_attention.width()),
-            Some(("decoder", i)) => {
-                let layer = &config.decoder[i];
-                let own = products(self.queries, self.queries, layer.self_attention.width());
-                own.saturating_add(products(self.queries, self.tokens(), layer.cross_attention.width()))
-            }
-            _ => 0,
-        }
-    }
-
-    fn describe(&self, config: &Config, part: &str) -> String {
-        let heads = |a: crate::config::Attention| format!("{} × {}", a.heads, a.head_width);
-        if let Some((kind, i)) = layer(part) {
-            return match kind {
-                "encoder" => format!("heads {}, FFN {}", heads(config.encoder[i].self_attention), config.encoder[i].ffn),
-                _ => {
-                    let layer = &config.decoder[i];
-                    format!("heads {} and {}, FFN {}", heads(layer.self_attention), heads(layer.cross_attention), layer.ffn)
-                }
-            };
-        }
-        match part {
-            "input_projection" => format!("{} → {} channels, {} × {} tokens", config.backbone.channels(), config.d_model, self.last[0], self.last[1]),
-            "queries" => format!("{} of {}", config.queries, config.d_model),
-            "heads" => format!("{} classes, boxes", config.classes),
-            _ => part.strip_prefix("backbone.").map(|stage| self.describe_stage(config, stage)).unwrap_or_default(),
-        }
-    }
-
-    fn describe_stage(&self, config: &Config, stage: &str) -> String {
-        let number = stage.strip_prefix("stage").and_then(|number| number.parse::<usize>().ok());
-        let (blocks, channels, last) = match (&config.backbone, number) {
-            (Backbone::Resnet(net), Some(number)) => {
-                let stage = &net.stages[number - 1];
-                let kind = if stage.blocks.iter().any(|b| b.inner.len() == 2) { "bottleneck" } else { "basic" };
-                let blocks = format!("{} {kind} blocks, ", stage.blocks.len());
-                (blocks, stage.channels, format!(".block{}.conv1", stage.blocks.len().saturating_sub(1)))
-            }
-            (Backbone::EfficientNetLite(net), Some(number)) => {
-                let stage = &net.stages[number];
-                let last = stage.len().saturating_sub(1);
-                (format!("{} inverted blocks, ", stage.len()), stage.last().map_or(0, |b| b.channels), format!(".block{last}.project"))
-            }
-            (Backbone::Resnet(net), None) => (String::new(), net.stem, String::new()),
-            (Backbone::EfficientNetLite(net), None) => (String::new(), net.stem, String::new()),
-        };
-        let [height, width] = self.maps.get(&format!("backbone.{stage}{last}")).copied().unwrap_or_default();
-        format!("{blocks}{channels} channels, {height} × {width}")
-    }
+        (Backbone::Resnet(net), None) => (String::new(), net.stem),
+        (Backbone::EfficientNetLite(net), None) => (String::new(), net.stem),
+    };
+    format!("{blocks}{channels} channels, {height} × {width}")
 }
 
 /// `encoder.3` → its kind and number.

@@ -4,3 +4,5 @@ pub mod bench;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod coco;
 pub mod cost;
+pub mod operations;
+pub mod profile;

@@ -14,11 +14,12 @@ mod keep;
 pub mod layers;
 pub mod obs;
 pub mod plan;
-pub mod profile;
 pub mod recipe;
 pub mod repair;
 mod scores;
 pub mod search;
-pub mod structure;
 pub mod trim;
 mod trimmed;
+
+pub use crate::eval::profile;
+pub use crate::structure;

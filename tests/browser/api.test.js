@@ -369,19 +369,23 @@ test('on the calling thread the same is found', async (t) => {
   await noWorker(page);
 });
 
-test('a model from a Blob, and a bench at a size of one\'s own', async (t) => {
+test('a model from a Blob, and a bench and a profile at a size of one\'s own', async (t) => {
   const { page, api } = await embed(t);
   const result = await page.evaluate(async ({ api, MODEL, CAT }) => {
     const { Detrim } = api;
     const d = await Detrim.load(await (await fetch(MODEL)).blob(), { backend: 'cpu' });
     const small = await d.bench({ runs: 2, size: [64, 96] });
     const own = await d.bench({ runs: 1 });
-    return { small, own, after: await d.detect(CAT) };
+    const profile = await d.profile({ size: [64, 96] });
+    return { small, own, profile, after: await d.detect(CAT) };
   }, { api, MODEL, CAT });
   assert.deepEqual([result.small.runs, result.small.size, result.small.info.backend], [2, [64, 96], 'cpu']);
   const [small, own] = [result.small, result.own].map(({ stages }) => Object.fromEntries(stages.map(({ name, median }) => [name, median])));
   assert.ok(small.network > 0 && small.network < own.network && own.total > own.network, JSON.stringify(result));
   assert.equal(result.after[0].label, 'cat');
+  const { device, size, network, measured } = /** @type {any} */ (result.profile);
+  assert.deepEqual([device, size], ['CPU (WebAssembly)', [64, 96]]);
+  assert.ok(network > 0 && measured.operations.scale > 0 && measured.operations.entries.length > 30);
 });
 
 test('files that are missing are named', async (t) => {

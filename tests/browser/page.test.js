@@ -382,6 +382,19 @@ test('?bench shows medians of each stage for each backend that works', async (t)
   assert.match(await page.locator('#bench-table tr.failed').innerText(), /^WebGPU\s/);
 });
 
+test('?bench saves a profile of this device for the trimmer', async (t) => {
+  const { page } = await open(t, { webgpu: false, page: '?bench' });
+  await ready(page, 'cpu');
+  await page.locator('#bench-size').selectOption('320,320');
+  await page.locator('input[name="bench-backend"][value="webgpu"]').uncheck();
+  const { name, content } = await saved(page, () => page.locator('#bench-profile').click());
+  await page.locator('#bench-status', { hasText: 'Done.' }).waitFor();
+  assert.match(name, /-cpu-profile\.json$/);
+  const { device, size, measured } = JSON.parse(content.toString());
+  assert.deepEqual([device, size], ['CPU (WebAssembly)', [320, 320]]);
+  assert.ok(measured.operations.entries.length > 30);
+});
+
 test('without modules, and straight from a folder, the page says what it needs', async (t) => {
   const site = await serve(t);
   const { page } = await open(t, { site, context: { javaScriptEnabled: false } });

@@ -1,10 +1,11 @@
-// `?bench`: how long each stage takes, on each backend, at a size of one's choice.
+// `?bench`: how long each stage takes, on each backend, at a size of one's choice; and profiles of this device, for the trimmer.
 
 import { byId, make } from './dom.js';
-import { bench } from './engine.js';
+import { bench, profile } from './engine.js';
 import { explain, isAbort } from './errors.js';
 import { copyText } from './clipboard.js';
 import { time } from './format.js';
+import { download } from './save.js';
 import { state } from './state.js';
 
 const section = byId('bench', HTMLElement);
@@ -13,6 +14,7 @@ const runs = byId('bench-runs', HTMLInputElement);
 const run = byId('bench-run', HTMLButtonElement);
 const stop = byId('bench-stop', HTMLButtonElement);
 const copy = byId('bench-copy', HTMLButtonElement);
+const save = byId('bench-profile', HTMLButtonElement);
 const status = byId('bench-status', HTMLElement);
 const table = byId('bench-table', HTMLTableElement);
 
@@ -29,6 +31,7 @@ export function startBench() {
   section.hidden = false;
   size.append(make('option', { value: '' }, 'the model’s own'), ...SIZES.map(([h, w]) => make('option', { value: `${h},${w}` }, `${h} × ${w}`)));
   run.addEventListener('click', () => void measure());
+  save.addEventListener('click', () => void saveProfiles());
   stop.addEventListener('click', () => running?.abort());
   copy.addEventListener('click', () => void copyText(asText(), copy, table));
   document.getElementById('bench-link')?.setAttribute('hidden', '');
@@ -37,6 +40,29 @@ export function startBench() {
 async function measure() {
   const count = Math.min(200, Math.max(1, Math.round(runs.valueAsNumber) || 10));
   runs.value = String(count);
+  await withEach(`${count} runs`, (backend, options) => measureOne(backend, { runs: count, ...options }));
+}
+
+/** What `detrim prune --latency` goes by on this device: a file for each backend. */
+async function saveProfiles() {
+  await withEach('at many widths, about a minute', async (backend, options) => {
+    try {
+      const json = JSON.stringify(await profile(backend, options));
+      download(new Blob([`${json}\n`], { type: 'application/json' }), `${state.model?.name ?? 'model'}-${backend}-profile.json`);
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      failed(backend, error);
+    }
+  });
+}
+
+/**
+ * Does something with each backend that is chosen, until the user stops it.
+ *
+ * @param {string} how
+ * @param {(backend: 'cpu' | 'webgpu', options: {size: [number, number] | undefined, signal: AbortSignal}) => Promise<void>} work
+ */
+async function withEach(how, work) {
   const chosen = size.value ? /** @type {[number, number]} */ (size.value.split(',').map(Number)) : undefined;
   const backends = [...section.querySelectorAll('input[name="bench-backend"]:checked')].map((box) => /** @type {'cpu' | 'webgpu'} */ (/** @type {HTMLInputElement} */ (box).value));
   if (backends.length === 0) return void (status.textContent = 'Choose a backend.');
@@ -44,8 +70,8 @@ async function measure() {
   busy(true);
   try {
     for (const [i, backend] of backends.entries()) {
-      status.textContent = `Measuring ${nameOf(backend)} (${i + 1} of ${backends.length}, ${count} runs)`;
-      await measureOne(backend, { runs: count, size: chosen, signal: running.signal });
+      status.textContent = `Measuring ${nameOf(backend)} (${i + 1} of ${backends.length}, ${how})`;
+      await work(backend, { size: chosen, signal: running.signal });
     }
     status.textContent = 'Done.';
   } catch (error) {
@@ -68,11 +94,15 @@ async function measureOne(backend, options) {
     row(backend, [name, measured.join(' × '), ...medians.map((ms) => (ms === undefined ? '–' : time(ms))), total ? (1e3 / total).toFixed(total > 1e4 ? 2 : 1) : '–']);
   } catch (error) {
     if (isAbort(error)) throw error;
-    // One backend that doesn't work here keeps nobody from the other.
-    const cell = make('td', { colspan: STAGES.length + 2 }, explain(error));
-    body().append(make('tr', { 'data-backend': backend, class: 'failed' }, make('th', { scope: 'row' }, nameOf(backend)), cell));
-    table.hidden = false;
+    failed(backend, error);
   }
+}
+
+/** One backend that doesn't work here keeps nobody from the other. @param {'cpu' | 'webgpu'} backend @param {unknown} error */
+function failed(backend, error) {
+  const cell = make('td', { colspan: STAGES.length + 2 }, explain(error));
+  body().append(make('tr', { 'data-backend': backend, class: 'failed' }, make('th', { scope: 'row' }, nameOf(backend)), cell));
+  table.hidden = false;
 }
 
 /** @param {string} backend */
@@ -92,7 +122,7 @@ function row(backend, [first, ...rest]) {
 
 /** @param {boolean} on */
 function busy(on) {
-  run.disabled = on;
+  run.disabled = save.disabled = on;
   stop.hidden = !on;
   copy.disabled = on || body().rows.length === 0;
 }

@@ -225,11 +225,30 @@ function withSignal(promise, signal) {
  * @param {'webgpu' | 'cpu'} backend
  * @param {{runs: number, size: [number, number] | undefined, signal: AbortSignal}} options
  */
-export async function bench(backend, { runs, size, signal }) {
+export function bench(backend, { runs, size, signal }) {
+  return measure(backend, signal, (detector) => detector.bench({ runs, size, signal }));
+}
+
+/**
+ * A profile of one backend, as {@link bench}.
+ * @param {'webgpu' | 'cpu'} backend
+ * @param {{size: [number, number] | undefined, signal: AbortSignal}} options
+ */
+export function profile(backend, { size, signal }) {
+  return measure(backend, signal, (detector) => detector.profile({ size, signal }));
+}
+
+/**
+ * @template T
+ * @param {'webgpu' | 'cpu'} backend
+ * @param {AbortSignal} signal
+ * @param {(detector: Detector) => Promise<T>} ask
+ */
+async function measure(backend, signal, ask) {
   if (!state.model) await readModels();
   const measured = await open(/** @type {Model} */ (state.model), backend, signal);
   try {
-    return await measured.bench({ runs, size, signal });
+    return await ask(measured);
   } finally {
     measured.dispose();
   }

@@ -57,7 +57,7 @@ export function saveJson() {
 }
 
 /** @param {Blob} blob @param {string} name */
-function download(blob, name) {
+export function download(blob, name) {
   const url = URL.createObjectURL(blob);
   make('a', { href: url, download: name }).click();
   // The browser takes hold of it within this moment.

@@ -1,11 +1,11 @@
 // The detector on the thread that computes: in a worker, or on the calling thread for those who want no worker.
 
-import init, { Attention, Detector, Model, bench, forward, onPanic } from './wasm/detrim.js';
+import init, { Attention, Detector, Model, bench, forward, onPanic, profile } from './wasm/detrim.js';
 import { DetrimError } from './errors.js';
 import { count } from './download.js';
 import { toPixels } from './source.js';
 
-/** @import { AttentionMaps, Bench, Info, Times } from './index.js' */
+/** @import { AttentionMaps, Bench, Info, Profile, Times } from './index.js' */
 /** @import { Frame, Pixels } from './source.js' */
 
 /**
@@ -29,6 +29,7 @@ import { toPixels } from './source.js';
  * @property {(args: {frame: Frame | Pixels, owned: boolean, threshold: number}) => Promise<Detected>} detect
  * @property {(args: {frame: Frame | Pixels, owned: boolean, query: number}) => Promise<AttentionMaps>} attention
  * @property {(args: {runs: number, size?: [number, number]}) => Promise<Bench>} bench
+ * @property {(args: {size?: [number, number]}) => Promise<Profile>} profile
  * @property {(args: {bytes: Uint8Array}) => Promise<Uint8Array>} forward
  */
 
@@ -202,12 +203,35 @@ export class Engine {
    * @param {{runs: number, size?: [number, number]}} args
    */
   async bench({ runs, size }) {
+    return await this.#alone(async (model, gpu) => {
+      const report = await bench(model, gpu, runs, size?.[0], size?.[1]);
+      return { runs, size: report.size, stages: report.stages, info: this.#describe(report.info) };
+    });
+  }
+
+  /**
+   * How long networks of any widths would take. What is loaded makes room meanwhile.
+   *
+   * @param {{size?: [number, number]}} args
+   * @returns {Promise<Profile>}
+   */
+  async profile({ size }) {
+    return await this.#alone(async (model, gpu) => {
+      const found = JSON.parse(await profile(model, gpu, size?.[0], size?.[1]));
+      return gpu ? { ...found, device: `${this.#adapter} (WebGPU)` } : found;
+    });
+  }
+
+  /**
+   * @template T
+   * @param {(model: Model, gpu: boolean) => Promise<T>} measure
+   */
+  async #alone(measure) {
     const gpu = this.info.backend === 'webgpu';
     this.dispose();
     const model = await this.#read();
     try {
-      const report = await bench(model, gpu, runs, size?.[0], size?.[1]);
-      return { runs, size: report.size, stages: report.stages, info: this.#describe(report.info) };
+      return await measure(model, gpu);
     } catch (error) {
       throw typed(error);
     } finally {

@@ -102,6 +102,8 @@ export { DetrimError };
 
 /** @typedef {{name: string, median: number, fastest: number}} Stage milliseconds over all runs */
 
+/** @typedef {{device: string, size: [number, number], network: number, measured: object}} Profile for `detrim prune`; `network` is in milliseconds */
+
 /** The backend or its state has changed; `info` is new. */
 export class ChangeEvent extends Event {
   /** @param {'gpu-lost' | 'crashed'} reason @param {string} message @param {Info} info */
@@ -189,6 +191,19 @@ export class Detrim extends EventTarget {
   async bench({ runs = 10, size, signal } = {}) {
     if (!(runs >= 1)) throw new DetrimError('argument', 'at least one run, please');
     return await this.#queue(signal, () => this.#running.call('bench', { runs, size }));
+  }
+
+  /**
+   * What `detrim prune --latency` goes by on this device, once it is saved as JSON: times of the model's operations at many widths, or on WebGPU
+   * of many networks. Takes about a minute.
+   *
+   * @param {object} [options]
+   * @param {[number, number]} [options.size] height and width of the network's input instead of the model's own rule
+   * @param {AbortSignal} [options.signal]
+   * @returns {Promise<Profile>}
+   */
+  async profile({ size, signal } = {}) {
+    return await this.#queue(signal, () => this.#running.call('profile', { size }));
   }
 
   /**
