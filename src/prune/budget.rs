@@ -117,8 +117,11 @@ pub fn bytes(config: &Config, storage: Storage) -> usize {
     layout(config).iter().map(|entry| storage.bytes(entry)).sum()
 }
 
+/// Which of the costs a limit is on.
+type Of = fn(&Costs) -> f64;
+
 /// The limits that are set: what each is called, the most, and which cost it is on.
-pub struct Limits(Vec<(&'static str, f64, fn(&Costs) -> f64)>);
+pub struct Limits(Vec<(&'static str, f64, Of)>);
 
 impl Budget {
     pub fn is_empty(&self) -> bool {
@@ -129,7 +132,7 @@ impl Budget {
         if self.latency.is_some() && parent.latency.is_none() {
             return Err(Error::Config("a limit on latency needs a profile of the device (see detrim bench --profile)".into()));
         }
-        let all: [(_, _, fn(&Costs) -> f64); 4] = [
+        let all: [(_, _, Of); 4] = [
             ("parameters", self.params, |costs| costs.params),
             ("multiply-accumulates", self.macs, |costs| costs.macs),
             ("bytes", self.bytes, |costs| costs.bytes),
@@ -152,7 +155,7 @@ impl Limits {
 
     /// How far a change of costs goes towards the limits that are exceeded, each as a share of its excess.
     pub fn gain(&self, from: &Costs, to: &Costs) -> f64 {
-        let gain = |(_, most, of): &(&str, f64, fn(&Costs) -> f64)| {
+        let gain = |(_, most, of): &(&str, f64, Of)| {
             let excess = of(from) - most;
             if excess > 0.0 { (of(from) - of(to)).min(excess) / excess } else { 0.0 }
         };

@@ -40,7 +40,7 @@ impl Relevance {
     pub fn rows(&self, map: &str, picture: usize, count: usize) -> Option<&[f32]> {
         let of_memory = map.ends_with("cross_attention.key") || map.ends_with("cross_attention.value");
         let weights = self.0.get(picture).filter(|weights| weights.len() == count)?;
-        (map.starts_with("decoder.") && !of_memory).then_some(weights)
+        ((map.starts_with("decoder.") && !of_memory) || map.contains("_head")).then_some(weights)
     }
 }
 

@@ -91,6 +91,13 @@ impl Inputs {
         Self { stage: self.stage, items: items.collect(), hash: self.hash.clone() }
     }
 
+    /// The first so many pictures, and the others.
+    pub fn split(mut self, count: usize) -> (Inputs, Inputs) {
+        let rest = self.items.split_off(count.min(self.items.len()));
+        let (stage, hash) = (self.stage, self.hash.clone());
+        (self, Inputs { stage, items: rest, hash })
+    }
+
     /// What a network says of one picture.
     pub fn run<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Output<Tensor>> {
         let features = self.to_stage(backend, detr, index, usize::MAX)?;

@@ -215,29 +215,18 @@ impl Fit {
     }
 }
 
-/// All layers of a kind but the last left, each time the one whose absence shows least (or, without `choose`, the last of all: the decoder's
-/// heads are shared by its layers, so that any of its prefixes is a detector).
-pub fn order(
-    parent: &Side,
-    seen: &[Answer],
-    kind: Layer,
-    fewest: usize,
-    choose: bool,
-    repair: bool,
-    stand_ins: &mut StandIns,
-    done: &dyn Fn(),
-) -> Result<Vec<Dropped>> {
+/// All layers of a kind but one, each time the one whose absence shows least.
+pub fn order(parent: &Side, seen: &[Answer], kind: Layer, repair: bool, stand_ins: &mut StandIns, done: &dyn Fn()) -> Result<Vec<Dropped>> {
     let count = match kind {
         Layer::Encoder(_) => parent.config.encoder.len(),
         Layer::Decoder(_) => parent.config.decoder.len(),
     };
     let mut order: Vec<Dropped> = Vec::new();
-    while count - order.len() > fewest.max(1) {
+    while count - order.len() > 1 {
         let gone: Vec<Layer> = order.iter().map(|dropped| dropped.layer).collect();
         let left: Vec<Layer> = (0..count).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)).collect();
-        let candidates = if choose { &left[..] } else { &left[left.len() - 1..] };
         let mut best: Option<Dropped> = None;
-        for &layer in candidates {
+        for layer in left {
             let mut all = gone.clone();
             all.push(layer);
             all.sort_by_key(|layer| layer.number());

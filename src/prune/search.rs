@@ -88,7 +88,7 @@ pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> R
     let mut stand_ins = StandIns::default();
     let mut orders = [Layer::Encoder(0), Layer::Decoder(0)]
         .into_iter()
-        .map(|kind| order(parent, &seen, kind, 1, true, method.repair, &mut stand_ins, &|| progress.step()))
+        .map(|kind| order(parent, &seen, kind, method.repair, &mut stand_ins, &|| progress.step()))
         .collect::<Result<Vec<_>>>()?;
     let decoder = orders.pop().unwrap_or_default();
     Ok((orders.pop().unwrap_or_default(), decoder))

@@ -101,10 +101,10 @@ fn repair_in_order(parent: &Side, trimmed: &mut Trimmed, dropped: &[Layer], cuts
         maps.iter().filter(|map| map.starts_with(&prefix) && !map.ends_with(".depthwise")).collect()
     };
     let of_backbone = cuts.iter().any(|(structure, _)| structure.name.starts_with("backbone."));
-    let ends = [".output", ".ffn2"];
-    let of_transformer = maps.iter().filter(|map| {
-        let first = !dropped.contains(&Layer::Encoder(0));
-        (*map == "input_projection" && of_backbone && first) || ends.iter().any(|end| map.ends_with(end)) && !(queries && map.starts_with("decoder."))
+    let of_transformer = maps.iter().filter(|map| match map.as_str() {
+        // What stands for the first layers has been fitted to their output.
+        "input_projection" => of_backbone && !dropped.contains(&Layer::Encoder(0)),
+        map => !map.starts_with("backbone.") && !map.contains("norm") && !(queries && !map.starts_with("encoder.")),
     });
     let of_transformer: Vec<&String> = of_transformer.collect();
     let count = of_transformer.len() + if of_backbone { (0..stages).map(|stage| of_stage(stage).len()).sum() } else { 0 };
