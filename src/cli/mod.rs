@@ -15,6 +15,7 @@ pub mod model;
 mod photos;
 pub mod prune;
 pub mod train;
+pub mod trim;
 
 use detrim::detector::Device;
 use std::io::{ErrorKind, Write};

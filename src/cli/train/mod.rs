@@ -127,7 +127,8 @@ pub struct Arguments {
     guess: GuessArguments,
 }
 
-pub fn run(arguments: Arguments) -> Result<()> {
+/// Whether all steps are done.
+pub fn run(arguments: Arguments) -> Result<bool> {
     let folder = Folder::open(&arguments.out)?;
     let options = options(&arguments, &folder)?;
     let (config, mut state) = begin(&arguments, &folder)?;

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Steps until the run is done or somebody interrupts it.
-pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Settings, data: &Data, mut state: State) -> Result<()> {
+/// Steps until the run is done or somebody interrupts it; whether it is done.
+pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Settings, data: &Data, mut state: State) -> Result<bool> {
     let dev = arguments.dev.as_deref().map(Dataset::open).transpose()?;
     let mut log = Log::open(&folder.log(), state.step)?;
     let before = log.rows().last().map_or(0.0, |row| row.seconds);
@@ -74,7 +74,8 @@ pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &
         }
     }
     bar.finish_and_clear();
-    print(&format!("{} steps of {} are done; {} holds the state\n", state.step, settings.steps, folder.last().display()))
+    print(&format!("{} steps of {} are done; {} holds the state\n", state.step, settings.steps, folder.last().display()))?;
+    Ok(state.step >= settings.steps)
 }
 
 /// Steps between two rows of the log.

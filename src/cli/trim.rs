@@ -1,0 +1,159 @@
+//! `detrim trim`: the commands of a whole trimming, one after another.
+
+use super::convert::Dtype;
+use super::model::{self, GuessArguments};
+use super::{eval, print, prune, train};
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use detrim::checkpoint::{self, Guess, write_own};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// Trim a detector from start to finish: take out, repair, fine-tune with the whole one as the teacher, quantise, measure.
+///
+/// What is half done lies in a folder beside the result: after Ctrl-C the same command goes on there. Every step is a command of its own,
+/// which is printed before it runs.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    detrim trim base.safetensors --images photos --labels people.json --out small.safetensors --dtype int8\n  \
+    detrim trim base.safetensors --recipe layers --images photos --labels people.json --dev dev.json --steps 3000 --out small.safetensors")]
+pub struct Arguments {
+    /// The detector to trim
+    model: PathBuf,
+    /// What to take out: layers, heads, channels, article, combined, or a recipe's TOML file
+    #[arg(long, value_name = "NAME", default_value = "combined")]
+    recipe: String,
+    /// Folder of pictures, which the labels' file names are in
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// Pictures to choose and repair by
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pictures: usize,
+    /// Boxes in COCO's format to fine-tune on; see detrim train
+    #[arg(long, value_name = "JSON", required = true)]
+    labels: Vec<PathBuf>,
+    /// Held-out boxes in COCO's format: choose the best state, and measure the result
+    #[arg(long, value_name = "JSON")]
+    dev: Option<PathBuf>,
+    /// Steps of fine-tuning
+    #[arg(long, default_value_t = 4000)]
+    steps: u64,
+    /// The learning rate at its highest
+    #[arg(long, default_value_t = 1e-4)]
+    rate: f64,
+    /// Views of each picture; see detrim train
+    #[arg(long, default_value_t = 2)]
+    views: usize,
+    /// Fine-tune this many of the backbone's last stages too
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    unfreeze: usize,
+    #[arg(long, default_value_t = 0, help = "Chooses the pictures and their order: the same seed gives the same result")]
+    seed: u64,
+    /// How matrices and convolutions are stored
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
+    /// Trimmed model to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder for what is half done [default: the result's name with .work]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    #[command(flatten)]
+    guess: GuessArguments,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let work = arguments.work.clone().unwrap_or_else(|| arguments.out.with_extension("work"));
+    std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
+    // Whatever kind of file the parent is, from here on it is ours: the steps need no guesses about it.
+    let (parent, trimmed, healing) = (work.join("parent.safetensors"), work.join("trimmed.safetensors"), work.join("healing"));
+    let whole = model::open(&arguments.model, &arguments.guess)?;
+    let bytes = checkpoint::to_bytes(&whole, checkpoint::Storage::F32)?;
+    let same = std::fs::read(&parent).is_ok_and(|before| before == bytes);
+    ensure!(
+        same || !trimmed.exists(),
+        "{}: what is half done there was begun with another model than {}; give another --work, or remove it",
+        work.display(),
+        arguments.model.display()
+    );
+    if !same {
+        detrim::output::write(&parent, &bytes)?;
+    }
+
+    if !trimmed.exists() {
+        let mut line = Line::new("prune");
+        line.put(&parent).option("--recipe", &arguments.recipe).option("--images", &arguments.images);
+        line.option("--pictures", arguments.pictures.to_string()).option("--seed", arguments.seed.to_string());
+        prune::run(line.option("--dtype", "f32").option("--out", &trimmed).parse("1/4")?)?;
+    }
+
+    let mut line = Line::new("train");
+    line.option("--out", &healing).option("--model", &trimmed).option("--teacher", &parent).option("--images", &arguments.images);
+    for labels in &arguments.labels {
+        line.option("--labels", labels);
+    }
+    if let Some(dev) = &arguments.dev {
+        line.option("--dev", dev);
+    }
+    line.option("--cache", work.join("features")).option("--views", arguments.views.to_string()).option("--seed", arguments.seed.to_string());
+    line.option("--steps", arguments.steps.to_string()).option("--rate", arguments.rate.to_string());
+    line.option("--unfreeze", arguments.unfreeze.to_string()).option("--schedule", "cosine").option("--average", "0.999");
+    if !train::run(line.parse("2/4")?)? {
+        return print("fine-tuning isn't finished: the same command goes on with it\n");
+    }
+
+    let best = healing.join("best.safetensors");
+    let healed = if best.exists() { best } else { healing.join("last.safetensors") };
+    print(&format!("3/4 {} becomes {}\n", healed.display(), arguments.out.display()))?;
+    let card = checkpoint::open(&trimmed, &Guess::default())?.card;
+    let mut result = checkpoint::open(&healed, &Guess::default())?;
+    result.card = card;
+    result.card.name = arguments.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
+    write_own(&arguments.out, &result, arguments.dtype.storage())?;
+    let plan = trimmed.with_extension("toml");
+    if plan.exists() {
+        detrim::output::write(&arguments.out.with_extension("toml"), &std::fs::read(&plan)?)?;
+    }
+    let Some(dev) = &arguments.dev else {
+        return print("4/4 without --dev there is nothing to measure on\n");
+    };
+    let found = work.join("parent.json");
+    let mut line = Line::new("eval");
+    line.option("--model", &parent).option("--annotations", dev).option("--images", &arguments.images).option("--save", &found);
+    eval::run(line.parse("4/4")?)?;
+    let mut line = Line::new("eval");
+    line.option("--model", &arguments.out).option("--annotations", dev).option("--images", &arguments.images).option("--against", &found);
+    eval::run(line.parse("4/4")?)
+}
+
+/// A command line.
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn new(command: &str) -> Self {
+        Self(vec![command.into()])
+    }
+
+    fn put(&mut self, word: impl AsRef<OsStr>) -> &mut Self {
+        self.0.push(word.as_ref().into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.put(name).put(value)
+    }
+
+    /// What the command is given; shown to the user as they would type it.
+    fn parse<A: clap::Args>(&self, step: &str) -> Result<A> {
+        let words: Vec<_> = self.0.iter().map(|word| word.to_string_lossy()).collect();
+        print(&format!("{step} detrim {}\n", words.join(" ")))?;
+        Ok(Whole::try_parse_from(&self.0)?.arguments)
+    }
+}
+
+#[derive(Parser)]
+struct Whole<A: clap::Args> {
+    #[command(flatten)]
+    arguments: A,
+}
