@@ -6,6 +6,7 @@ use super::print;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
+use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
 use detrim::image::target_size;
 use detrim::output::write;
@@ -30,6 +31,7 @@ use std::sync::Mutex;
 #[command(after_help = "Examples:\n  \
     detrim prune base.safetensors --images photos --recipe layers --out smaller.safetensors\n  \
     detrim prune base.safetensors --images photos --params -55% --macs -40% --dry-run\n  \
+    detrim prune base.safetensors --images photos --latency 1.65x --profile laptop.json --out faster.safetensors\n  \
     detrim prune base.safetensors --images photos --plan smaller.toml --out again.safetensors")]
 pub struct Arguments {
     #[command(flatten)]
@@ -58,6 +60,12 @@ pub struct Arguments {
     /// A smaller file: 4MB
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
     bytes: Option<Limit>,
+    /// A faster network by a device's profile: 1.65x, or at most 40ms a picture
+    #[arg(long, value_name = "LIMIT", conflicts_with = "what", requires = "profile")]
+    latency: Option<Limit>,
+    /// What `detrim bench --profile` measured on the device that the network is for
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// What decides which units go
     #[arg(long, value_enum, default_value_t)]
     importance: Method_,
@@ -98,6 +106,8 @@ enum Method_ {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.model.model;
+    // Before anything that takes long.
+    let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
     let importance = match arguments.importance {
@@ -142,14 +152,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
-    let meter = Meter { size: target_size(config.pixels.resize, 1280, 960)?, storage: arguments.dtype.storage(), profile: None };
+    let meter = Meter { size: target_size(config.pixels.resize, 1280, 960)?, storage: arguments.dtype.storage(), profile: profile.as_ref() };
     let (plan, predicted) = match (replay, &arguments.recipe) {
         (Some(plan), _) => (plan, f64::NAN),
         (None, recipe) => {
-            let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: None };
+            let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: arguments.latency };
             let mut recipe = match recipe {
-                Some(name) => Recipe::open(name)?,
-                None if budget.is_empty() => bail!("nothing is asked for: give --recipe, --plan, or a budget (--params, --macs, --bytes)"),
+                Some(name) => open_recipe(name, profile.is_some())?,
+                None if budget.is_empty() => bail!("nothing is asked for: give --recipe, --plan, or a budget (--params, --macs, --bytes, --latency)"),
                 None => Recipe { budget, ..Recipe::default() },
             };
             recipe.multiple = arguments.multiple.or(recipe.multiple);
@@ -193,6 +203,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
     print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
 }
 
+/// A recipe, without what there is no profile for.
+fn open_recipe(name: &str, profiled: bool) -> Result<Recipe> {
+    let mut recipe = Recipe::open(name)?;
+    if !profiled && recipe.leave_out_latency(name)? {
+        eprintln!("warning: without --profile the recipe's limit on latency is left out; detrim bench MODEL --profile FILE measures a device");
+    }
+    Ok(recipe)
+}
+
 /// What goes, structure by structure.
 fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
     let mut table = Table::new();
@@ -234,6 +253,9 @@ fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
         after.bytes / 1e6,
         less(before.bytes, after.bytes)
     );
+    if let (Some(before), Some(after)) = (before.latency, after.latency) {
+        text += &format!("milliseconds by the profile {before:.1} → {after:.1} ({:.2}x)\n", before / after);
+    }
     if predicted.is_finite() {
         text += &format!("predicted difference of the outputs: {predicted:.3} (0: none, 1: as if nothing were found)\n");
     }

@@ -23,6 +23,9 @@ pub struct Arguments {
     /// What to take out: layers, heads, channels, article, combined, or a recipe's TOML file
     #[arg(long, value_name = "NAME", default_value = "combined")]
     recipe: String,
+    /// What `detrim bench --profile` measured on the device that the detector is for: a recipe's limit on latency goes by it
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Folder of pictures, which the labels' file names are in
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
@@ -84,6 +87,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let mut line = Line::new("prune");
         line.put(&parent).option("--recipe", &arguments.recipe).option("--images", &arguments.images);
         line.option("--pictures", arguments.pictures.to_string()).option("--seed", arguments.seed.to_string());
+        if let Some(profile) = &arguments.profile {
+            line.option("--profile", profile);
+        }
         prune::run(line.option("--dtype", "f32").option("--out", &trimmed).parse("1/4")?)?;
     }
 

@@ -82,6 +82,16 @@ impl Recipe {
         toml::from_str(text).map_err(|error| Error::Run { file: file.into(), problem: error.to_string() })
     }
 
+    /// Where there is no device's profile: a preset does without its limit on latency, a recipe of somebody's own means it.
+    /// Whether a limit was left out.
+    pub fn leave_out_latency(&mut self, name: &str) -> Result<bool> {
+        if self.budget.latency.is_some() && PRESETS.iter().all(|(preset, _)| *preset != name) {
+            let problem = "its limit on latency needs a profile of the device (detrim bench --profile)".into();
+            return Err(Error::Run { file: name.into(), problem });
+        }
+        Ok(self.budget.latency.take().is_some())
+    }
+
     /// What the recipe takes out of a network.
     pub fn plan(&self, parent: &Side, method: Method, meter: &Meter, progress: &dyn Progress) -> Result<Found> {
         let multiple = self.multiple.unwrap_or(MULTIPLE);
@@ -164,6 +174,18 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_profile_only_a_preset_does_without_its_limit_on_latency() {
+        let mut preset = Recipe::open("combined").unwrap();
+        let others = Budget { latency: None, ..preset.budget.clone() };
+        assert!(preset.budget.latency.is_some() && preset.leave_out_latency("combined").unwrap());
+        assert_eq!(preset.budget, others);
+        assert!(!preset.leave_out_latency("combined").unwrap());
+        let mut own = Recipe::parse("[budget]\nlatency = \"40ms\"", "own.toml").unwrap();
+        assert!(own.leave_out_latency("own.toml").unwrap_err().to_string().starts_with("own.toml: "));
+        assert!(!Recipe::parse("[budget]\nparams = \"-5%\"", "own.toml").unwrap().leave_out_latency("own.toml").unwrap());
+    }
 
     #[test]
     fn patterns_and_amounts() {
