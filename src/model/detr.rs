@@ -123,8 +123,13 @@ impl<B: Backend> Detr<B> {
 
     /// Everything after the backbone. `mask` is at the features' resolution.
     pub fn detect(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
-        let batch = backend.shape(&features)[0];
         let encoded = self.encode(backend, features, mask, observe)?;
+        self.answer(backend, encoded, observe)
+    }
+
+    /// Everything after the encoder, whose tokens are given up.
+    pub fn answer(&self, backend: &B, encoded: Encoded<B::Tensor>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let batch = backend.shape(&encoded.memory)[0];
         let queries = Queries { content: self.contents(backend, batch)?, position: &self.query_position, bias: None };
         let x = self.decode(backend, queries, &encoded, observe)?;
         drop(encoded);

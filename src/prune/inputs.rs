@@ -1,4 +1,4 @@
-//! The pictures that a network is measured on, at some point of their way through the backbone, and passes over them.
+//! The pictures that a network is measured on, at some point of their way through it, and passes over them.
 //!
 //! A pass works in a fixed number of lanes, each of which sums up its own pictures in order: the result is the same on any number of cores.
 
@@ -8,7 +8,7 @@ use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::image::{self, Picture, prepare, resize, target_size};
-use crate::model::{Detr, Output, PixelMask};
+use crate::model::{Detr, Encoded, Output, PixelMask};
 use crate::share;
 use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
@@ -32,6 +32,8 @@ enum Item {
     Picture(Picture, Pixels),
     /// `[1, height, width, channels]`
     Map(HostTensor),
+    /// The encoder's tokens without and with positions, `[1, tokens, d_model]`.
+    Tokens(HostTensor, HostTensor),
 }
 
 impl Inputs {
@@ -87,6 +89,7 @@ impl Inputs {
         let items = self.items.iter().take(count).map(|item| match item {
             Item::Picture(picture, pixels) => Item::Picture(picture.clone(), pixels.clone()),
             Item::Map(map) => Item::Map(map.clone()),
+            Item::Tokens(memory, placed) => Item::Tokens(memory.clone(), placed.clone()),
         });
         Self { stage: self.stage, items: items.collect(), hash: self.hash.clone() }
     }
@@ -100,10 +103,17 @@ impl Inputs {
 
     /// What a network says of one picture.
     pub fn run<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Output<Tensor>> {
+        detr.answer(backend, self.encoded(backend, detr, index)?, &mut |_, _| {})
+    }
+
+    fn encoded<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Encoded<Tensor>> {
+        if let Item::Tokens(memory, placed) = &self.items[index] {
+            return Ok(Encoded { memory: backend.constant(memory)?, placed: backend.constant(placed)?, bias: None });
+        }
         let features = self.to_stage(backend, detr, index, usize::MAX)?;
         let shape = features.dims();
         let mask = PixelMask::full(shape[1], shape[2]);
-        detr.detect(backend, features, &mask, &mut |_, _| {})
+        detr.encode(backend, features, &mask, &mut |_, _| {})
     }
 
     /// One picture on its way through the backbone, as far as what `stage` is given.
@@ -111,24 +121,40 @@ impl Inputs {
         match (&self.items[index], self.stage) {
             (Item::Picture(picture, pixels), _) => detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, stage),
             (Item::Map(map), from) => detr.stages(backend, backend.constant(map)?, from.unwrap_or(0)..stage),
+            (Item::Tokens(..), _) => Err(Error::Config("the encoder's tokens are beyond the backbone".into())),
         }
     }
 
     /// All pictures as what a stage of this network's backbone is given (after the last stage: the features).
     pub fn at_stage(&self, config: &Config, weights: &Weights, stage: usize) -> Result<Inputs> {
-        let all = Mutex::new(Vec::new());
-        let load = || Detr::load(&Cpu, config, weights);
-        share::each(self.len(), load, |detr, index| {
-            // Half precision halves the memory; statistics don't notice.
-            let map = cpu::to_host(&self.to_stage(&Cpu, detr, index, stage)?)?.to_f16();
-            lock(&all).push((index, map));
-            Ok(())
-        })?;
-        let mut all = all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        all.sort_by_key(|(index, _)| *index);
-        let items = all.into_iter().map(|(_, map)| Item::Map(map)).collect();
+        let items = self.each(config, weights, |detr, index| Ok(Item::Map(kept(&self.to_stage(&Cpu, detr, index, stage)?)?)))?;
         Ok(Self { stage: Some(stage), items, hash: self.hash.clone() })
     }
+
+    /// All pictures as the tokens of this network's encoder.
+    pub fn at_decoder(&self, config: &Config, weights: &Weights) -> Result<Inputs> {
+        let items = self.each(config, weights, |detr, index| {
+            let encoded = self.encoded(&Cpu, detr, index)?;
+            Ok(Item::Tokens(kept(&encoded.memory)?, kept(&encoded.placed)?))
+        })?;
+        Ok(Self { stage: None, items, hash: self.hash.clone() })
+    }
+
+    fn each(&self, config: &Config, weights: &Weights, item: impl Fn(&Detr<Cpu>, usize) -> Result<Item> + Sync) -> Result<Vec<Item>> {
+        let start = || Ok((Detr::load(&Cpu, config, weights)?, Vec::new()));
+        let found = lanes(self.len(), start, |(detr, items), index| {
+            items.push((index, item(detr, index)?));
+            Ok(())
+        })?;
+        let mut all: Vec<(usize, Item)> = found.into_iter().flat_map(|(_, items)| items).collect();
+        all.sort_by_key(|(index, _)| *index);
+        Ok(all.into_iter().map(|(_, item)| item).collect())
+    }
+}
+
+/// On the host. Half precision halves the memory; statistics don't notice.
+fn kept(x: &Tensor) -> Result<HostTensor> {
+    Ok(cpu::to_host(x)?.to_f16())
 }
 
 /// A picture at the size of the network's input; to take it from there is to take it from the file.

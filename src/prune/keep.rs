@@ -1,8 +1,10 @@
 //! An observer that keeps what chosen layers are given, until it is taken away.
+//!
+//! It can end a run as soon as it has seen enough: the run then fails, and what was kept is there.
 
 use crate::backend::Window;
 use crate::cpu::Floats;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::watch::{Observe, Seen};
 use candle_core::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +23,30 @@ pub struct Given {
 #[derive(Default)]
 pub struct Keep {
     wanted: BTreeSet<String>,
+    ends: bool,
     pub given: BTreeMap<String, Given>,
 }
 
 impl Keep {
     pub fn new<'a>(wanted: impl IntoIterator<Item = &'a String>) -> Self {
-        Self { wanted: wanted.into_iter().cloned().collect(), given: BTreeMap::new() }
+        Self { wanted: wanted.into_iter().cloned().collect(), ends: false, given: BTreeMap::new() }
+    }
+
+    /// Ends every run once all that is wanted has been seen.
+    pub fn ending(self) -> Self {
+        Self { ends: true, ..self }
+    }
+
+    /// What a run has shown; an error if it failed before all was seen.
+    pub fn take<T>(&mut self, run: Result<T>) -> Result<BTreeMap<String, Given>> {
+        let given = std::mem::take(&mut self.given);
+        match self.wanted.iter().find(|layer| !given.contains_key(*layer)) {
+            None => Ok(given),
+            Some(layer) => {
+                run?;
+                Err(Error::Config(format!("the network has no layer {layer}")))
+            }
+        }
     }
 }
 
@@ -36,6 +56,9 @@ impl Observe<Tensor> for Keep {
             let Seen { input, residual, output, window, .. } = seen;
             let given = Given { input: input.clone(), residual: residual.cloned(), output: output.clone(), window };
             self.given.insert(seen.layer.into(), given);
+            if self.ends && self.given.len() == self.wanted.len() {
+                return Err(Error::Config("enough was seen".into()));
+            }
         }
         Ok(())
     }

@@ -19,6 +19,8 @@ use crate::matrix::{Matrix, product};
 use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Re-solves a map for the units of a structure that are kept, before it is cut: the columns of the others become zero.
 pub fn solve(weights: &mut Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<()> {
@@ -53,77 +55,94 @@ pub struct Side<'a> {
     pub relevance: &'a Relevance,
 }
 
-/// How far a pass goes: only the backbone's stage that its inputs are given, or to the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    Stage(usize),
-    All,
+/// A map of the trimmed network that is to be re-solved.
+pub struct Task {
+    pub map: String,
+    /// The parent's map whose outputs are to be met.
+    pub target: String,
+    /// Which of these the map has.
+    pub outputs: Vec<usize>,
 }
 
-/// Re-solves one map of the trimmed network towards what the parent's map of name `parent_map` gave, in the outputs `kept`.
-pub fn again(
-    parent: &Side,
-    trimmed: &Trimmed,
-    inputs: &Inputs,
-    map: &str,
-    parent_map: &str,
-    kept: &[usize],
-    reach: Reach,
-) -> Result<(HostTensor, HostTensor)> {
-    let (weight, bias) = (tensor(parent.weights, &format!("{parent_map}.weight"))?, tensor(parent.weights, &format!("{parent_map}.bias"))?);
-    let (weight, bias, outputs) = (weight.to_f32(), bias.to_f32(), bias.len());
-    let prior = tensor(&trimmed.weights, &format!("{map}.weight"))?;
-    let width = prior.len() / prior.shape[0].max(1);
-    type Watched = (Watch<Cpu, Keep>, Detr<Watch<Cpu, Keep>>);
-    let load = |config, weights, map: &str| -> Result<Watched> {
-        let watch = Watch::new(Cpu, Keep::new([&map.to_string()]));
-        let detr = Detr::load(&watch, config, weights)?;
-        Ok((watch, detr))
+/// A network that shows what its maps are given.
+type Watched = (Watch<Cpu, Keep>, Detr<Watch<Cpu, Keep>>);
+
+fn watched<'a>(config: &Config, weights: &Weights, maps: impl Iterator<Item = &'a String>) -> Result<Watched> {
+    let watch = Watch::new(Cpu, Keep::new(maps).ending());
+    let detr = Detr::load(&watch, config, weights)?;
+    Ok((watch, detr))
+}
+
+fn show((watch, detr): &Watched, inputs: &Inputs, index: usize) -> Result<BTreeMap<String, Given>> {
+    let run = inputs.run(watch, detr, index);
+    watch.with_observer(|keep| keep.take(run))
+}
+
+/// Re-solves maps of the trimmed network, none of which is given what another gives, on `inputs`.
+pub fn again(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, tasks: &[Task]) -> Result<()> {
+    let solvers: Vec<Solver> = tasks.iter().map(|task| Solver::new(parent, trimmed, task)).collect::<Result<_>>()?;
+    let start = || {
+        let old = watched(parent.config, parent.weights, tasks.iter().map(|task| &task.target))?;
+        let new = watched(&trimmed.config, &trimmed.weights, tasks.iter().map(|task| &task.map))?;
+        Ok((old, new, solvers.iter().map(|solver| Gram::new(solver.width + solver.task.outputs.len())).collect::<Vec<_>>()))
     };
-    let start =
-        || Ok((load(parent.config, parent.weights, parent_map)?, load(&trimmed.config, &trimmed.weights, map)?, Gram::new(width + kept.len())));
-    let found = lanes(inputs.len(), start, |(old, new, joint), index| {
-        let seen = |(watch, detr): &Watched, inputs: &Inputs, map: &str| -> Result<Given> {
-            match reach {
-                Reach::Stage(stage) => inputs.to_stage(watch, detr, index, stage + 1).map(drop)?,
-                Reach::All => inputs.run(watch, detr, index).map(drop)?,
-            }
-            let given = watch.with_observer(|keep| keep.given.remove(map));
-            given.ok_or_else(|| Error::Config(format!("the network has no map {map}")))
-        };
-        let (old, new) = (seen(old, parent.inputs, parent_map)?, seen(new, inputs, map)?);
+    let found = lanes(inputs.len(), start, |(old, new, joints), index| {
+        let (old, new) = (show(old, parent.inputs, index)?, show(new, inputs, index)?);
+        solvers.iter().zip(joints).try_for_each(|(solver, joint)| solver.add(&old[&solver.task.target], &new[&solver.task.map], parent, index, joint))
+    })?;
+    let mut solved = Vec::new();
+    for (i, solver) in solvers.iter().enumerate() {
+        let parts: Vec<Gram> = found.iter().map(|(.., joints)| joints[i].clone()).collect();
+        let prior = tensor(&trimmed.weights, &format!("{}.weight", solver.task.map))?;
+        let (weight, bias) = fit(&parts, solver.width, prior).map_err(|error| Error::Config(format!("{}: {error}", solver.task.map)))?;
+        solved.push((format!("{}.weight", solver.task.map), weight));
+        solved.push((format!("{}.bias", solver.task.map), bias));
+    }
+    solved.into_iter().for_each(|(name, tensor)| trimmed.weights.insert(name, tensor));
+    Ok(())
+}
+
+struct Solver<'a> {
+    task: &'a Task,
+    /// The parent's, `[out, depth]` and `[out]`.
+    weight: Cow<'a, [f32]>,
+    bias: Cow<'a, [f32]>,
+    depth: usize,
+    /// Inputs of the trimmed network's map.
+    width: usize,
+}
+
+impl<'a> Solver<'a> {
+    fn new(parent: &'a Side, trimmed: &Trimmed, task: &'a Task) -> Result<Self> {
+        let weight = tensor(parent.weights, &format!("{}.weight", task.target))?.to_f32();
+        let bias = tensor(parent.weights, &format!("{}.bias", task.target))?.to_f32();
+        let depth = weight.len() / bias.len().max(1);
+        let prior = tensor(&trimmed.weights, &format!("{}.weight", task.map))?;
+        Ok(Self { task, weight, bias, depth, width: prior.len() / prior.shape[0].max(1) })
+    }
+
+    /// Adds one picture: what the trimmed network's map is given, and what it should make of it.
+    fn add(&self, old: &Given, new: &Given, parent: &Side, index: usize, joint: &mut Gram) -> Result<()> {
         let sampling = Sampling { most: MOST_ROWS, offset: offset(index) };
         let sampled = |given: &Given| rows(&numbers(&given.input)?, given.input.dims(), given.window, |total| sampling.rows(total));
-        let (x, y) = (sampled(&old)?, sampled(&new)?);
-        let depth = weight.len() / outputs;
+        let residual = |given: &Given| given.residual.as_ref().map(|r| rows(&numbers(r)?, r.dims(), None, |total| sampling.rows(total))).transpose();
+        let (x, y, theirs, ours) = (sampled(old)?, sampled(new)?, residual(old)?, residual(new)?);
+        let (depth, outputs, kept) = (self.depth, self.bias.len(), &self.task.outputs);
         let count = x.len() / depth;
-        let mut target: Vec<f32> = bias.iter().copied().cycle().take(count * outputs).collect();
-        product(&mut target, outputs, Matrix::new(&x, count, depth, depth), Matrix::new(&weight, outputs, depth, depth).transposed(), 1.0, true);
-        let residual = |given: &Given| {
-            given
-                .residual
-                .as_ref()
-                .map(|r| {
-                    let numbers = numbers(r)?;
-                    let width = r.dims().last().copied().unwrap_or(1);
-                    let which = sampling.rows(numbers.len() / width.max(1));
-                    Ok::<_, Error>((which.iter().flat_map(|&row| &numbers[row * width..][..width]).copied().collect::<Vec<f32>>(), width))
-                })
-                .transpose()
-        };
-        let (theirs, ours) = (residual(&old)?, residual(&new)?);
-        let mut joint_rows = Vec::with_capacity(count * (width + kept.len()));
+        // What the parent's map gives before its activation, which the output doesn't tell.
+        let mut target: Vec<f32> = self.bias.iter().copied().cycle().take(count * outputs).collect();
+        let weight = Matrix::new(&self.weight, outputs, depth, depth).transposed();
+        product(&mut target, outputs, Matrix::new(&x, count, depth, depth), weight, 1.0, true);
+        let mut all = Vec::with_capacity(count * joint.width);
         for row in 0..count {
-            joint_rows.extend_from_slice(&y[row * width..][..width]);
+            all.extend_from_slice(&y[row * self.width..][..self.width]);
             for (i, &output) in kept.iter().enumerate() {
-                let theirs = theirs.as_ref().map_or(0.0, |(r, width)| r[row * width + output]);
-                let ours = ours.as_ref().map_or(0.0, |(r, width)| r[row * width + i]);
-                joint_rows.push(target[row * outputs + output] + theirs - ours);
+                let theirs = theirs.as_ref().map_or(0.0, |r| r[row * outputs + output]);
+                let ours = ours.as_ref().map_or(0.0, |r| r[row * kept.len() + i]);
+                all.push(target[row * outputs + output] + theirs - ours);
             }
         }
-        joint.add(&joint_rows, parent.relevance.rows(map, index, count));
+        joint.add(&all, parent.relevance.rows(&self.task.map, index, count));
         Ok(())
-    })?;
-    let parts: Vec<Gram> = found.into_iter().map(|(_, _, gram)| gram).collect();
-    fit(&parts, width, prior)
+    }
 }

@@ -50,7 +50,6 @@ const PROBED: usize = 48;
 
 /// Looks at everything that could be taken out of the parent and is asked for.
 pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Survey> {
-    let stages = parent.config.backbone.stages();
     let all: Vec<Structure> = structures(parent.config).into_iter().filter(|structure| wanted(&structure.name)).collect();
     let maps: Vec<String> = all.iter().flat_map(|structure| structure.used_by.clone()).collect();
     progress.begin("looking at the pictures", parent.inputs.len());
@@ -58,18 +57,13 @@ pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, prog
     let gathered = scores(method.importance, parent.config, parent.weights, parent.inputs)?;
     let knowledge = Knowledge { weights: parent.weights.clone(), grams, scores: gathered, seed: method.seed };
 
-    let few = parent.inputs.first(PROBED);
-    let mut at_stages: Vec<Inputs> = Vec::new();
-    for stage in 0..=stages {
-        let next = at_stages.last().unwrap_or(&few).at_stage(parent.config, parent.weights, stage)?;
-        at_stages.push(next);
-    }
-    let seen = look(parent.config, parent.weights, &at_stages[stages])?;
+    let points = Points::new(parent)?;
+    let seen = look(parent.config, parent.weights, &points.decoder)?;
 
     progress.begin("measuring what each part is good for", all.len());
     let mut surveyed = Vec::new();
     for structure in all {
-        let one = probe(parent, structure, &knowledge, method, &at_stages, &few, &seen)?;
+        let one = probe(parent, structure, &knowledge, method, &points, &seen)?;
         surveyed.push(one);
         progress.step();
     }
@@ -94,16 +88,42 @@ pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> R
     Ok((orders.pop().unwrap_or_default(), decoder))
 }
 
+/// A few pictures at several points of their way: what comes before a structure needn't be computed again and again.
+struct Points {
+    pictures: Inputs,
+    /// What each stage of the backbone is given; the last are the features.
+    stages: Vec<Inputs>,
+    decoder: Inputs,
+}
+
+impl Points {
+    fn new(parent: &Side) -> Result<Self> {
+        let pictures = parent.inputs.first(PROBED);
+        let mut stages: Vec<Inputs> = Vec::new();
+        for stage in 0..=parent.config.backbone.stages() {
+            let next = stages.last().unwrap_or(&pictures).at_stage(parent.config, parent.weights, stage)?;
+            stages.push(next);
+        }
+        let decoder = stages.last().unwrap_or(&pictures).at_decoder(parent.config, parent.weights)?;
+        Ok(Self { pictures, stages, decoder })
+    }
+
+    /// The last point before a structure.
+    fn before(&self, config: &Config, structure: &str) -> &Inputs {
+        let mut parts = structure.split('.');
+        match (parts.next(), parts.next()) {
+            (Some("decoder"), _) => &self.decoder,
+            (Some("backbone"), stage) => {
+                let stage = (0..config.backbone.stages()).find(|&i| Some(config.backbone.stage_name(i).as_str()) == stage);
+                stage.map_or(&self.pictures, |stage| &self.stages[stage])
+            }
+            _ => self.stages.last().unwrap_or(&self.pictures),
+        }
+    }
+}
+
 /// A structure's order, and how much its errors show in the outputs.
-fn probe(
-    parent: &Side,
-    structure: Structure,
-    knowledge: &Knowledge,
-    method: Method,
-    at_stages: &[Inputs],
-    few: &Inputs,
-    seen: &[Answer],
-) -> Result<Surveyed> {
+fn probe(parent: &Side, structure: Structure, knowledge: &Knowledge, method: Method, points: &Points, seen: &[Answer]) -> Result<Surveyed> {
     if structure.place == Place::Queries {
         let order = of_queries(seen);
         return Ok(Surveyed { structure, order, slope: 1.0 });
@@ -125,15 +145,7 @@ fn probe(
         }
     }
     trimmed.cut(&structure, &units)?;
-    // What comes before the structure is the same: it needn't be computed again.
-    let stages = at_stages.len() - 1;
-    let inputs = match structure.name.strip_prefix("backbone.") {
-        None => &at_stages[stages],
-        Some(name) => {
-            let stage = name.split('.').next().unwrap_or_default();
-            (0..stages).find(|&i| parent.config.backbone.stage_name(i) == stage).map_or(few, |stage| &at_stages[stage])
-        }
-    };
+    let inputs = points.before(parent.config, &structure.name);
     let found = difference(seen, &look(&trimmed.config, &trimmed.weights, inputs)?);
     let error = order.get(gone.max(1) - 1).map_or(0.0, |removal| removal.error);
     Ok(Surveyed { structure, order, slope: found / error.max(1e-12) })

@@ -5,7 +5,7 @@ use super::importance::{Importance, Knowledge};
 use super::inputs::Inputs;
 use super::layers::StandIns;
 use super::plan::{Keep, Plan};
-use super::repair::{Reach, Side, again, solve};
+use super::repair::{Side, Task, again, solve};
 use super::structure::{Layer, Place, Structure, structures};
 use super::trimmed::Trimmed;
 use crate::config::Config;
@@ -101,25 +101,20 @@ fn repair_in_order(parent: &Side, trimmed: &mut Trimmed, dropped: &[Layer], cuts
         maps.iter().filter(|map| map.starts_with(&prefix) && !map.ends_with(".depthwise")).collect()
     };
     let of_backbone = cuts.iter().any(|(structure, _)| structure.name.starts_with("backbone."));
-    let of_transformer = maps.iter().filter(|map| match map.as_str() {
-        // What stands for the first layers has been fitted to their output.
-        "input_projection" => of_backbone && !dropped.contains(&Layer::Encoder(0)),
-        map => !map.starts_with("backbone.") && !map.contains("norm") && !(queries && !map.starts_with("encoder.")),
-    });
-    let of_transformer: Vec<&String> = of_transformer.collect();
-    let count = of_transformer.len() + if of_backbone { (0..stages).map(|stage| of_stage(stage).len()).sum() } else { 0 };
+    let with = |wanted: &dyn Fn(&str) -> bool| -> Vec<&String> { maps.iter().filter(|map| wanted(map) && !map.contains("norm")).collect() };
+    // What stands for the first layers has been fitted to their output.
+    let projected = of_backbone && !dropped.contains(&Layer::Encoder(0));
+    let of_encoder = with(&|map| map.starts_with("encoder.") || (map == "input_projection" && projected));
+    let of_decoder = with(&|map| !queries && (map.starts_with("decoder.") || map.contains("_head")));
+    let count = of_encoder.len() + of_decoder.len() + if of_backbone { (0..stages).map(|stage| of_stage(stage).len()).sum() } else { 0 };
     progress.begin("repairing map by map", count);
 
-    let (mut theirs, mut ours): (Inputs, Inputs);
+    let (mut theirs, mut ours);
     if of_backbone {
         theirs = parent.inputs.at_stage(parent.config, parent.weights, 0)?;
         ours = parent.inputs.at_stage(&trimmed.config, &trimmed.weights, 0)?;
         for stage in 0..stages {
-            let side = Side { inputs: &theirs, ..*parent };
-            for map in of_stage(stage) {
-                resolve(&side, trimmed, &ours, map, Reach::Stage(stage))?;
-                progress.step();
-            }
+            resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, &of_stage(stage), progress)?;
             theirs = theirs.at_stage(parent.config, parent.weights, stage + 1)?;
             ours = ours.at_stage(&trimmed.config, &trimmed.weights, stage + 1)?;
         }
@@ -127,22 +122,26 @@ fn repair_in_order(parent: &Side, trimmed: &mut Trimmed, dropped: &[Layer], cuts
         theirs = parent.inputs.at_stage(parent.config, parent.weights, stages)?;
         ours = theirs.first(theirs.len());
     }
-    let side = Side { inputs: &theirs, ..*parent };
-    for map in of_transformer {
-        resolve(&side, trimmed, &ours, map, Reach::All)?;
-        progress.step();
-    }
-    Ok(())
+    resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, &of_encoder, progress)?;
+    theirs = theirs.at_decoder(parent.config, parent.weights)?;
+    ours = ours.at_decoder(&trimmed.config, &trimmed.weights)?;
+    resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, &of_decoder, progress)
 }
 
-fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, map: &str, reach: Reach) -> Result<()> {
-    let target = trimmed.target(map);
-    let name = format!("{target}.bias");
-    let outputs = parent.weights.tensors.get(&name).map(|bias| bias.len()).ok_or(Error::MissingTensor { name, expected: vec![] })?;
-    let (weight, bias) = again(parent, trimmed, inputs, map, &target, &trimmed.kept_outputs(map, outputs), reach)
-        .map_err(|error| Error::Config(format!("{map}: {error}")))?;
-    trimmed.weights.insert(format!("{map}.weight"), weight);
-    trimmed.weights.insert(format!("{map}.bias"), bias);
+/// Re-solves maps one after another; an attention's queries, keys and values at once, for none of them is given what another gives.
+fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[&String], progress: &dyn Progress) -> Result<()> {
+    let attention = |map: &str| ["query", "key", "value"].iter().find_map(|part| map.strip_suffix(part)).map(str::to_string);
+    for group in maps.chunk_by(|a, b| attention(a).is_some() && attention(a) == attention(b)) {
+        let mut tasks = Vec::new();
+        for &map in group {
+            let target = trimmed.target(map);
+            let name = format!("{target}.bias");
+            let all = parent.weights.tensors.get(&name).map(|bias| bias.len()).ok_or(Error::MissingTensor { name, expected: vec![] })?;
+            tasks.push(Task { map: map.clone(), outputs: trimmed.kept_outputs(map, all), target });
+        }
+        again(parent, trimmed, inputs, &tasks)?;
+        group.iter().for_each(|_| progress.step());
+    }
     Ok(())
 }
 
