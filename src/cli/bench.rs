@@ -71,6 +71,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
 /// Networks that a profile is checked with.
 const CHECKED: usize = 5;
 
+/// What a network takes by the sum of its operations where something else slows down what runs for long.
+const BUSY: f64 = 1.3;
+
 /// Measures a profile and writes it.
 fn measure(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
     let bar = Bar::new();
@@ -79,6 +82,13 @@ fn measure(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Resul
     bar.0.finish_and_clear();
     let profile = profile?;
     write(file, (serde_json::to_string(&profile)? + "\n").as_bytes())?;
+    if let Measured::Operations { scale, .. } = &profile.measured
+        && *scale > BUSY
+    {
+        eprintln!(
+            "warning: the network took {scale:.2} times the sum of its operations, as on a busy machine: measure on an idle one for better predictions"
+        );
+    }
     let what = match &profile.measured {
         Measured::Operations { entries, .. } => {
             format!("{} operations at {} widths", entries.len(), entries.iter().map(|entry| entry.ms.len()).sum::<usize>())
