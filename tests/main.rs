@@ -15,6 +15,7 @@ mod losses;
 mod naive;
 mod parity;
 mod pictures;
+mod prune;
 mod tiny;
 mod train;
 mod training;

@@ -1,0 +1,209 @@
+//! `detrim prune` as a user runs it, on a network and pictures made here.
+
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, write_own};
+use detrim::config::*;
+use detrim::prune::plan::{Keep, Plan};
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Small, but with something of everything: a backbone with a stream over two blocks, unequal layers, contents and references.
+fn network() -> Checkpoint {
+    let attention = |heads| Attention { heads, head_width: 8 };
+    let block = |expansion, stride, channels, residual| InvertedResidual { expansion, kernel: 3, stride, channels, residual };
+    let config = Config {
+        backbone: Backbone::EfficientNetLite(EfficientNetLite {
+            stem: 8,
+            stages: vec![
+                vec![block(None, 2, 8, false)],
+                vec![block(Some(24), 2, 16, false), block(Some(32), 1, 16, true)],
+                vec![block(Some(48), 2, 24, false)],
+            ],
+        }),
+        d_model: 32,
+        encoder: vec![EncoderLayer { self_attention: attention(4), ffn: 48 }; 3],
+        decoder: vec![DecoderLayer { self_attention: attention(4), cross_attention: attention(3), ffn: 40 }; 3],
+        queries: 10,
+        query_content: true,
+        box_reference: true,
+        classes: 3,
+        class_activation: ClassActivation::Sigmoid,
+        labels: (1..=3).map(|id| Label { id, name: format!("class {id}") }).collect(),
+        pixels: Pixels { resize: Resize::Stretch { height: 64, width: 96 }, ..Pixels::detr() },
+        ..Config::detr(Backbone::EfficientNetLite(EfficientNetLite::lite0()))
+    };
+    random(config, "tiny", 7)
+}
+
+fn pictures(folder: &Path) {
+    let mut random = fastrand::Rng::with_seed(5);
+    for i in 0..24 {
+        let [r, g, b] = [random.u8(..), random.u8(..), random.u8(..)];
+        let (step, size) = (random.u32(2..30), random.u32(40..90));
+        let picture = image::RgbImage::from_fn(size, 60, |x, y| match (x / step + y / step) % 2 {
+            0 => image::Rgb([r, g, b]),
+            _ => image::Rgb([b, (x * 3) as u8, (y * 4) as u8]),
+        });
+        picture.save(folder.join(format!("{i}.png"))).unwrap();
+    }
+}
+
+/// A folder with a model and pictures.
+fn place() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("photos")).unwrap();
+    pictures(&folder.path().join("photos"));
+    write_own(&folder.path().join("base.safetensors"), &network(), Storage::F32).unwrap();
+    folder
+}
+
+fn prune(folder: &Path, options: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.current_dir(folder).args(["prune", "base.safetensors", "--images", "photos", "--dtype", "f32"]).args(options.split_whitespace());
+    command.output().unwrap()
+}
+
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn complaint(output: &Output) -> String {
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn model(folder: &Path, name: &str) -> Checkpoint {
+    open(&folder.join(name), &Guess::default()).unwrap()
+}
+
+/// What `difference of the outputs` says.
+fn difference(text: &str) -> f64 {
+    let line = text.lines().find(|line| line.starts_with("difference")).unwrap_or_else(|| panic!("{text}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_plan_is_carried_out_repaired_and_carries_out_the_same_again() {
+    let folder = place();
+    let folder = folder.path();
+    let plan = "drop_encoder = [1]\ndrop_decoder = [0]\n[keep]\n\"encoder.0.self_attention\" = 3\n\"decoder.2.ffn\" = 24\n\"queries\" = 10\n\
+        \"backbone.stage1\" = 8\n\"backbone.stage1.block1.expansion\" = 16\n\"backbone.stem\" = [0, 2, 3, 5, 6, 7]\n\"backbone.stage2\" = 16\n";
+    std::fs::write(folder.join("plan.toml"), plan).unwrap();
+    let text = done(&prune(folder, "--pictures 16 --plan plan.toml --out a.safetensors"));
+    let trimmed = model(folder, "a.safetensors");
+    let Backbone::EfficientNetLite(net) = &trimmed.config.backbone else { panic!() };
+    assert_eq!((net.stem, net.stages[1][0].channels, net.stages[1][1].channels, net.stages[2][0].channels), (6, 8, 8, 16));
+    assert_eq!(net.stages[1][1].expansion, Some(16));
+    assert_eq!((trimmed.config.encoder.len(), trimmed.config.decoder.len()), (2, 2));
+    assert_eq!((trimmed.config.encoder[0].self_attention.heads, trimmed.config.encoder[1].self_attention.heads), (3, 4));
+    // The third decoder layer is the second now.
+    assert_eq!((trimmed.config.decoder[0].ffn, trimmed.config.decoder[1].ffn), (40, 24));
+    assert!(text.contains("parameters"), "{text}");
+    assert!(trimmed.card.provenance.iter().any(|line| line.contains("sha256")), "{:?}", trimmed.card);
+
+    let carried = std::fs::read_to_string(folder.join("a.toml")).unwrap();
+    let exact = Plan::parse(&carried, "a.toml").unwrap();
+    assert!(exact.keep.values().all(|keep| matches!(keep, Keep::Units(_))), "{carried}");
+    done(&prune(folder, "--plan a.toml --out b.safetensors"));
+    let (a, b) = (model(folder, "a.safetensors"), model(folder, "b.safetensors"));
+    assert_eq!((a.config, a.weights), (b.config, b.weights));
+
+    // And a trimmed network can be trimmed.
+    std::fs::copy(folder.join("a.safetensors"), folder.join("base.safetensors")).unwrap();
+    let text = done(&prune(folder, "--pictures 16 --recipe heads --out c.safetensors"));
+    assert!(difference(&text) < 1.0, "{text}");
+    // The plan is for another network now.
+    assert!(complaint(&prune(folder, "--plan a.toml --out d.safetensors")).contains("sha256"));
+    assert!(!folder.join("d.safetensors").exists());
+}
+
+#[test]
+fn what_is_kept_whole_changes_nothing() {
+    let folder = place();
+    let folder = folder.path();
+    std::fs::write(folder.join("plan.toml"), "").unwrap();
+    done(&prune(folder, "--pictures 8 --plan plan.toml --out same.safetensors"));
+    assert_eq!(model(folder, "same.safetensors").weights, network().weights);
+}
+
+#[test]
+fn repair_brings_the_outputs_back() {
+    let folder = place();
+    let folder = folder.path();
+    for (pattern, most) in [("*.ffn", 0.6), ("*_attention", 0.6), ("backbone.*.expansion", 1.0)] {
+        std::fs::write(folder.join("half.toml"), format!("[keep]\n{pattern:?} = 0.5\n")).unwrap();
+        let run = |options: &str| difference(&done(&prune(folder, &format!("--pictures 20 --recipe half.toml --out x.safetensors {options}"))));
+        let (repaired, bare) = (run(""), run("--no-repair"));
+        assert!(repaired < most * bare, "{pattern}: {repaired} {bare}");
+    }
+}
+
+#[test]
+fn a_budget_is_kept_to_and_an_impossible_one_names_the_smallest() {
+    let folder = place();
+    let folder = folder.path();
+    let text = done(&prune(folder, "--pictures 8 --params -40% --macs -30% --out small.safetensors"));
+    let count = |model: &Checkpoint| {
+        let parts = detrim::eval::cost::cost(&model.config, [64, 96]);
+        (parts.iter().map(|part| part.parameters as f64).sum::<f64>(), parts.iter().map(|part| part.macs as f64).sum::<f64>())
+    };
+    let ((params, macs), (all, all_macs)) = (count(&model(folder, "small.safetensors")), count(&network()));
+    assert!(params <= 0.6 * all && macs <= 0.7 * all_macs, "{params} of {all}, {macs} of {all_macs}: {text}");
+    // Not far more than was asked for.
+    assert!(params > 0.4 * all, "{params} of {all}");
+    assert!(complaint(&prune(folder, "--pictures 8 --params -99% --dry-run")).contains("the fewest"));
+    let before = std::fs::read_dir(folder).unwrap().count();
+    done(&prune(folder, "--pictures 8 --macs -20% --dry-run"));
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), before);
+}
+
+#[test]
+fn wrong_input_is_named() {
+    let folder = place();
+    let folder = folder.path();
+    let recipe = |text: &str| {
+        std::fs::write(folder.join("recipe.toml"), text).unwrap();
+        complaint(&prune(folder, "--pictures 4 --recipe recipe.toml --out x.safetensors"))
+    };
+    assert!(recipe("[keep]\n\"encoder.9.ffn\" = 0.5\n").contains("encoder.9.ffn"));
+    assert!(recipe("[kep]\n").contains("recipe.toml"));
+    assert!(recipe("[keep]\n\"*.ffn\" = 1.5\n").contains("share"));
+    assert!(complaint(&prune(folder, "--recipe nothing --out x.safetensors")).contains("layers, heads"));
+    assert!(complaint(&prune(folder, "--out x.safetensors")).contains("nothing is asked for"));
+    std::fs::write(folder.join("plan.toml"), "[keep]\n\"encoder.0.ffn\" = [3, 2]\n").unwrap();
+    assert!(complaint(&prune(folder, "--plan plan.toml --out x.safetensors")).contains("ascending"));
+    std::fs::create_dir(folder.join("none")).unwrap();
+    std::fs::write(folder.join("none/a.png"), "not a picture").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_detrim"))
+        .current_dir(folder)
+        .args("prune base.safetensors --images none --recipe heads --out x.safetensors".split(' '))
+        .output()
+        .unwrap();
+    assert!(complaint(&output).contains("a.png"));
+    assert!(!folder.join("x.safetensors").exists());
+}
+
+/// A trimmed ResNet runs as any network does.
+#[test]
+fn a_resnet_is_trimmed_within_its_blocks_and_between_them() {
+    let folder = place();
+    let folder = folder.path();
+    let small = |inner: Vec<usize>, stride, projection| ResNetBlock { inner, stride, dilation: 1, second_dilation: None, projection };
+    let mut parent = network();
+    parent.config.backbone = Backbone::Resnet(ResNet {
+        stem: 8,
+        stages: vec![
+            ResNetStage { channels: 16, blocks: vec![small(vec![8, 8], 1, true), small(vec![8, 8], 1, false)] },
+            ResNetStage { channels: 24, blocks: vec![small(vec![16, 16], 2, true)] },
+        ],
+    });
+    let parent = random(parent.config, "tiny", 3);
+    write_own(&folder.join("base.safetensors"), &parent, Storage::F32).unwrap();
+    let keep = "[keep]\n\"backbone.stem\" = 6\n\"backbone.stage1\" = 12\n\"backbone.*.inner*\" = 6\n\"backbone.last\" = 16\n";
+    std::fs::write(folder.join("recipe.toml"), keep).unwrap();
+    let text = done(&prune(folder, "--pictures 12 --recipe recipe.toml --out x.safetensors"));
+    let Backbone::Resnet(net) = model(folder, "x.safetensors").config.backbone else { panic!() };
+    assert_eq!((net.stem, net.stages[0].channels, net.stages[1].channels), (6, 12, 16));
+    assert!(net.stages.iter().flat_map(|stage| &stage.blocks).all(|block| block.inner == [6, 6]));
+    assert!(difference(&text).is_finite(), "{text}");
+}
