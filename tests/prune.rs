@@ -207,3 +207,36 @@ fn a_resnet_is_trimmed_within_its_blocks_and_between_them() {
     assert!(net.stages.iter().flat_map(|stage| &stage.blocks).all(|block| block.inner == [6, 6]));
     assert!(difference(&text).is_finite(), "{text}");
 }
+
+#[test]
+fn a_whole_trimming_is_one_command() {
+    let folder = place();
+    let folder = folder.path();
+    let images: Vec<_> = (0..24).map(|i| serde_json::json!({ "id": i + 1, "file_name": format!("{i}.png"), "width": 60, "height": 60 })).collect();
+    let boxes: Vec<_> =
+        (0..24).map(|i| serde_json::json!({ "image_id": i + 1, "category_id": i % 3 + 1, "bbox": [5, 5, 20, 30], "iscrowd": 0 })).collect();
+    let classes: Vec<_> = (1..=3).map(|id| serde_json::json!({ "id": id, "name": format!("class {id}") })).collect();
+    let labels = serde_json::json!({ "images": images, "annotations": boxes, "categories": classes });
+    std::fs::write(folder.join("labels.json"), labels.to_string()).unwrap();
+    std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.5\n").unwrap();
+    let trim = |steps: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.current_dir(folder).args("trim base.safetensors --recipe recipe.toml --images photos --labels labels.json".split(' '));
+        command.args("--dev labels.json --views 1 --pictures 8 --dtype int8 --out small.safetensors --steps".split(' ')).arg(steps);
+        command.output().unwrap()
+    };
+    let text = done(&trim("6"));
+    for step in ["1/4 detrim prune", "2/4 detrim train", "3/4", "4/4 detrim eval", "against"] {
+        assert!(text.contains(step), "{step}: {text}");
+    }
+    let small = model(folder, "small.safetensors");
+    assert!(small.config.encoder.iter().all(|layer| layer.ffn == 24));
+    assert!(small.card.provenance.iter().any(|line| line.contains("trimmed")) && small.card.provenance.iter().any(|line| line.contains("teacher")));
+    assert!(folder.join("small.toml").exists());
+    // What is done isn't done again, and more steps go on from there.
+    let text = done(&trim("9"));
+    assert!(!text.contains("1/4") && text.contains("9 steps of 9"), "{text}");
+    // Another parent must not be healed in the place of this one.
+    write_own(&folder.join("base.safetensors"), &random(network().config, "other", 8), Storage::F32).unwrap();
+    assert!(complaint(&trim("12")).contains("another model"));
+}
