@@ -9,6 +9,7 @@ mod draw;
 pub mod eval;
 pub mod fetch;
 pub mod forward;
+pub mod importance;
 mod index;
 pub mod inspect;
 pub mod model;

@@ -90,7 +90,7 @@ pub struct Arguments {
 const HELD_OUT: usize = 64;
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Method_ {
+pub enum Method_ {
     /// The error after the next map has been re-solved
     #[default]
     Obs,
@@ -104,19 +104,25 @@ enum Method_ {
     Random,
 }
 
+impl From<Method_> for Importance {
+    fn from(method: Method_) -> Self {
+        match method {
+            Method_::Obs => Importance::Obs,
+            Method_::Taylor => Importance::Taylor,
+            Method_::Magnitude => Importance::Magnitude,
+            Method_::Attention => Importance::Attention,
+            Method_::Random => Importance::Random,
+        }
+    }
+}
+
 pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.model.model;
     // Before anything that takes long.
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
-    let importance = match arguments.importance {
-        Method_::Obs => Importance::Obs,
-        Method_::Taylor => Importance::Taylor,
-        Method_::Magnitude => Importance::Magnitude,
-        Method_::Attention => Importance::Attention,
-        Method_::Random => Importance::Random,
-    };
+    let importance = arguments.importance.into();
     let mut method = Method { importance, repair: !arguments.no_repair, seed: arguments.seed };
     let parent_sha256 = if path.is_file() { sha256(&std::fs::read(path).with_context(|| path.display().to_string())?) } else { String::new() };
     let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {

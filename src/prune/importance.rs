@@ -1,7 +1,7 @@
 //! How much each unit of a structure is missed, by several methods.
 
 use super::calibrate::Grams;
-use super::obs::{Problem, Removal, removals};
+use super::obs::{Problem, Removal, alone, removals};
 use super::structure::Structure;
 use crate::error::{Error, Result};
 use crate::hash;
@@ -62,6 +62,21 @@ impl Knowledge {
             }
             Importance::Magnitude | Importance::Attention | Importance::Taylor => ascending(&self.magnitude(structure)?),
         })
+    }
+
+    /// How much each unit of a structure is missed if it goes alone: by obs, the share of the outputs' variance that re-solving can't
+    /// save; by Taylor, the expected squared change of the outputs, as a share of squared scores; by attention, heads' confidence;
+    /// else the share of the structure's squared weights.
+    pub fn alone(&self, method: Importance, structure: &Structure, problems: &[Problem]) -> Result<Vec<f64>> {
+        if let Some(scores) = self.scores.get(&structure.name) {
+            return Ok(scores.clone());
+        }
+        if method == Importance::Obs {
+            return alone(problems, structure);
+        }
+        let squares = self.magnitude(structure)?;
+        let all = squares.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        Ok(squares.into_iter().map(|square| square / all).collect())
     }
 
     fn tensor(&self, name: &str) -> Result<&HostTensor> {

@@ -224,25 +224,38 @@ pub fn order(parent: &Side, seen: &[Answer], kind: Layer, repair: bool, stand_in
     let mut order: Vec<Dropped> = Vec::new();
     while count - order.len() > 1 {
         let gone: Vec<Layer> = order.iter().map(|dropped| dropped.layer).collect();
-        let left: Vec<Layer> = (0..count).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)).collect();
-        let mut best: Option<Dropped> = None;
-        for layer in left {
-            let mut all = gone.clone();
-            all.push(layer);
-            all.sort_by_key(|layer| layer.number());
-            let (config, weights) = stand_ins.without(parent, &all, repair)?;
-            let difference = difference(seen, &look(&config, &weights, parent.inputs)?);
-            if best.is_none_or(|best| difference < best.difference) {
-                best = Some(Dropped { layer, difference });
-            }
-            done();
-        }
-        match best {
+        let found = each(parent, seen, kind, count, &gone, repair, stand_ins, done)?;
+        // `min_by` gives the first of equals, and numbers that aren't finite come last.
+        match found.into_iter().min_by(|a, b| a.difference.total_cmp(&b.difference)) {
             Some(best) => order.push(best),
             None => break,
         }
     }
     Ok(order)
+}
+
+/// What leaving out each remaining one of `count` layers of a kind does, after those that are `gone`.
+#[allow(clippy::too_many_arguments)]
+pub fn each(
+    parent: &Side,
+    seen: &[Answer],
+    kind: Layer,
+    count: usize,
+    gone: &[Layer],
+    repair: bool,
+    stand_ins: &mut StandIns,
+    done: &dyn Fn(),
+) -> Result<Vec<Dropped>> {
+    let mut found = Vec::new();
+    for layer in (0..count).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)) {
+        let mut all = gone.to_vec();
+        all.push(layer);
+        all.sort_by_key(|layer| layer.number());
+        let (config, weights) = stand_ins.without(parent, &all, repair)?;
+        found.push(Dropped { layer, difference: difference(seen, &look(&config, &weights, parent.inputs)?) });
+        done();
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

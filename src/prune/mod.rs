@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod calibrate;
+mod confidence;
 mod cut;
 pub mod difference;
 mod fit;
@@ -13,11 +14,16 @@ pub mod inputs;
 mod keep;
 pub mod layers;
 pub mod obs;
+pub mod overview;
 pub mod plan;
+pub mod plot;
 pub mod recipe;
 pub mod repair;
 mod scores;
 pub mod search;
+mod taylor;
+#[cfg(test)]
+mod tiny;
 pub mod trim;
 mod trimmed;
 

@@ -104,6 +104,12 @@ pub fn removals(problems: &[Problem], structure: &Structure) -> Result<Vec<Remov
     Ok(order)
 }
 
+/// The error of taking each unit out alone, as a share of the outputs' variance, summed over the maps.
+pub fn alone(problems: &[Problem], structure: &Structure) -> Result<Vec<f64>> {
+    let maps: Vec<Surgeon> = problems.iter().map(|problem| Surgeon::new(problem, structure)).collect::<Result<_>>()?;
+    Ok((0..structure.units).map(|unit| maps.iter().map(|map| map.score(unit)).sum()).collect())
+}
+
 /// One map, with the inverse of its Hessian kept up to date as inputs go.
 struct Surgeon {
     inverse: Mat<f64>,

@@ -1,9 +1,11 @@
 //! Scores of units that must be gathered on pictures: attention's confidence, and Taylor's gradients.
 
+use super::confidence::confidence;
 use super::difference::Answer;
 use super::importance::Importance;
 use super::inputs::Inputs;
 use super::obs::Removal;
+use super::taylor::taylor;
 use super::trim::Scores;
 use crate::config::Config;
 use crate::error::Result;
@@ -11,8 +13,11 @@ use crate::weights::Weights;
 
 /// Scores by the names of structures, for a method that needs them.
 pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Scores> {
-    let _ = (method, config, weights, inputs);
-    Ok(Scores::new())
+    match method {
+        Importance::Attention => confidence(config, weights, inputs),
+        Importance::Taylor => taylor(config, weights, inputs),
+        Importance::Obs | Importance::Magnitude | Importance::Random => Ok(Scores::new()),
+    }
 }
 
 /// Queries, the least used first; the error is the share of all squared scores that is gone with them.
