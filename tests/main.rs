@@ -10,6 +10,7 @@ mod foreign;
 mod forward;
 mod gpu;
 mod hostile;
+mod importance;
 mod kernels;
 mod losses;
 mod naive;

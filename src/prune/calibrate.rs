@@ -36,6 +36,12 @@ impl Relevance {
         Self(seen.iter().map(|seen| (0..seen.queries()).map(|query| LEAST + seen.best(query)).collect()).collect())
     }
 
+    /// How much each query is used: the squares of what it counts, over all pictures.
+    pub fn queries(&self) -> Vec<f64> {
+        let count = self.0.first().map_or(0, Vec::len);
+        (0..count).map(|query| self.0.iter().map(|seen| f64::from(seen[query]).powi(2)).sum()).collect()
+    }
+
     /// The weights of a map's rows for a picture; none where they aren't queries.
     pub fn rows(&self, map: &str, picture: usize, count: usize) -> Option<&[f32]> {
         let of_memory = map.ends_with("cross_attention.key") || map.ends_with("cross_attention.value");

@@ -55,7 +55,11 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
     let maps: Vec<String> = cuts.iter().flat_map(|(structure, _)| structure.used_by.clone()).collect();
     progress.begin("looking at the pictures", parent.inputs.len());
     let grams = calibrate(&trimmed.config, &trimmed.weights, parent.inputs, &maps, parent.relevance, &|| progress.step())?;
-    let scores = super::scores::scores(method.importance, &trimmed.config, &trimmed.weights, parent.inputs)?;
+    let mut scores = super::scores::scores(method.importance, &trimmed.config, &trimmed.weights, parent.inputs)?;
+    // No map uses queries: whatever the method, those go that detect least. But chance stays chance.
+    if method.importance != Importance::Random {
+        scores.insert("queries".into(), parent.relevance.queries());
+    }
     let knowledge = Knowledge { weights: trimmed.weights.clone(), grams, scores, seed: method.seed };
     progress.begin("choosing and re-solving", cuts.len());
     // A map may lose inputs to several structures; each solves on what the ones before have left.
@@ -147,3 +151,33 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[&Strin
 
 /// Scores by structure.
 pub type Scores = BTreeMap<String, Vec<f64>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prune::calibrate::Relevance;
+    use crate::prune::difference::Answer;
+    use crate::prune::tiny;
+
+    struct Silent;
+
+    impl Progress for Silent {
+        fn begin(&self, _: &str, _: usize) {}
+        fn step(&self) {}
+    }
+
+    #[test]
+    fn the_queries_that_detect_least_go() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, 3);
+        let answer = || Answer { scores: vec![0.9, 0.0, 0.1, 0.0, 0.0, 0.8, 0.3, 0.2], boxes: vec![0.5; 16], classes: 2 };
+        let relevance = Relevance::of(&[answer(), answer(), answer()]);
+        let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
+        let plan = Plan { keep: BTreeMap::from([("queries".into(), Keep::Count(2))]), ..Plan::default() };
+        for importance in [Importance::Obs, Importance::Taylor, Importance::Magnitude, Importance::Attention] {
+            let done = carry_out(&parent, &plan, Method { importance, repair: false, seed: 0 }, &Silent).unwrap();
+            assert_eq!(done.plan.keep["queries"], Keep::Units(vec![0, 2]), "{importance:?}");
+            assert_eq!(done.config.queries, 2);
+        }
+    }
+}
