@@ -17,6 +17,7 @@ mod naive;
 mod parity;
 mod pictures;
 mod prune;
+mod report;
 mod tiny;
 mod train;
 mod training;

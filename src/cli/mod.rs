@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod model;
 mod photos;
 pub mod prune;
+pub mod report;
 pub mod train;
 pub mod trim;
 

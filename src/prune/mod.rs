@@ -19,6 +19,7 @@ pub mod plan;
 pub mod plot;
 pub mod recipe;
 pub mod repair;
+pub mod report;
 mod scores;
 pub mod search;
 mod taylor;
