@@ -110,7 +110,9 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
         assert!(row["unrepaired"]["ap"].is_null(), "without annotations there is no AP: {row}");
         if name != "parent" {
             let other = open(&root.join(format!("out/{name}-unrepaired.safetensors")), &Guess::default()).unwrap();
-            assert_eq!(other.config, checkpoint.config, "{name}");
+            // What stands for a first decoder layer gives queries contents.
+            let same = Config { query_content: checkpoint.config.query_content, ..other.config };
+            assert_eq!(same, checkpoint.config, "{name}");
             assert_ne!(other.weights, checkpoint.weights, "{name}: the repair has done something");
             assert!(row["repaired"]["difference"].as_f64().is_some() && row["pace"]["ratio"].as_f64().unwrap() > 0.0, "{row}");
             assert_eq!(row["verdicts"].as_array().unwrap().len(), 2, "parameters and speed: {row}");

@@ -3,6 +3,7 @@
 //! A file says in its card's provenance by which settings it was made.
 
 use crate::checkpoint::{Card, Checkpoint, Guess, Storage, open, to_bytes};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::output::write;
@@ -127,7 +128,9 @@ impl Workshop<'_> {
         }
         let text = std::fs::read_to_string(&plan).map_err(|source| Error::Io { file: plan.display().to_string(), source })?;
         let Ok(plan) = Plan::parse(&text, &plan.display().to_string()) else { return Ok(None) };
-        Ok((plan.config(self.parent.config) == checkpoint.config).then_some(plan))
+        // What stands for a first decoder layer gives queries contents, which the plan doesn't tell.
+        let expected = Config { query_content: checkpoint.config.query_content, ..plan.config(self.parent.config) };
+        Ok((expected == checkpoint.config).then_some(plan))
     }
 
     /// Carries a plan out and writes what comes of it.
