@@ -72,6 +72,56 @@ pub enum Layer {
     Decoder(usize),
 }
 
+impl Layer {
+    /// Counted from 0.
+    pub fn number(self) -> usize {
+        match self {
+            Layer::Encoder(i) | Layer::Decoder(i) => i,
+        }
+    }
+
+    /// Another of its kind.
+    pub fn with(self, number: usize) -> Self {
+        match self {
+            Layer::Encoder(_) => Layer::Encoder(number),
+            Layer::Decoder(_) => Layer::Decoder(number),
+        }
+    }
+
+    /// What the names of its tensors begin with.
+    pub fn prefix(self) -> String {
+        match self {
+            Layer::Encoder(i) => format!("encoder.{i}"),
+            Layer::Decoder(i) => format!("decoder.{i}"),
+        }
+    }
+
+    /// How many of its kind a network has.
+    pub fn count(self, config: &Config) -> usize {
+        match self {
+            Layer::Encoder(_) => config.encoder.len(),
+            Layer::Decoder(_) => config.decoder.len(),
+        }
+    }
+
+    /// Its last norm.
+    pub fn norm(self) -> String {
+        match self {
+            Layer::Encoder(i) => format!("encoder.{i}.norm2"),
+            Layer::Decoder(i) => format!("decoder.{i}.norm3"),
+        }
+    }
+
+    /// A map that is given the layer's output.
+    pub fn next(self, config: &Config) -> String {
+        match self {
+            Layer::Encoder(i) if i + 1 < config.encoder.len() => format!("encoder.{}.self_attention.value", i + 1),
+            Layer::Encoder(_) => "decoder.0.cross_attention.value".into(),
+            Layer::Decoder(i) => format!("decoder.{}.self_attention.value", i + 1),
+        }
+    }
+}
+
 impl Place {
     /// States another number of units.
     pub fn set(&self, config: &mut Config, units: usize) {
@@ -147,17 +197,14 @@ fn filters(map: &str) -> Vec<(String, usize)> {
     vec![(format!("{map}.weight"), 2), (format!("{map}.bias"), 0)]
 }
 
+/// A residual stream as its first map begins it.
+fn stream(name: String, place: Place, units: usize, first: &str) -> Structure {
+    Structure { name, place, units, width: 1, made_by: rows(first), used_by: vec![] }
+}
+
 fn resnet(net: &ResNet) -> Vec<Structure> {
-    let stream = |name: String, stem, stages, units, made_by| Structure {
-        name,
-        place: Place::ResNetStream { stem, stages },
-        units,
-        width: 1,
-        made_by,
-        used_by: vec![],
-    };
     let mut all = Vec::new();
-    let mut current = stream("backbone.stem".into(), true, vec![], net.stem, rows("backbone.stem"));
+    let mut current = stream("backbone.stem".into(), Place::ResNetStream { stem: true, stages: vec![] }, net.stem, "backbone.stem");
     for (s, stage) in net.stages.iter().enumerate() {
         for (b, block) in stage.blocks.iter().enumerate() {
             let name = format!("backbone.stage{}.block{b}", s + 1);
@@ -173,7 +220,8 @@ fn resnet(net: &ResNet) -> Vec<Structure> {
                 current.used_by.push(projection.clone());
             }
             if block.projection && b == 0 {
-                let next = stream(format!("backbone.stage{}", s + 1), false, vec![s], stage.channels, rows(&projection));
+                let place = Place::ResNetStream { stem: false, stages: vec![s] };
+                let next = stream(format!("backbone.stage{}", s + 1), place, stage.channels, &projection);
                 all.push(std::mem::replace(&mut current, next));
             } else {
                 if block.projection {
@@ -199,16 +247,8 @@ fn join(stream: &mut Structure, stage: usize) {
 }
 
 fn lite(net: &EfficientNetLite) -> Vec<Structure> {
-    let stream = |name: String, stem, blocks, units, made_by| Structure {
-        name,
-        place: Place::LiteStream { stem, blocks },
-        units,
-        width: 1,
-        made_by,
-        used_by: vec![],
-    };
     let mut all = Vec::new();
-    let mut current = stream("backbone.stem".into(), true, vec![], net.stem, rows("backbone.stem"));
+    let mut current = stream("backbone.stem".into(), Place::LiteStream { stem: true, blocks: vec![] }, net.stem, "backbone.stem");
     for (s, stage) in net.stages.iter().enumerate() {
         for (b, block) in stage.iter().enumerate() {
             let name = format!("backbone.stage{s}.block{b}");
@@ -233,7 +273,7 @@ fn lite(net: &EfficientNetLite) -> Vec<Structure> {
             } else {
                 // A stage is called by its first stream; were there another, by its block.
                 let name = if b == 0 { format!("backbone.stage{s}") } else { name };
-                let next = stream(name, false, vec![(s, b)], block.channels, rows(&project));
+                let next = stream(name, Place::LiteStream { stem: false, blocks: vec![(s, b)] }, block.channels, &project);
                 all.push(std::mem::replace(&mut current, next));
             }
         }

@@ -113,6 +113,12 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The tensor of a name, whatever its shape.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn named(&self, name: &str) -> Result<&HostTensor> {
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), expected: vec![] })
+    }
+
     /// The tensor of a name, which must have this shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<&HostTensor> {
         let tensor = self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), expected: shape.to_vec() })?;

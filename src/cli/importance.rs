@@ -1,20 +1,19 @@
 //! `detrim importance`
 
+use super::bars::Bars;
+use super::calibration;
 use super::model::ModelArguments;
-use super::photos::expand;
 use super::print;
-use super::prune::{Bars, Method_};
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::output::write;
 use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::look;
 use detrim::prune::importance::Importance;
-use detrim::prune::inputs::Inputs;
 use detrim::prune::overview::{Overview, overview};
 use detrim::prune::plot;
 use detrim::prune::repair::Side;
-use detrim::prune::trim::{Method, Progress};
+use detrim::prune::trim::Method;
 use std::path::PathBuf;
 
 /// Show what each head, neuron, channel and layer of a detector is good for, before anything is taken out.
@@ -39,7 +38,7 @@ pub struct Arguments {
     pictures: u32,
     /// How importance is measured
     #[arg(long, value_enum, default_value_t)]
-    importance: Method_,
+    importance: Importance,
     /// Draw heads as a heat map, and errors over what is kept
     #[arg(long, value_name = "SVG")]
     plot: Option<PathBuf>,
@@ -52,7 +51,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let importance = Importance::from(arguments.importance);
+    let importance = arguments.importance;
     // What a head's number is, and what a width's error is.
     let (head, error) = match importance {
         Importance::Obs => ("output variance lost without it, after re-solving", "output variance lost, after re-solving"),
@@ -63,17 +62,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let checkpoint = arguments.model.open()?;
     let (config, weights) = (&checkpoint.config, &checkpoint.weights);
-    let files = expand(&arguments.images)?;
-    let pictures = arguments.pictures as usize;
     let bars = Bars::default();
-    bars.begin("reading pictures", pictures.min(files.len()));
-    let mut problems = Vec::new();
-    let inputs = Inputs::open(&files, pictures, arguments.seed, &config.pixels, &|| bars.step(), &mut |file, error| {
-        problems.push(format!("{}: {error}", file.display()))
-    });
-    bars.end();
-    super::complain("pictures", "could not be read", &problems);
-    let inputs = inputs?;
+    let (inputs, _) = calibration::read(&arguments.images, arguments.pictures as usize, 0, arguments.seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, weights, &inputs)?);
     let parent = Side { config, weights, inputs: &inputs, relevance: &relevance };
     let found = overview(&parent, Method { importance, repair: true, seed: arguments.seed }, &bars)?;

@@ -1,6 +1,8 @@
 //! One file for each command: its arguments and what it prints. The work is the library's.
 
+mod bars;
 pub mod bench;
+mod calibration;
 mod colours;
 pub mod convert;
 mod default_model;

@@ -1,7 +1,8 @@
 //! `detrim prune`
 
+use super::bars::Bars;
+use super::calibration::{self, HELD_OUT, open_recipe};
 use super::model::ModelArguments;
-use super::photos::expand;
 use super::print;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
@@ -14,15 +15,12 @@ use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::{difference, look};
 use detrim::prune::importance::Importance;
-use detrim::prune::inputs::Inputs;
 use detrim::prune::plan::{Keep, Origin, Plan};
 use detrim::prune::recipe::Recipe;
 use detrim::prune::repair::Side;
 use detrim::prune::structure::structures;
-use detrim::prune::trim::{Method, Progress, carry_out};
-use indicatif::{ProgressBar, ProgressStyle};
+use detrim::prune::trim::{Method, carry_out};
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 /// Take layers, heads, neurons and channels out of a detector, where they are missed least, and repair what is left.
 ///
@@ -68,7 +66,7 @@ pub struct Arguments {
     profile: Option<PathBuf>,
     /// What decides which units go
     #[arg(long, value_enum, default_value_t)]
-    importance: Method_,
+    importance: Importance,
     /// Leave what remains as it is instead of re-solving it
     #[arg(long)]
     no_repair: bool,
@@ -86,44 +84,13 @@ pub struct Arguments {
     dry_run: bool,
 }
 
-/// Pictures that the result is measured on, beside those it is made with.
-const HELD_OUT: usize = 64;
-
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-pub enum Method_ {
-    /// The error after the next map has been re-solved
-    #[default]
-    Obs,
-    /// Change of the detector's outputs, to the first order
-    Taylor,
-    /// Size of the weights
-    Magnitude,
-    /// How decidedly heads attend (else as magnitude)
-    Attention,
-    /// The control
-    Random,
-}
-
-impl From<Method_> for Importance {
-    fn from(method: Method_) -> Self {
-        match method {
-            Method_::Obs => Importance::Obs,
-            Method_::Taylor => Importance::Taylor,
-            Method_::Magnitude => Importance::Magnitude,
-            Method_::Attention => Importance::Attention,
-            Method_::Random => Importance::Random,
-        }
-    }
-}
-
 pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.model.model;
     // Before anything that takes long.
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
-    let importance = arguments.importance.into();
-    let mut method = Method { importance, repair: !arguments.no_repair, seed: arguments.seed };
+    let mut method = Method { importance: arguments.importance, repair: !arguments.no_repair, seed: arguments.seed };
     let parent_sha256 = if path.is_file() { sha256(&std::fs::read(path).with_context(|| path.display().to_string())?) } else { String::new() };
     let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
@@ -142,16 +109,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let bars = Bars::default();
-    let files = expand(&arguments.images)?;
-    bars.begin("reading pictures", (pictures + HELD_OUT).min(files.len()));
-    let mut problems = Vec::new();
-    let inputs = Inputs::open(&files, pictures + HELD_OUT, seed, &config.pixels, &|| bars.step(), &mut |file, error| {
-        problems.push(format!("{}: {error}", file.display()))
-    });
-    bars.end();
-    super::complain("pictures", "could not be read", &problems);
-    let inputs = inputs?;
-    let (inputs, held_out) = inputs.split(pictures);
+    let (inputs, held_out) = calibration::read(&arguments.images, pictures, HELD_OUT, seed, &config.pixels, &bars)?;
     if let Some(plan) = replay.as_ref().filter(|plan| plan.origin.calibration != inputs.hash) {
         eprintln!("warning: the plan was carried out with other pictures ({}), so that its repair will differ", plan.origin.pictures);
     }
@@ -186,36 +144,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
         print(&format!("difference of the outputs on {} other pictures: {:.3}\n", held_out.len(), difference(&theirs, &ours)))?;
     }
     let mut plan = done.plan;
-    let version = env!("CARGO_PKG_VERSION").to_string();
-    plan.origin = Origin {
-        parent: checkpoint.card.name.clone(),
-        parent_sha256: parent_sha256.clone(),
-        calibration: inputs.hash.clone(),
-        pictures: inputs.len(),
-        seed,
-        importance: method.importance,
-        repair: method.repair,
-        version: version.clone(),
-    };
+    plan.origin = Origin::new(&checkpoint.card, &parent_sha256, &inputs, method);
     let mut card = checkpoint.card.clone();
     card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let what = arguments.recipe.clone().unwrap_or_else(|| "a budget".into());
-    card.provenance.push(format!("trimmed from {} (sha256 {parent_sha256}) by detrim {version}: {what}", checkpoint.card.name));
+    card.provenance.push(format!("trimmed from {} (sha256 {parent_sha256}) by detrim {}: {what}", checkpoint.card.name, plan.origin.version));
     card.provenance.push(format!("repaired on {} pictures ({})", inputs.len(), inputs.hash));
     let trimmed = Checkpoint { config: done.config, weights: done.weights, card, guesses: Vec::new() };
     write_own(out, &trimmed, arguments.dtype.storage())?;
     let beside = out.with_extension("toml");
     write(&beside, plan.to_toml()?.as_bytes())?;
     print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
-}
-
-/// A recipe, without what there is no profile for.
-fn open_recipe(name: &str, profiled: bool) -> Result<Recipe> {
-    let mut recipe = Recipe::open(name)?;
-    if !profiled && recipe.leave_out_latency(name)? {
-        eprintln!("warning: without --profile the recipe's limit on latency is left out; detrim bench MODEL --profile FILE measures a device");
-    }
-    Ok(recipe)
 }
 
 /// What goes, structure by structure.
@@ -266,32 +205,4 @@ fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
         text += &format!("predicted difference of the outputs: {predicted:.3} (0: none, 1: as if nothing were found)\n");
     }
     text
-}
-
-/// Progress bars, one after another.
-#[derive(Default)]
-pub struct Bars(Mutex<Option<ProgressBar>>);
-
-impl Bars {
-    pub fn end(&self) {
-        let mut bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(bar) = bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Progress for Bars {
-    fn begin(&self, what: &str, steps: usize) {
-        self.end();
-        let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(steps as u64).with_style(style).with_message(what.to_string());
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(bar);
-    }
-
-    fn step(&self) {
-        if let Some(bar) = &*self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            bar.inc(1);
-        }
-    }
 }

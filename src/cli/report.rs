@@ -1,9 +1,9 @@
 //! `detrim report`
 
+use super::bars::Bars;
+use super::calibration::{self, HELD_OUT, open_recipe};
 use super::model::ModelArguments;
-use super::photos::expand;
 use super::print;
-use super::prune::Bars;
 use anyhow::{Context, Result, bail, ensure};
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
 use detrim::eval::coco::dataset::Dataset;
@@ -15,7 +15,6 @@ use detrim::prune::budget::{Limit, Meter};
 use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::look;
 use detrim::prune::importance::Importance;
-use detrim::prune::inputs::Inputs;
 use detrim::prune::recipe::{PRESETS, Recipe};
 use detrim::prune::repair::Side;
 use detrim::prune::report::make::{Pair, Workshop, fatal, word};
@@ -23,8 +22,6 @@ use detrim::prune::report::measure::{Judge, Labelled, costs, pace};
 use detrim::prune::report::show::{line, markdown};
 use detrim::prune::report::{Browsers, Claim, Curve, Point, Quality, Report, Row, plot_curves, verdicts};
 use detrim::prune::trim::Progress;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error as Unknown, StrDeserializer};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -65,7 +62,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// Methods to draw curves of: obs, taylor, magnitude, attention, random
-    #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "obs,magnitude,random", value_parser = importance)]
+    #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "obs,magnitude,random", value_enum)]
     importance: Vec<Importance>,
     /// Limits of multiply-accumulates to draw curves through
     #[arg(long, value_name = "LIMIT", value_delimiter = ',', default_value = "-10%,-20%,-30%,-40%", allow_hyphen_values = true)]
@@ -90,17 +87,9 @@ pub struct Arguments {
     out: PathBuf,
 }
 
-/// Pictures on which outputs are compared, beside those that are repaired with.
-const HELD_OUT: usize = 64;
-
 fn name_file(text: &str) -> Result<(String, PathBuf)> {
     let (name, file) = text.split_once('=').context("expected NAME=FILE, as layers=healed.safetensors")?;
     Ok((name.into(), file.into()))
-}
-
-fn importance(text: &str) -> Result<Importance, Unknown> {
-    let text: StrDeserializer<Unknown> = text.into_deserializer();
-    serde::Deserialize::deserialize(text)
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -143,16 +132,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
 
     let bars = Bars::default();
-    let files = expand(&arguments.images)?;
-    bars.begin("reading pictures", (arguments.pictures + HELD_OUT).min(files.len()));
-    let mut unread = Vec::new();
-    let inputs = Inputs::open(&files, arguments.pictures + HELD_OUT, *seed, &config.pixels, &|| bars.step(), &mut |file, error| {
-        unread.push(format!("{}: {error}", file.display()))
-    });
-    bars.end();
-    super::complain("pictures", "could not be read", &unread);
-    let (inputs, held_out) = inputs?.split(arguments.pictures);
-
+    let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
     let size = target_size(config.pixels.resize, 1280, 960)?;
     let workshop = Workshop {
@@ -238,10 +218,7 @@ fn recipes(given: &[String], profiled: bool) -> Result<Vec<(String, Recipe)>> {
     let names: Vec<String> = if given.is_empty() { PRESETS.map(|(name, _)| name.to_string()).into() } else { given.to_vec() };
     let mut recipes: Vec<(String, Recipe)> = Vec::new();
     for name in names {
-        let mut recipe = Recipe::open(&name)?;
-        if !profiled && recipe.leave_out_latency(&name)? {
-            eprintln!("warning: without --profile the limit on latency of {name} is left out; detrim bench MODEL --profile FILE measures a device");
-        }
+        let recipe = open_recipe(&name, profiled)?;
         let short = Path::new(&name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if short == "parent" || recipes.iter().any(|(other, _)| *other == short) {
             bail!("--recipe {name}: the report has a {short} already");

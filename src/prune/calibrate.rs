@@ -6,7 +6,7 @@ use super::inputs::{Inputs, lanes};
 use super::keep::numbers;
 use crate::config::Config;
 use crate::cpu::Cpu;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Detr;
 use crate::watch::{Observe, Seen, Watch};
 use crate::weights::Weights;
@@ -78,8 +78,7 @@ pub fn calibrate(
 ) -> Result<Grams> {
     let empty = || -> Result<Grams> {
         let gram = |map: &String| {
-            let name = format!("{map}.weight");
-            let tensor = weights.tensors.get(&name).ok_or_else(|| Error::MissingTensor { name, expected: vec![] })?;
+            let tensor = weights.named(&format!("{map}.weight"))?;
             Ok((map.clone(), Gram::new(tensor.len() / tensor.shape.first().copied().unwrap_or(1).max(1))))
         };
         maps.iter().map(gram).collect()

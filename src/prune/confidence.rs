@@ -3,11 +3,11 @@
 
 use super::inputs::{Inputs, lanes};
 use super::keep::{Keep, numbers};
+use super::scores::Scores;
 use super::structure::{Structure, structures};
-use super::trim::Scores;
 use crate::config::Config;
 use crate::cpu::Cpu;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::matrix::{Matrix, product};
 use crate::model::Detr;
 use crate::watch::Watch;
@@ -24,13 +24,9 @@ pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs) -> Result
         Ok((watch, detr, empty()))
     };
     let found = lanes(inputs.len(), start, |(watch, detr, sums), index| {
-        inputs.run(watch, detr, index)?;
-        let given = watch.with_observer(|keep| std::mem::take(&mut keep.given));
-        let output = |heads: &Structure, part: &str| {
-            let map = format!("{}.{part}", heads.name);
-            let given = given.get(&map).ok_or_else(|| Error::Config(format!("the network has no map {map}")))?;
-            numbers(&given.output)
-        };
+        let run = inputs.run(watch, detr, index);
+        let given = watch.with_observer(|keep| keep.take(run))?;
+        let output = |heads: &Structure, part: &str| numbers(&given[&format!("{}.{part}", heads.name)].output);
         for (heads, sums) in all.iter().zip(sums) {
             let found = largest(&output(heads, "query")?, &output(heads, "key")?, heads.units, heads.width);
             sums.iter_mut().zip(found).for_each(|(sum, confidence)| *sum += confidence);

@@ -24,8 +24,7 @@ pub fn cut(config: &mut Config, weights: &mut Weights, structure: &Structure, ke
 }
 
 fn take(weights: &mut Weights, name: &str, axis: usize, structure: &Structure, keep: &[usize]) -> Result<()> {
-    let missing = || Error::MissingTensor { name: name.into(), expected: vec![] };
-    let tensor = weights.tensors.get_mut(name).ok_or_else(missing)?;
+    let tensor = weights.named(name)?;
     let along = structure.units * structure.width;
     if tensor.shape.get(axis) != Some(&along) {
         let mut expected = tensor.shape.clone();
@@ -39,7 +38,7 @@ fn take(weights: &mut Weights, name: &str, axis: usize, structure: &Structure, k
     let kept = numbers.chunks_exact(row).flat_map(|row| keep.iter().flat_map(|unit| &row[unit * run..][..run])).copied().collect();
     let mut shape = tensor.shape.clone();
     shape[axis] = keep.len() * structure.width;
-    *tensor = HostTensor::f32(&shape, kept);
+    weights.insert(name, HostTensor::f32(&shape, kept));
     Ok(())
 }
 

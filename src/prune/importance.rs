@@ -1,16 +1,19 @@
 //! How much each unit of a structure is missed, by several methods.
 
-use super::calibrate::Grams;
+use super::calibrate::{Grams, Relevance, calibrate};
+use super::inputs::Inputs;
 use super::obs::{Problem, Removal, alone, removals};
+use super::scores::{Scores, scores};
 use super::structure::Structure;
+use super::trim::{Method, Progress};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::weights::{HostTensor, Weights};
+use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// What decides which units go first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Importance {
     /// The error of the maps that use them once these have been re-solved ("ZipLM", "OSSCAR").
@@ -32,16 +35,37 @@ pub struct Knowledge {
     /// Of the maps that use a structure.
     pub grams: Grams,
     /// Scores of each structure's units by its name, where a method has gathered them on the pictures.
-    pub scores: BTreeMap<String, Vec<f64>>,
+    pub scores: Scores,
     pub seed: u64,
 }
 
 impl Knowledge {
+    /// Looks at the pictures for what the method must know of these structures.
+    pub fn gather(
+        config: &Config,
+        weights: &Weights,
+        inputs: &Inputs,
+        relevance: &Relevance,
+        structures: &[Structure],
+        method: Method,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let maps: Vec<String> = structures.iter().flat_map(|structure| structure.used_by.clone()).collect();
+        progress.begin("looking at the pictures", inputs.len());
+        let grams = calibrate(config, weights, inputs, &maps, relevance, &|| progress.step())?;
+        let mut scores = scores(method.importance, config, weights, inputs)?;
+        // No map uses queries: whatever the method, those go that detect least. But chance stays chance.
+        if method.importance != Importance::Random {
+            scores.insert("queries".into(), relevance.queries());
+        }
+        Ok(Self { weights: weights.clone(), grams, scores, seed: method.seed })
+    }
+
     /// The maps that use a structure.
     pub fn problems(&self, structure: &Structure) -> Result<Vec<Problem>> {
         let problem = |map: &String| {
             let gram = self.grams.get(map).ok_or_else(|| Error::Config(format!("nothing is known of what {map} is given")))?;
-            Problem::new(gram, self.tensor(&format!("{map}.weight"))?)
+            Problem::new(gram, self.weights.named(&format!("{map}.weight"))?)
         };
         structure.used_by.iter().map(problem).collect()
     }
@@ -79,16 +103,12 @@ impl Knowledge {
         Ok(squares.into_iter().map(|square| square / all).collect())
     }
 
-    fn tensor(&self, name: &str) -> Result<&HostTensor> {
-        self.weights.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), expected: vec![] })
-    }
-
     /// Squares of the weights that make and use each unit.
     fn magnitude(&self, structure: &Structure) -> Result<Vec<f64>> {
         let mut scores = vec![0.0; structure.units];
         let used_by = structure.used_by.iter().map(|map| (format!("{map}.weight"), None));
         for (name, axis) in structure.made_by.iter().map(|(name, axis)| (name.clone(), Some(*axis))).chain(used_by) {
-            let tensor = self.tensor(&name)?;
+            let tensor = self.weights.named(&name)?;
             let axis = axis.unwrap_or(tensor.shape.len() - 1);
             let inner: usize = tensor.shape[axis + 1..].iter().product();
             for (i, x) in tensor.to_f32().iter().enumerate() {

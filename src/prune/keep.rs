@@ -24,7 +24,7 @@ pub struct Given {
 pub struct Keep {
     wanted: BTreeSet<String>,
     ends: bool,
-    pub given: BTreeMap<String, Given>,
+    given: BTreeMap<String, Given>,
 }
 
 impl Keep {
@@ -41,7 +41,9 @@ impl Keep {
     pub fn take<T>(&mut self, run: Result<T>) -> Result<BTreeMap<String, Given>> {
         let given = std::mem::take(&mut self.given);
         match self.wanted.iter().find(|layer| !given.contains_key(*layer)) {
-            None => Ok(given),
+            // The run was ended here, or failed at what nobody asked for.
+            None if self.ends => Ok(given),
+            None => run.map(|_| given),
             Some(layer) => {
                 run?;
                 Err(Error::Config(format!("the network has no layer {layer}")))

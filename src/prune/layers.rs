@@ -13,7 +13,7 @@ use super::repair::Side;
 use super::structure::Layer;
 use crate::config::Config;
 use crate::cpu::Cpu;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
@@ -33,60 +33,15 @@ pub struct Dropped {
     pub difference: f64,
 }
 
-impl Layer {
-    fn number(self) -> usize {
-        match self {
-            Layer::Encoder(i) | Layer::Decoder(i) => i,
-        }
-    }
-
-    fn with(self, number: usize) -> Self {
-        match self {
-            Layer::Encoder(_) => Layer::Encoder(number),
-            Layer::Decoder(_) => Layer::Decoder(number),
-        }
-    }
-
-    /// What the names of its tensors begin with.
-    fn prefix(self) -> String {
-        match self {
-            Layer::Encoder(i) => format!("encoder.{i}"),
-            Layer::Decoder(i) => format!("decoder.{i}"),
-        }
-    }
-
-    /// Its last norm.
-    fn norm(self) -> String {
-        match self {
-            Layer::Encoder(i) => format!("encoder.{i}.norm2"),
-            Layer::Decoder(i) => format!("decoder.{i}.norm3"),
-        }
-    }
-
-    /// A map that is given the layer's output.
-    fn next(self, config: &Config) -> String {
-        match self {
-            Layer::Encoder(i) if i + 1 < config.encoder.len() => format!("encoder.{}.self_attention.value", i + 1),
-            Layer::Encoder(_) => "decoder.0.cross_attention.value".into(),
-            Layer::Decoder(i) => format!("decoder.{}.self_attention.value", i + 1),
-        }
-    }
-}
-
 /// The layers that are kept, each with the last that it stands for; and the last of those before the first kept.
 pub fn runs(config: &Config, dropped: &[Layer]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (count, kind) in [(config.encoder.len(), Layer::Encoder(0)), (config.decoder.len(), Layer::Decoder(0))] {
-        let mut own = None;
-        for layer in (0..count).map(|i| kind.with(i)) {
+    for kind in [Layer::Encoder(0), Layer::Decoder(0)] {
+        let begun = runs.len();
+        for layer in (0..kind.count(config)).map(|i| kind.with(i)) {
             if !dropped.contains(&layer) {
-                own = Some(layer);
-                runs.push((own, layer));
-            } else if let Some(run) = runs.last_mut().filter(|run| own.is_some() && run.0 == own) {
-                run.1 = layer;
-            } else if let Some(run) =
-                runs.last_mut().filter(|run| run.0.is_none() && std::mem::discriminant(&run.1) == std::mem::discriminant(&layer))
-            {
+                runs.push((Some(layer), layer));
+            } else if let Some(run) = runs[begun..].last_mut() {
                 run.1 = layer;
             } else {
                 runs.push((None, layer));
@@ -118,17 +73,16 @@ impl StandIns {
             return Ok(());
         }
         let fits: Vec<Fit> = runs.iter().map(|run| Fit::new(parent, *run)).collect::<Result<_>>()?;
-        let wanted: Vec<String> = fits.iter().flat_map(|fit| [fit.map.clone(), fit.target.clone()]).collect();
+        let wanted: Vec<String> = fits.iter().flat_map(|fit| [fit.map.clone(), Some(fit.target.clone())]).flatten().collect();
         let start = || {
             let watch = Watch::new(Cpu, Keep::new(&wanted));
             let detr = Detr::load(&watch, parent.config, parent.weights)?;
             Ok((watch, detr, fits.iter().map(Fit::empty).collect::<Vec<_>>()))
         };
         let found = lanes(parent.inputs.len(), start, |(watch, detr, grams), index| {
-            parent.inputs.run(watch, detr, index)?;
-            watch.with_observer(|keep| {
-                fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&keep.given, gram, |map, count| parent.relevance.rows(map, index, count)))
-            })
+            let run = parent.inputs.run(watch, detr, index);
+            let given = watch.with_observer(|keep| keep.take(run))?;
+            fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&given, gram, |map, count| parent.relevance.rows(map, index, count)))
         })?;
         for (i, fit) in fits.iter().enumerate() {
             let parts: Vec<Gram> = found.iter().map(|(.., grams)| grams[i].clone()).collect();
@@ -142,69 +96,66 @@ impl StandIns {
 struct Fit {
     run: Run,
     /// What is re-solved; the queries' contents have no map: their mean is a number for each query.
-    map: String,
+    map: Option<String>,
     inputs: usize,
     /// The layer whose output is to be met (without the residual of `map`), or whose input.
     target: String,
     is_input: bool,
     outputs: usize,
-    /// Numbers of all queries' contents, where these are what is asked for.
-    contents: usize,
+    queries: usize,
 }
 
 impl Fit {
     fn new(parent: &Side, run: Run) -> Result<Self> {
         let (own, last) = run;
-        let d_model = parent.config.d_model;
         let (map, target, is_input) = match (own, last) {
-            (Some(own), _) => (format!("{}.ffn2", own.prefix()), format!("{}.ffn2", last.prefix()), false),
-            (None, Layer::Encoder(_)) => ("input_projection".into(), last.next(parent.config), true),
-            (None, Layer::Decoder(_)) => (String::new(), last.next(parent.config), true),
+            (Some(own), _) => (Some(format!("{}.ffn2", own.prefix())), format!("{}.ffn2", last.prefix()), false),
+            (None, Layer::Encoder(_)) => (Some("input_projection".into()), last.next(parent.config), true),
+            (None, Layer::Decoder(_)) => (None, last.next(parent.config), true),
         };
-        let weight = parent.weights.tensors.get(&format!("{map}.weight"));
-        let inputs = weight.map_or(0, |weight| weight.len() / d_model.max(1));
-        let contents = if map.is_empty() { parent.config.queries * d_model } else { 0 };
-        Ok(Self { run, map, inputs, target, is_input, outputs: d_model, contents })
+        let outputs = parent.config.d_model;
+        let inputs = match &map {
+            Some(map) => parent.weights.named(&format!("{map}.weight"))?.len() / outputs.max(1),
+            None => 0,
+        };
+        Ok(Self { run, map, inputs, target, is_input, outputs, queries: parent.config.queries })
     }
 
     fn empty(&self) -> Gram {
-        match self.contents {
-            0 => Gram::new(self.inputs + self.outputs),
-            contents => Gram::of_mean(contents),
+        match self.map {
+            Some(_) => Gram::new(self.inputs + self.outputs),
+            None => Gram::of_mean(self.queries * self.outputs),
         }
     }
 
     fn add<'a>(&self, given: &BTreeMap<String, Given>, gram: &mut Gram, relevance: impl Fn(&str, usize) -> Option<&'a [f32]>) -> Result<()> {
-        let find = |name: &str| given.get(name).ok_or_else(|| Error::Config(format!("the network has no map {name}")));
-        let target = find(&self.target)?;
+        let target = &given[&self.target];
         let mut y = numbers(if self.is_input { &target.input } else { &target.output })?;
-        if self.contents > 0 {
+        let Some(name) = &self.map else {
             gram.add(&y, None);
             return Ok(());
-        }
-        let map = find(&self.map)?;
+        };
+        let map = &given[name];
         if let Some(residual) = &map.residual {
             y.iter_mut().zip(numbers(residual)?).for_each(|(y, r)| *y -= r);
         }
         let x = numbers(&map.input)?;
         let rows = x.chunks_exact(self.inputs).zip(y.chunks_exact(self.outputs)).flat_map(|(x, y)| x.iter().chain(y)).copied();
-        gram.add(&rows.collect::<Vec<_>>(), relevance(&self.map, y.len() / self.outputs));
+        gram.add(&rows.collect::<Vec<_>>(), relevance(name, y.len() / self.outputs));
         Ok(())
     }
 
     fn tensors(&self, parent: &Side, parts: &[Gram]) -> Result<Vec<(String, HostTensor)>> {
         let (own, last) = self.run;
-        if self.contents > 0 {
+        let Some(map) = &self.map else {
             let mut sum = self.empty();
             parts.iter().for_each(|part| sum.merge(part));
             let mean = sum.mean.iter().map(|&x| x as f32).collect();
-            return Ok(vec![("query_content".into(), HostTensor::f32(&[parent.config.queries, self.outputs], mean))]);
-        }
-        let prior = format!("{}.weight", self.map);
-        let prior =
-            parent.weights.tensors.get(&prior).ok_or_else(|| Error::MissingTensor { name: prior, expected: vec![self.outputs, self.inputs] })?;
+            return Ok(vec![("query_content".into(), HostTensor::f32(&[self.queries, self.outputs], mean))]);
+        };
+        let prior = parent.weights.get(&format!("{map}.weight"), &[self.outputs, self.inputs])?;
         let (weight, bias) = fit(parts, self.inputs, prior)?;
-        let mut tensors = vec![(format!("{}.weight", self.map), weight), (format!("{}.bias", self.map), bias)];
+        let mut tensors = vec![(format!("{map}.weight"), weight), (format!("{map}.bias"), bias)];
         if let Some(own) = own {
             for part in ["weight", "bias"] {
                 let norm = parent.weights.get(&format!("{}.{part}", last.norm()), &[self.outputs])?;
@@ -217,14 +168,10 @@ impl Fit {
 
 /// All layers of a kind but one, each time the one whose absence shows least.
 pub fn order(parent: &Side, seen: &[Answer], kind: Layer, repair: bool, stand_ins: &mut StandIns, done: &dyn Fn()) -> Result<Vec<Dropped>> {
-    let count = match kind {
-        Layer::Encoder(_) => parent.config.encoder.len(),
-        Layer::Decoder(_) => parent.config.decoder.len(),
-    };
     let mut order: Vec<Dropped> = Vec::new();
-    while count - order.len() > 1 {
+    while kind.count(parent.config) - order.len() > 1 {
         let gone: Vec<Layer> = order.iter().map(|dropped| dropped.layer).collect();
-        let found = each(parent, seen, kind, count, &gone, repair, stand_ins, done)?;
+        let found = each(parent, seen, kind, &gone, repair, stand_ins, done)?;
         // `min_by` gives the first of equals, and numbers that aren't finite come last.
         match found.into_iter().min_by(|a, b| a.difference.total_cmp(&b.difference)) {
             Some(best) => order.push(best),
@@ -234,20 +181,18 @@ pub fn order(parent: &Side, seen: &[Answer], kind: Layer, repair: bool, stand_in
     Ok(order)
 }
 
-/// What leaving out each remaining one of `count` layers of a kind does, after those that are `gone`.
-#[allow(clippy::too_many_arguments)]
+/// What leaving out each remaining layer of a kind does, after those that are `gone`.
 pub fn each(
     parent: &Side,
     seen: &[Answer],
     kind: Layer,
-    count: usize,
     gone: &[Layer],
     repair: bool,
     stand_ins: &mut StandIns,
     done: &dyn Fn(),
 ) -> Result<Vec<Dropped>> {
     let mut found = Vec::new();
-    for layer in (0..count).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)) {
+    for layer in (0..kind.count(parent.config)).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)) {
         let mut all = gone.to_vec();
         all.push(layer);
         all.sort_by_key(|layer| layer.number());

@@ -36,6 +36,12 @@ pub struct Removal {
     pub error: f64,
 }
 
+/// The units that stay where `gone` of them go in this order; ascending.
+pub fn kept(order: &[Removal], units: usize, gone: usize) -> Vec<usize> {
+    let gone: Vec<usize> = order.iter().take(gone).map(|removal| removal.unit).collect();
+    (0..units).filter(|unit| !gone.contains(unit)).collect()
+}
+
 impl Problem {
     /// `weight` `[out, …, in]`; its inputs are those summed in `gram`.
     pub fn new(gram: &Gram, weight: &HostTensor) -> Result<Self> {

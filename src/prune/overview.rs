@@ -1,11 +1,9 @@
 //! What each part of a network is good for, to be looked at before anything is taken out.
 
-use super::calibrate::calibrate;
 use super::difference::look;
 use super::importance::Knowledge;
 use super::layers::{StandIns, each};
 use super::repair::Side;
-use super::scores::scores;
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::{Method, Progress};
 use crate::error::Result;
@@ -57,12 +55,8 @@ const LOOKED_AT: usize = 96;
 pub fn overview(parent: &Side, method: Method, progress: &dyn Progress) -> Result<Overview> {
     let (config, weights) = (parent.config, parent.weights);
     let all: Vec<Structure> = structures(config).into_iter().filter(|structure| structure.place != Place::Queries).collect();
-    let maps: Vec<String> = all.iter().flat_map(|structure| structure.used_by.clone()).collect();
-    progress.begin("looking at the pictures", parent.inputs.len());
-    let grams = calibrate(config, weights, parent.inputs, &maps, parent.relevance, &|| progress.step())?;
+    let knowledge = Knowledge::gather(config, weights, parent.inputs, parent.relevance, &all, method, progress)?;
     progress.begin("scoring units", all.len());
-    let scores = scores(method.importance, config, weights, parent.inputs)?;
-    let knowledge = Knowledge { weights: weights.clone(), grams, scores, seed: method.seed };
     let (mut heads, mut widths) = (Vec::new(), Vec::new());
     for structure in &all {
         let problems = knowledge.problems(structure)?;
@@ -81,15 +75,15 @@ pub fn overview(parent: &Side, method: Method, progress: &dyn Progress) -> Resul
 fn layers(parent: &Side, repair: bool, progress: &dyn Progress) -> Result<Vec<Absent>> {
     let features = parent.inputs.first(LOOKED_AT).at_stage(parent.config, parent.weights, parent.config.backbone.stages())?;
     let parent = &Side { inputs: &features, ..*parent };
-    let kinds = [("encoder", Layer::Encoder(0), parent.config.encoder.len()), ("decoder", Layer::Decoder(0), parent.config.decoder.len())];
-    progress.begin("leaving layers out", kinds.iter().map(|(.., count)| count).sum());
+    let kinds = [Layer::Encoder(0), Layer::Decoder(0)];
+    progress.begin("leaving layers out", kinds.iter().map(|kind| kind.count(parent.config)).sum());
     let seen = look(parent.config, parent.weights, parent.inputs)?;
     let mut stand_ins = StandIns::default();
     let mut all = Vec::new();
     // The last layer of a kind can't be left out.
-    for (name, kind, count) in kinds.into_iter().filter(|(.., count)| *count > 1) {
-        let found = each(parent, &seen, kind, count, &[], repair, &mut stand_ins, &|| progress.step())?;
-        all.extend(found.iter().enumerate().map(|(i, dropped)| Absent { name: format!("{name}.{i}"), difference: dropped.difference }));
+    for kind in kinds.into_iter().filter(|kind| kind.count(parent.config) > 1) {
+        let found = each(parent, &seen, kind, &[], repair, &mut stand_ins, &|| progress.step())?;
+        all.extend(found.iter().map(|dropped| Absent { name: dropped.layer.prefix(), difference: dropped.difference }));
     }
     Ok(all)
 }
@@ -99,14 +93,7 @@ mod tests {
     use super::*;
     use crate::prune::calibrate::Relevance;
     use crate::prune::importance::Importance;
-    use crate::prune::tiny;
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn begin(&self, _: &str, _: usize) {}
-        fn step(&self) {}
-    }
+    use crate::prune::tiny::{self, Silent};
 
     #[test]
     fn a_head_that_nothing_listens_to_is_missed_least() {

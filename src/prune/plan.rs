@@ -1,6 +1,10 @@
 //! What is taken out of which network: a small TOML file, which carries out exactly the same again on the same pictures.
 
+use super::importance::Importance;
+use super::inputs::Inputs;
 use super::structure::{Layer, structures};
+use super::trim::Method;
+use crate::checkpoint::Card;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -30,9 +34,25 @@ pub struct Origin {
     pub calibration: String,
     pub pictures: usize,
     pub seed: u64,
-    pub importance: super::importance::Importance,
+    pub importance: Importance,
     pub repair: bool,
     pub version: String,
+}
+
+impl Origin {
+    /// Of a plan that is carried out on the parent of this card and file with these pictures.
+    pub fn new(parent: &Card, parent_sha256: &str, inputs: &Inputs, Method { importance, repair, seed }: Method) -> Self {
+        Self {
+            parent: parent.name.clone(),
+            parent_sha256: parent_sha256.into(),
+            calibration: inputs.hash.clone(),
+            pictures: inputs.len(),
+            seed,
+            importance,
+            repair,
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
 }
 
 /// How many units stay, or which.
@@ -62,8 +82,7 @@ impl Plan {
             Layer::Encoder(_) => &mut self.drop_encoder,
             Layer::Decoder(_) => &mut self.drop_decoder,
         };
-        let (Layer::Encoder(i) | Layer::Decoder(i)) = layer;
-        list.push(i);
+        list.push(layer.number());
         list.sort_unstable();
     }
 

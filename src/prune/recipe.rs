@@ -4,7 +4,7 @@ use super::budget::{Budget, Meter};
 use super::layers::Dropped;
 use super::plan::{Keep, Plan};
 use super::repair::Side;
-use super::search::{Found, Steps, layer_orders, search, survey};
+use super::search::{Found, Survey, layer_orders, search, survey};
 use super::structure::structures;
 use super::trim::{Method, Progress};
 use crate::config::Config;
@@ -100,9 +100,8 @@ impl Recipe {
             return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
         }
         if !self.budget.is_empty() {
-            let mut survey = survey(parent, method, |_| true, progress)?;
-            (survey.encoder, survey.decoder) = layer_orders(parent, method, progress)?;
-            return search(parent.config, &survey, &self.budget, meter, Steps { multiple });
+            let survey = Survey::of(parent, method, |_| true, progress)?;
+            return search(parent.config, &survey, &self.budget, meter, multiple);
         }
         let mut plan = Plan::default();
         let config = parent.config;
@@ -129,7 +128,7 @@ impl Recipe {
         for (pattern, amount) in &self.total {
             known(pattern, config)?;
             let survey = survey(parent, method, |name| matches(&full(pattern, config), name), progress)?;
-            let named: Vec<_> = survey.structures.iter().filter(|s| s.structure.layer().is_none_or(|layer| !dropped.contains(&layer))).collect();
+            let named: Vec<_> = survey.iter().filter(|s| s.structure.layer().is_none_or(|layer| !dropped.contains(&layer))).collect();
             let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();
             let units: usize = kept.iter().sum();
             for _ in 0..units - amount.of(units, 1)? {
@@ -144,8 +143,7 @@ impl Recipe {
                 plan.keep.insert(s.structure.name.clone(), Keep::Count(kept));
             }
         }
-        let costs = meter.costs(&plan.config(config));
-        Ok(Found { plan, predicted: f64::NAN, costs })
+        Ok(Found { plan, predicted: f64::NAN })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::matrix::{Matrix, product};
 use crate::model::Detr;
 use crate::watch::Watch;
-use crate::weights::{HostTensor, Weights};
+use crate::weights::Weights;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub fn solve(weights: &mut Weights, map: &str, problem: &Problem, structure: &St
     for (i, &column) in columns.iter().enumerate() {
         (0..all.ncols()).for_each(|j| all[(column, j)] = solved[(i, j)]);
     }
-    let (weight, bias) = (tensor(weights, &format!("{map}.weight"))?, tensor(weights, &format!("{map}.bias"))?);
+    let (weight, bias) = (weights.named(&format!("{map}.weight"))?, weights.named(&format!("{map}.bias"))?);
     // The means of the outputs stay.
     let before = bias.to_f32();
     let outputs: Vec<f64> =
@@ -41,10 +41,6 @@ pub fn solve(weights: &mut Weights, map: &str, problem: &Problem, structure: &St
     weights.insert(format!("{map}.weight"), weight);
     weights.insert(format!("{map}.bias"), bias);
     Ok(())
-}
-
-fn tensor<'a>(weights: &'a Weights, name: &str) -> Result<&'a HostTensor> {
-    weights.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.into(), expected: vec![] })
 }
 
 /// A network, and the pictures as it is given them.
@@ -93,7 +89,7 @@ pub fn again(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, tasks: &[Tas
     let mut solved = Vec::new();
     for (i, solver) in solvers.iter().enumerate() {
         let parts: Vec<Gram> = found.iter().map(|(.., joints)| joints[i].clone()).collect();
-        let prior = tensor(&trimmed.weights, &format!("{}.weight", solver.task.map))?;
+        let prior = trimmed.weights.named(&format!("{}.weight", solver.task.map))?;
         let (weight, bias) = fit(&parts, solver.width, prior).map_err(|error| Error::Config(format!("{}: {error}", solver.task.map)))?;
         solved.push((format!("{}.weight", solver.task.map), weight));
         solved.push((format!("{}.bias", solver.task.map), bias));
@@ -114,10 +110,10 @@ struct Solver<'a> {
 
 impl<'a> Solver<'a> {
     fn new(parent: &'a Side, trimmed: &Trimmed, task: &'a Task) -> Result<Self> {
-        let weight = tensor(parent.weights, &format!("{}.weight", task.target))?.to_f32();
-        let bias = tensor(parent.weights, &format!("{}.bias", task.target))?.to_f32();
+        let weight = parent.weights.named(&format!("{}.weight", task.target))?.to_f32();
+        let bias = parent.weights.named(&format!("{}.bias", task.target))?.to_f32();
         let depth = weight.len() / bias.len().max(1);
-        let prior = tensor(&trimmed.weights, &format!("{}.weight", task.map))?;
+        let prior = trimmed.weights.named(&format!("{}.weight", task.map))?;
         Ok(Self { task, weight, bias, depth, width: prior.len() / prior.shape[0].max(1) })
     }
 

@@ -6,10 +6,13 @@ use super::importance::Importance;
 use super::inputs::Inputs;
 use super::obs::Removal;
 use super::taylor::taylor;
-use super::trim::Scores;
 use crate::config::Config;
 use crate::error::Result;
 use crate::weights::Weights;
+use std::collections::BTreeMap;
+
+/// Scores of each structure's units, by its name.
+pub type Scores = BTreeMap<String, Vec<f64>>;
 
 /// Scores by the names of structures, for a method that needs them.
 pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Scores> {

@@ -4,15 +4,14 @@
 //! Errors of different structures are made comparable by measuring what one level of each does to the detector's outputs.
 
 use super::budget::{Budget, Costs, Limits, Meter};
-use super::calibrate::calibrate;
 use super::difference::{Answer, difference, look};
 use super::importance::Knowledge;
 use super::inputs::Inputs;
 use super::layers::{Dropped, StandIns, order};
-use super::obs::Removal;
+use super::obs::{self, Removal};
 use super::plan::{Keep, Plan};
 use super::repair::{Side, solve};
-use super::scores::{of_queries, scores};
+use super::scores::of_queries;
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::{Method, Progress};
 use super::trimmed::Trimmed;
@@ -48,27 +47,29 @@ impl Surveyed {
 /// Pictures on which one level of each structure is measured.
 const PROBED: usize = 48;
 
-/// Looks at everything that could be taken out of the parent and is asked for.
-pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Survey> {
-    let all: Vec<Structure> = structures(parent.config).into_iter().filter(|structure| wanted(&structure.name)).collect();
-    let maps: Vec<String> = all.iter().flat_map(|structure| structure.used_by.clone()).collect();
-    progress.begin("looking at the pictures", parent.inputs.len());
-    let grams = calibrate(parent.config, parent.weights, parent.inputs, &maps, parent.relevance, &|| progress.step())?;
-    let gathered = scores(method.importance, parent.config, parent.weights, parent.inputs)?;
-    let knowledge = Knowledge { weights: parent.weights.clone(), grams, scores: gathered, seed: method.seed };
+impl Survey {
+    /// Looks at everything that could be taken out of the parent: layers, and the structures that are asked for.
+    pub fn of(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Self> {
+        let structures = survey(parent, method, wanted, progress)?;
+        let (encoder, decoder) = layer_orders(parent, method, progress)?;
+        Ok(Self { structures, encoder, decoder })
+    }
+}
 
+/// Looks at the structures of the parent that are asked for.
+pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Vec<Surveyed>> {
+    let all: Vec<Structure> = structures(parent.config).into_iter().filter(|structure| wanted(&structure.name)).collect();
+    let knowledge = Knowledge::gather(parent.config, parent.weights, parent.inputs, parent.relevance, &all, method, progress)?;
     let points = Points::new(parent)?;
     let seen = look(parent.config, parent.weights, &points.decoder)?;
 
     progress.begin("measuring what each part is good for", all.len());
     let mut surveyed = Vec::new();
     for structure in all {
-        let one = probe(parent, structure, &knowledge, method, &points, &seen)?;
-        surveyed.push(one);
+        surveyed.push(probe(parent, structure, &knowledge, method, &points, &seen)?);
         progress.step();
     }
-
-    Ok(Survey { structures: surveyed, encoder: vec![], decoder: vec![] })
+    Ok(surveyed)
 }
 
 /// The orders in which layers are best left out.
@@ -134,10 +135,7 @@ fn probe(parent: &Side, structure: Structure, knowledge: &Knowledge, method: Met
         return Ok(Surveyed { structure, order, slope: 0.0 });
     }
     let gone = structure.units / 2;
-    let mut units: Vec<usize> = order.iter().skip(gone).map(|removal| removal.unit).collect();
-    // The last unit is never removed, and so isn't in the order.
-    units.extend((0..structure.units).filter(|unit| order.iter().all(|removal| removal.unit != *unit)));
-    units.sort_unstable();
+    let units = obs::kept(&order, structure.units, gone);
     let mut trimmed = Trimmed::new(parent, &[], false, &mut StandIns::default())?;
     if method.repair {
         for (map, problem) in structure.used_by.iter().zip(&problems) {
@@ -156,7 +154,6 @@ pub struct Found {
     pub plan: Plan,
     /// The sum of what each removal is predicted to do.
     pub predicted: f64,
-    pub costs: Costs,
 }
 
 /// Where a search stands.
@@ -167,18 +164,11 @@ struct State {
     decoder: usize,
 }
 
-/// How a search may round and how far it may go.
-#[derive(Clone, Copy, Debug)]
-pub struct Steps {
-    /// Kept neurons and channels are multiples of this.
-    pub multiple: usize,
-}
-
-/// The least predicted difference that keeps to the budget.
-pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, steps: Steps) -> Result<Found> {
+/// The least predicted difference that keeps to the budget. Kept neurons and channels are multiples of `multiple`.
+pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, multiple: usize) -> Result<Found> {
     let whole = meter.costs(parent);
     let limits = budget.limits(&whole)?;
-    let levels: Vec<Vec<usize>> = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, steps.multiple)).collect();
+    let levels: Vec<Vec<usize>> = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
     let mut state = State { kept: survey.structures.iter().map(|surveyed| surveyed.structure.units).collect(), encoder: 0, decoder: 0 };
     refuse_impossible(parent, survey, &levels, &limits, meter)?;
     let mut costs = whole;
@@ -204,14 +194,14 @@ pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, 
         let from = survey.predicted(&state);
         let back = survey.returns(&state, &levels).into_iter().filter_map(|next| {
             let to = meter.costs(&survey.plan(&next).config(parent));
-            (limits.excess(&to) <= 0.0).then(|| (from - survey.predicted(&next), next, to))
+            (limits.excess(&to) <= 0.0).then(|| (from - survey.predicted(&next), next))
         });
-        match back.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, ..)| *gained > 0.0) {
-            Some((_, next, to)) => (state, costs) = (next, to),
+        match back.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, _)| *gained > 0.0) {
+            Some((_, next)) => state = next,
             None => break,
         }
     }
-    Ok(Found { plan: survey.plan(&state), predicted: survey.predicted(&state), costs })
+    Ok(Found { plan: survey.plan(&state), predicted: survey.predicted(&state) })
 }
 
 fn refuse_impossible(parent: &Config, survey: &Survey, levels: &[Vec<usize>], limits: &Limits, meter: &Meter) -> Result<()> {

@@ -6,8 +6,8 @@
 //! difference itself to the second order ("Hutchinson's estimator"). So a change counts whichever way it goes, and none cancel.
 
 use super::inputs::{Inputs, lanes};
+use super::scores::Scores;
 use super::structure::{Structure, structures};
-use super::trim::Scores;
 use crate::config::{ClassActivation, Config};
 use crate::cpu::to_host;
 use crate::error::{Error, Result};
@@ -45,9 +45,8 @@ pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Sco
                 let mut changes = vec![0.0; structure.units];
                 for map in &structure.used_by {
                     let name = format!("{map}.weight");
-                    let missing = || Error::MissingTensor { name: name.clone(), expected: vec![] };
-                    let variable = variables.get(&name).ok_or_else(missing)?;
-                    let inputs = weights.tensors.get(&name).and_then(|tensor| tensor.shape.last().copied()).ok_or_else(missing)?;
+                    let inputs = weights.named(&name)?.shape.last().copied().unwrap_or(1);
+                    let variable = variables.get(&name).ok_or_else(|| Error::MissingTensor { name: name.clone(), expected: vec![] })?;
                     // What no output depends on has no gradient.
                     let Some(gradient) = gradients.get(variable.as_tensor()) else { continue };
                     let (weight, gradient) = (to_host(variable.as_tensor())?, to_host(gradient)?);

@@ -1,18 +1,17 @@
 //! From a plan to a trimmed network: layers out, units out, repair.
 
-use super::calibrate::calibrate;
 use super::importance::{Importance, Knowledge};
 use super::inputs::Inputs;
 use super::layers::StandIns;
+use super::obs;
 use super::plan::{Keep, Plan};
 use super::repair::{Side, Task, again, solve};
 use super::structure::{Layer, Place, Structure, structures};
 use super::trimmed::Trimmed;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::layout;
 use crate::weights::Weights;
-use std::collections::BTreeMap;
 
 /// Is told how far long work has come.
 pub trait Progress: Sync {
@@ -52,17 +51,10 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
         }
     }
 
-    let maps: Vec<String> = cuts.iter().flat_map(|(structure, _)| structure.used_by.clone()).collect();
-    progress.begin("looking at the pictures", parent.inputs.len());
-    let grams = calibrate(&trimmed.config, &trimmed.weights, parent.inputs, &maps, parent.relevance, &|| progress.step())?;
-    let mut scores = super::scores::scores(method.importance, &trimmed.config, &trimmed.weights, parent.inputs)?;
-    // No map uses queries: whatever the method, those go that detect least. But chance stays chance.
-    if method.importance != Importance::Random {
-        scores.insert("queries".into(), parent.relevance.queries());
-    }
-    let knowledge = Knowledge { weights: trimmed.weights.clone(), grams, scores, seed: method.seed };
+    let cut: Vec<Structure> = cuts.iter().map(|(structure, _)| structure.clone()).collect();
+    let knowledge = Knowledge::gather(&trimmed.config, &trimmed.weights, parent.inputs, parent.relevance, &cut, method, progress)?;
     progress.begin("choosing and re-solving", cuts.len());
-    // A map may lose inputs to several structures; each solves on what the ones before have left.
+    // Each map is given the channels of one structure alone: none is solved twice.
     let mut kept = Vec::new();
     for (structure, keep) in &cuts {
         let problems = knowledge.problems(structure)?;
@@ -70,8 +62,7 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
             Keep::Units(units) => units.clone(),
             Keep::Count(count) => {
                 let order = knowledge.order(method.importance, structure, &problems)?;
-                let gone: Vec<usize> = order.iter().take(structure.units - count).map(|removal| removal.unit).collect();
-                (0..structure.units).filter(|unit| !gone.contains(unit)).collect()
+                obs::kept(&order, structure.units, structure.units - count)
             }
         };
         if method.repair {
@@ -139,8 +130,7 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[&Strin
         let mut tasks = Vec::new();
         for &map in group {
             let target = trimmed.target(map);
-            let name = format!("{target}.bias");
-            let all = parent.weights.tensors.get(&name).map(|bias| bias.len()).ok_or(Error::MissingTensor { name, expected: vec![] })?;
+            let all = parent.weights.named(&format!("{target}.bias"))?.len();
             tasks.push(Task { map: map.clone(), outputs: trimmed.kept_outputs(map, all), target });
         }
         again(parent, trimmed, inputs, &tasks)?;
@@ -149,22 +139,13 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[&Strin
     Ok(())
 }
 
-/// Scores by structure.
-pub type Scores = BTreeMap<String, Vec<f64>>;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::prune::calibrate::Relevance;
     use crate::prune::difference::Answer;
-    use crate::prune::tiny;
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn begin(&self, _: &str, _: usize) {}
-        fn step(&self) {}
-    }
+    use crate::prune::tiny::{self, Silent};
+    use std::collections::BTreeMap;
 
     #[test]
     fn the_queries_that_detect_least_go() {

@@ -51,8 +51,7 @@ impl Trimmed {
         let Some(number) = name.split('.').nth(1).and_then(|number| number.parse::<usize>().ok()) else { return name.into() };
         let of_kind = self.layers.iter().filter(|(own, _)| matches!((own, kind), (Layer::Encoder(_), "encoder") | (Layer::Decoder(_), "decoder")));
         match of_kind.copied().nth(number).map(pick) {
-            Some(Layer::Encoder(i)) => format!("encoder.{i}.{rest}"),
-            Some(Layer::Decoder(i)) => format!("decoder.{i}.{rest}"),
+            Some(layer) => format!("{}.{rest}", layer.prefix()),
             None => name.into(),
         }
     }

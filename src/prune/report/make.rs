@@ -12,7 +12,7 @@ use crate::prune::importance::Importance;
 use crate::prune::plan::{Origin, Plan};
 use crate::prune::recipe::{MULTIPLE, Recipe};
 use crate::prune::repair::Side;
-use crate::prune::search::{Steps, Survey, layer_orders, search, survey};
+use crate::prune::search::{Survey, search};
 use crate::prune::trim::{Method, Progress, carry_out};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -68,19 +68,13 @@ impl Workshop<'_> {
             let pair = self.pair(&name, &format!("at most {text} multiply-accumulates"), method, || {
                 let known = match &mut known {
                     Some(known) => known,
-                    none => none.insert(self.survey(method)?),
+                    none => none.insert(Survey::of(&self.parent, method, |name| name != "queries", self.progress)?),
                 };
-                Ok(search(self.parent.config, known, &budget, &self.meter, Steps { multiple: MULTIPLE })?.plan)
+                Ok(search(self.parent.config, known, &budget, &self.meter, MULTIPLE)?.plan)
             });
             pairs.push(fatal(pair)?);
         }
         Ok(pairs)
-    }
-
-    fn survey(&self, method: Method) -> Result<Survey> {
-        let mut survey = survey(&self.parent, method, |name| name != "queries", self.progress)?;
-        (survey.encoder, survey.decoder) = layer_orders(&self.parent, method, self.progress)?;
-        Ok(survey)
     }
 
     fn method(&self, importance: Importance) -> Method {
@@ -137,16 +131,7 @@ impl Workshop<'_> {
     fn make(&self, name: &str, what: &str, plan: &Plan, method: Method) -> Result<Plan> {
         let done = carry_out(&self.parent, plan, method, self.progress)?;
         let mut plan = done.plan;
-        plan.origin = Origin {
-            parent: self.card.name.clone(),
-            parent_sha256: self.sha256.into(),
-            calibration: self.parent.inputs.hash.clone(),
-            pictures: self.parent.inputs.len(),
-            seed: method.seed,
-            importance: method.importance,
-            repair: method.repair,
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
+        plan.origin = Origin::new(self.card, self.sha256, self.parent.inputs, method);
         let mut card = self.card.clone();
         card.name = name.rsplit('/').next().unwrap_or(name).into();
         card.provenance.push(self.made(what, method));
