@@ -28,6 +28,9 @@ pub enum Error {
     /// A file that can't be used as a device's profile.
     #[error("{file}: {problem}")]
     Profile { file: String, problem: String },
+    /// A file that can't be used as times in a browser.
+    #[error("{file}: these aren't times as `node tests/browser/report.js` writes them: {problem}")]
+    Times { file: String, problem: String },
     /// A network whose output can't be used.
     #[error("network output: {0}")]
     Output(String),

@@ -3,6 +3,7 @@
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, to_bytes};
 use detrim::config::{Backbone, Label, ResNet, Resize};
 use detrim::eval::cost::cost;
+use detrim::hash::sha256;
 use detrim::{Config, image};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -127,11 +128,19 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
     // Again, now with annotations, a healed network and browser times: nothing is trimmed anew.
     let before = written(root);
     std::fs::copy(root.join("out/layers.safetensors"), root.join("healed.safetensors")).unwrap();
-    std::fs::write(root.join("browser.json"), r#"{"parent": {"wasm": 20.0}, "layers": {"wasm": 10.0, "webgpu": 4.5}}"#).unwrap();
+    let turn = |name: &str, ms: f64, ratio: f64| json!({ "sha256": sha256(&std::fs::read(root.join(format!("out/{name}.safetensors"))).unwrap()), "ms": ms, "ratio": ratio });
+    let turns = |adapter: &str, software: bool, layers: Value| {
+        let networks = json!({ "parent": turn("parent", 20.0, 1.0), "layers": layers, "another": turn("parent", 1.0, 1.0) });
+        json!({ "adapter": adapter, "software": software, "rounds": 3, "networks": networks })
+    };
+    let [wasm, webgpu] = [turns("CPU", false, turn("layers", 12.0, 0.512)), turns("swift", true, turn("layers", 4.5, 0.25))];
+    std::fs::write(root.join("browser.json"), json!({ "browser": "Chromium 1.2", "wasm": wasm, "webgpu": webgpu }).to_string()).unwrap();
     let more = "--annotations labels.json --photos photos --limit 8 --healed layers=healed.safetensors --browser browser.json";
     let said = success(&report(root, &format!("{options} {more}")));
     assert_eq!(written(root), before);
-    assert!(said.contains("10.0 ms (0.500)") && said.contains("4.5 ms"), "{said}");
+    for expected in ["0.512 (12.0 ms)", "0.250 (4.5 ms)", "time WebGPU (software)", "a program on the processor", "Chromium 1.2, 3 rounds (swift"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
     let second = json_of(root);
     assert_eq!(second["annotated"], 8);
     let layers = &second["rows"][1];
@@ -141,8 +150,9 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
     assert!(second["rows"][0]["unrepaired"]["ap"].is_number() && second["curves"][0]["points"][0]["quality"]["ap"].is_number());
     assert_eq!(second["rows"][2]["costs"], first["rows"][2]["costs"]);
 
-    // Other settings make other networks.
-    success(&report(root, "--recipe layers --no-curves --seed 1"));
+    // Other settings make other networks, which nobody has timed in a browser.
+    let said = success(&report(root, "--recipe layers --no-curves --seed 1 --browser browser.json"));
+    assert!(said.contains("layers: the times of layers in a browser are of another file") && !said.contains("12.0 ms"), "{said}");
     let after = written(root);
     assert!(after[0].1 > before[0].1 && after[1].1 > before[1].1 && after[2] == before[2]);
 }

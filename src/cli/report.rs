@@ -73,7 +73,7 @@ pub struct Arguments {
     /// Runs of which the median time is taken
     #[arg(long, value_name = "N", default_value_t = 20)]
     runs: usize,
-    /// Times in a browser: {"layers": {"wasm": 90.5, "webgpu": 12.1}, "parent": …}
+    /// Times in a browser that `node tests/browser/report.js` measured for this folder
     #[arg(long, value_name = "JSON")]
     browser: Option<PathBuf>,
     /// Resampled sets of pictures behind an interval
@@ -105,13 +105,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ensure!(recipes.iter().any(|(recipe, _)| recipe == name), "--healed {name}={}: no recipe of that name is in the report", file.display());
         open(file, &Guess::default())?;
     }
-    let browsers: Browsers = match &arguments.browser {
-        Some(path) => {
-            let text = std::fs::read(path).with_context(|| path.display().to_string())?;
-            serde_json::from_slice(&text).with_context(|| format!("{}: these aren't times by names of models", path.display()))?
-        }
-        None => Browsers::new(),
-    };
+    let browsers = arguments.browser.as_deref().map(Browsers::open).transpose()?;
     let path = &arguments.model.model;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
@@ -147,6 +141,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let labelled =
         photos.as_ref().map(|photos| Labelled { dataset: &dataset, photos, sha256: annotations_sha256, resamples: arguments.resamples, seed: *seed });
     let parent_file = out.join(workshop.parent()?);
+    let times = |name: &str, file: &Path| -> Result<_> {
+        let sha256 = sha256(&std::fs::read(file).with_context(|| file.display().to_string())?);
+        Ok(browsers.as_ref().map_or(Ok(None), |browsers| browsers.of(name, &sha256)))
+    };
+    let parent_times = times("parent", &parent_file)?.map_err(|problem| {
+        let file = arguments.browser.clone().unwrap_or_default();
+        anyhow::anyhow!("{}: {problem}", file.display())
+    })?;
     let (judge, quality) = Judge::new(&parent_file, labelled, &held_out, out, &bars)?;
     let parent = open(&parent_file, &Guess::default())?;
     let mut report = Report {
@@ -157,6 +159,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         held_out: held_out.len(),
         annotated: annotations.as_ref().map(|_| dataset.images.len()),
         size,
+        browsers: browsers.clone(),
         rows: vec![Row {
             name: "parent".into(),
             costs: costs(&parent, bytes(&parent_file)?, size)?,
@@ -164,7 +167,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             unrepaired: Some(quality),
             repaired: None,
             healed: None,
-            browser: browsers.get("parent").copied(),
+            browser: parent_times,
             claim: None,
             verdicts: vec![],
         }],
@@ -181,7 +184,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
             Ok(pair) => {
                 let mut row = measure(name, &pair, &judge, &parent, &arguments, size, &bars)?;
-                row.browser = browsers.get(&**name).copied();
+                match times(name, &out.join(&pair.repaired))? {
+                    Ok(times) => row.browser = times,
+                    Err(problem) => report.problems.push(format!("{name}: {problem}")),
+                }
                 if let Some(file) = healed.get(&**name) {
                     row.healed = Some(judge.judge(file, true)?);
                     let parameters = costs(&open(file, &Guess::default())?, 0, size)?.parameters;

@@ -30,6 +30,8 @@ const NO_WEBGPU = ['--disable-features=WebGPU', '--disable-gpu', '--disable-blin
 
 /** @type {Map<string, Promise<Browser>>} */
 const browsers = new Map();
+/** @type {Map<string, Promise<string>>} */
+const films = new Map();
 /** @type {string[]} */
 const folders = [];
 
@@ -49,10 +51,9 @@ export async function launch(options) {
 export async function closeBrowsers() {
   for (const browser of browsers.values()) await browser.then((running) => running.close());
   for (const folder of folders) await rm(folder, { recursive: true, force: true });
+  browsers.clear();
+  films.clear();
 }
-
-/** @type {Map<string, Promise<string>>} */
-const films = new Map();
 
 /** A film of one JPEG, as Chromium's fake camera wants it: frames one after another. @param {string} photo */
 function film(photo) {

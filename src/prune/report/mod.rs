@@ -2,19 +2,20 @@
 //!
 //! `make.rs` trims, `measure.rs` measures, `show.rs` and `plot.rs` write it down. What is there from an earlier run is used again.
 
+mod browsers;
 mod claims;
 pub mod make;
 pub mod measure;
 mod plot;
 pub mod show;
 
+pub use browsers::{Browser, Browsers, Time, Turns};
 pub use claims::{Claim, Verdict, verdicts};
 pub use plot::curves as plot_curves;
 
 use super::importance::Importance;
 use crate::eval::coco::bootstrap::Intervals;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde::Serialize;
 
 /// All that was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -31,6 +32,8 @@ pub struct Report {
     pub annotated: Option<usize>,
     /// Height and width of the network's input that multiply-accumulates are counted for.
     pub size: [usize; 2],
+    /// What was measured in a browser.
+    pub browsers: Option<Browsers>,
     /// The first is the parent's.
     pub rows: Vec<Row>,
     pub curves: Vec<Curve>,
@@ -88,16 +91,6 @@ pub struct Quality {
     /// Difference of its outputs from the parent's on the held-out pictures (0: none, 1: as if nothing were found).
     pub difference: Option<f64>,
 }
-
-/// Milliseconds of one picture in a browser.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Browser {
-    pub wasm: Option<f64>,
-    pub webgpu: Option<f64>,
-}
-
-/// Times by the names of the report's rows.
-pub type Browsers = BTreeMap<String, Browser>;
 
 /// Networks that a method makes for smaller and smaller budgets.
 #[derive(Clone, Debug, Serialize)]

@@ -1,7 +1,7 @@
 //! A report for people: a table in Markdown, the claims beside it.
 
 use super::claims::percent;
-use super::{Curve, Quality, Report, Row};
+use super::{Browser, Browsers, Curve, Quality, Report, Row, Time, Turns};
 use crate::eval::coco::bootstrap::{Interval, Intervals};
 use comfy_table::{Table, presets};
 use std::collections::BTreeSet;
@@ -14,9 +14,7 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
         "Parent: {parent} (sha256 {parent_sha256}). Trimmed and repaired on {pictures} pictures ({calibration}), without labels or training. "
     );
     text += &format!("MACs at {height}×{width}. ");
-    if let Some(runs) = report.rows.iter().find_map(|row| Some(row.pace?.runs)) {
-        text += &format!("Time: the network alone on the CPU, in turns with the parent, {runs} runs each; the median of the ratios. ");
-    }
+    text += &timing(report);
     match report.annotated {
         Some(count) => {
             text += &format!(
@@ -40,6 +38,26 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
     text + "\n"
 }
 
+/// How times were taken.
+fn timing(report: &Report) -> String {
+    let native = report.rows.iter().find_map(|row| Some(row.pace?.runs));
+    let native = native.map(|runs| format!("natively on the CPU, {runs} runs"));
+    let in_browser = report.browsers.iter().flat_map(|Browsers { browser, wasm, webgpu }| {
+        let rounds = |turns: &Turns| format!("{} rounds", turns.rounds);
+        let wasm = wasm.as_ref().map(|turns| format!("as wasm on the CPU in {browser}, {}", rounds(turns)));
+        let webgpu = webgpu.as_ref().map(|turns| {
+            let program = if turns.software { ": **a program on the processor, whose times say nothing about graphics processors**" } else { "" };
+            format!("on WebGPU in {browser}, {} ({}{program})", rounds(turns), turns.adapter)
+        });
+        [wasm, webgpu]
+    });
+    let places: Vec<String> = [native].into_iter().chain(in_browser).flatten().collect();
+    if places.is_empty() {
+        return String::new();
+    }
+    format!("Time: the median latency ratio to the parent, of runs in turns, and the median of the network alone; {}. ", places.join("; "))
+}
+
 /// A row for each network. Columns that nothing is known for are left out.
 pub fn table(report: &Report) -> String {
     let Some(parent) = report.rows.first() else { return String::new() };
@@ -53,14 +71,14 @@ pub fn table(report: &Report) -> String {
     column("f16", &|row| megabytes(row.costs.f16_bytes));
     column("int8", &|row| megabytes(row.costs.int8_bytes));
     column("MACs", &|row| of(row.costs.macs as f64, parent.costs.macs as f64));
-    column("time", &|row| row.pace.map_or(String::new(), |pace| format!("{:.3}", pace.ratio)));
-    let browser = |row: &Row, webgpu: bool| row.browser.and_then(|times| if webgpu { times.webgpu } else { times.wasm });
-    for (name, webgpu) in [("wasm", false), ("WebGPU", true)] {
-        let base = browser(parent, webgpu);
-        column(name, &|row| {
-            let ratio = |ms: f64| base.map_or(String::new(), |base| format!(" ({:.3})", ms / base));
-            browser(row, webgpu).map_or(String::new(), |ms| format!("{ms:.1} ms{}", ratio(ms)))
-        });
+    // One decimal more than clocks deserve, so that ratios can be told apart.
+    let time = |ms: f64, ratio: f64| format!("{ratio:.3} ({ms:.1} ms)");
+    column("time native", &|row| row.pace.map_or(String::new(), |pace| time(pace.ms, pace.ratio)));
+    let software = report.browsers.as_ref().and_then(|found| found.webgpu.as_ref()).is_some_and(|turns| turns.software);
+    let webgpu = if software { "time WebGPU (software)" } else { "time WebGPU" };
+    let browsers: [(&str, fn(&Browser) -> Option<Time>); 2] = [("time wasm", |times| times.wasm), (webgpu, |times| times.webgpu)];
+    for (name, of) in browsers {
+        column(name, &|row| row.browser.as_ref().and_then(of).map_or(String::new(), |found| time(found.ms, found.ratio)));
     }
     type Of = (&'static str, fn(&Quality) -> Option<f64>, fn(&Intervals) -> Interval);
     let measures: [Of; 2] = [("AP", |q| q.ap, |i| i.ap), ("AP50", |q| q.ap50, |i| i.ap50)];
