@@ -37,7 +37,7 @@ fn config(d_model: usize, layers: usize, queries: usize) -> Config {
     Config {
         d_model,
         encoder: vec![EncoderLayer { self_attention: attention, ffn }; layers],
-        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn }; layers],
+        decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn }; layers],
         queries,
         classes: labels.len(),
         class_activation: ClassActivation::Sigmoid,

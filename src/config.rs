@@ -37,6 +37,16 @@ pub struct Config {
     pub pixels: Pixels,
 }
 
+impl Config {
+    /// The first decoder layer's self-attention sees nothing of the picture: what it and its norm give can be stored as the queries'
+    /// contents, and neither is needed any more. Whether there was one; `fold.rs` does the same to weights.
+    pub fn fold(&mut self) -> bool {
+        let folded = self.decoder.first_mut().is_some_and(|layer| layer.self_attention.take().is_some());
+        self.query_content |= folded;
+        folded
+    }
+}
+
 /// A class: its name and its id in COCO's numbering (1..=90 with gaps).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
@@ -130,7 +140,9 @@ pub struct EncoderLayer {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecoderLayer {
-    pub self_attention: Attention,
+    /// None in a first layer that is folded (see [`Config::fold`]); every other layer has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_attention: Option<Attention>,
     pub cross_attention: Attention,
     /// Neurons of the feed-forward network.
     pub ffn: usize,

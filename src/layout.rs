@@ -63,8 +63,10 @@ pub fn layout(config: &Config) -> Vec<Entry> {
         list.rows("query_content", &[config.queries, width]);
     }
     for (i, layer) in config.decoder.iter().enumerate() {
-        list.attention(&format!("decoder.{i}.self_attention"), layer.self_attention, width);
-        list.norm(&format!("decoder.{i}.norm1"), width);
+        if let Some(self_attention) = layer.self_attention {
+            list.attention(&format!("decoder.{i}.self_attention"), self_attention, width);
+            list.norm(&format!("decoder.{i}.norm1"), width);
+        }
         list.attention(&format!("decoder.{i}.cross_attention"), layer.cross_attention, width);
         list.norm(&format!("decoder.{i}.norm2"), width);
         list.feed_forward(&format!("decoder.{i}"), layer.ffn, width);

@@ -12,6 +12,8 @@ pub mod error;
 pub mod eval;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod fetch;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod fold;
 pub mod forward;
 pub mod gpu;
 pub mod hash;

@@ -54,6 +54,13 @@ impl Structure {
         }
     }
 
+    /// Whether it is there in the end, where some layers are left out and, if so, the first decoder layer that stays is folded.
+    pub fn stays(&self, dropped: &[Layer], fold: bool) -> bool {
+        let gone = self.layer().is_some_and(|layer| dropped.contains(&layer));
+        let is_first = |i: usize| (0..i).all(|before| dropped.contains(&Layer::Decoder(before)));
+        !gone && !matches!(self.place, Place::DecoderSelfHeads(i) if fold && is_first(i))
+    }
+
     /// Whether its units are attention heads.
     pub fn is_heads(&self) -> bool {
         matches!(self.place, Place::EncoderHeads(_) | Place::DecoderSelfHeads(_) | Place::DecoderCrossHeads(_))
@@ -128,7 +135,7 @@ impl Place {
         match (self, &mut config.backbone) {
             (Place::EncoderHeads(i), _) => config.encoder[*i].self_attention.heads = units,
             (Place::EncoderFfn(i), _) => config.encoder[*i].ffn = units,
-            (Place::DecoderSelfHeads(i), _) => config.decoder[*i].self_attention.heads = units,
+            (Place::DecoderSelfHeads(i), _) => config.decoder[*i].self_attention.iter_mut().for_each(|attention| attention.heads = units),
             (Place::DecoderCrossHeads(i), _) => config.decoder[*i].cross_attention.heads = units,
             (Place::DecoderFfn(i), _) => config.decoder[*i].ffn = units,
             (Place::Queries, _) => config.queries = units,
@@ -165,7 +172,7 @@ pub fn structures(config: &Config) -> Vec<Structure> {
     }
     for (i, layer) in config.decoder.iter().enumerate() {
         let name = format!("decoder.{i}");
-        all.push(heads(format!("{name}.self_attention"), Place::DecoderSelfHeads(i), layer.self_attention));
+        all.extend(layer.self_attention.map(|attention| heads(format!("{name}.self_attention"), Place::DecoderSelfHeads(i), attention)));
         all.push(heads(format!("{name}.cross_attention"), Place::DecoderCrossHeads(i), layer.cross_attention));
         all.push(neurons(&name, Place::DecoderFfn(i), layer.ffn));
     }
@@ -296,6 +303,15 @@ mod tests {
         (config, all)
     }
 
+    /// And one whose first decoder layer is folded.
+    fn configs() -> Vec<Config> {
+        let mut configs: Vec<Config> = backbones().into_iter().map(|backbone| all(backbone).0).collect();
+        let mut folded = configs[0].clone();
+        folded.fold();
+        configs.push(folded);
+        configs
+    }
+
     fn backbones() -> [Backbone; 4] {
         let resnet = |depth| Backbone::Resnet(ResNet::of_depth(depth, false).unwrap());
         [resnet(18), resnet(50), resnet(101), Backbone::EfficientNetLite(EfficientNetLite::lite0())]
@@ -304,8 +320,8 @@ mod tests {
     /// Setting a number in the config must change just those axes of the layout that the structure says are cut.
     #[test]
     fn what_a_structure_cuts_is_what_its_config_changes() {
-        for backbone in backbones() {
-            let (config, all) = all(backbone);
+        for config in configs() {
+            let all = structures(&config);
             let before: BTreeMap<_, _> = layout(&config).into_iter().map(|entry| (entry.name, entry.shape)).collect();
             for structure in &all {
                 let mut smaller = config.clone();
@@ -334,6 +350,24 @@ mod tests {
         let (_, all) = all(Backbone::Resnet(ResNet::of_depth(18, false).unwrap()));
         assert_eq!(all.iter().find(|s| s.name == "backbone.stem").unwrap().place, Place::ResNetStream { stem: true, stages: vec![0] });
         assert_eq!(all.iter().find(|s| s.name == "backbone.stage2").unwrap().used_by.len(), 3);
+    }
+
+    #[test]
+    fn whichever_decoder_layer_is_first_in_the_end_is_folded() {
+        let (mut config, whole) = all(Backbone::Resnet(ResNet::of_depth(18, false).unwrap()));
+        let left = |all: &[Structure], dropped: &[Layer], fold| -> Vec<String> {
+            let left = all.iter().filter(|s| s.stays(dropped, fold) && matches!(s.place, Place::DecoderSelfHeads(_)));
+            left.map(|s| s.name.split('.').nth(1).unwrap().to_string()).collect()
+        };
+        assert_eq!(left(&whole, &[], false).concat(), "012345");
+        assert_eq!(left(&whole, &[], true).concat(), "12345");
+        assert_eq!(left(&whole, &[Layer::Decoder(0), Layer::Decoder(1), Layer::Decoder(4)], true).concat(), "35");
+        assert_eq!(left(&whole, &[Layer::Encoder(0), Layer::Decoder(1)], true).concat(), "2345");
+        config.fold();
+        let folded = structures(&config);
+        assert_eq!(folded.len() + 1, whole.len());
+        assert_eq!(left(&folded, &[], true).concat(), "12345");
+        assert_eq!(left(&folded, &[Layer::Decoder(0)], true).concat(), "2345");
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | `box_head.{0,1,2}.weight` | `[d_model, d_model]` twice, then `[4, d_model]` |
 //!
 //! Every convolution and every linear map also has a `.bias` `[out]`: frozen batch norm is folded in at conversion.
+//! Where the first decoder layer is folded (`fold.rs`), it has no `self_attention` and no `norm1`.
 
 mod int8;
 

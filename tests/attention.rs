@@ -5,6 +5,7 @@ use detrim::backend::Backend;
 use detrim::checkpoint::{Checkpoint, random};
 use detrim::config::*;
 use detrim::detector::{self, AttentionMaps};
+use detrim::fold::fold;
 use detrim::image::{Picture, prepare};
 use detrim::model::Detr;
 use detrim::watch::{Observe, Seen, Watch};
@@ -22,8 +23,8 @@ fn checkpoint() -> Checkpoint {
         d_model: 8,
         encoder: vec![EncoderLayer { self_attention: heads(2, 4), ffn: 6 }],
         decoder: vec![
-            DecoderLayer { self_attention: heads(2, 4), cross_attention: heads(2, 4), ffn: 6 },
-            DecoderLayer { self_attention: heads(1, 4), cross_attention: heads(HEADS, HEAD_WIDTH), ffn: 6 },
+            DecoderLayer { self_attention: Some(heads(2, 4)), cross_attention: heads(2, 4), ffn: 6 },
+            DecoderLayer { self_attention: Some(heads(1, 4)), cross_attention: heads(HEADS, HEAD_WIDTH), ffn: 6 },
         ],
         queries: QUERIES,
         classes: 2,
@@ -60,7 +61,8 @@ fn naively(checkpoint: &Checkpoint, picture: &Picture) -> Vec<f64> {
     let pixels = backend.constant(&prepare(picture, &checkpoint.config.pixels).unwrap()).unwrap();
     network.forward(&backend, &pixels, None, &mut |_, _| {}).unwrap();
     let Everything(seen) = backend.into_observer();
-    let (q, k) = (&seen["decoder.1.cross_attention.query"], &seen["decoder.1.cross_attention.key"]);
+    let projected = |part: &str| &seen[&format!("decoder.{}.cross_attention.{part}", checkpoint.config.decoder.len() - 1)];
+    let (q, k) = (projected("query"), projected("key"));
     let width = HEADS * HEAD_WIDTH;
     let tokens = k.data.len() / width;
     let mut all = Vec::new();
@@ -87,11 +89,20 @@ fn check(maps: &AttentionMaps, expected: &[f64], query: usize) {
 
 #[test]
 fn maps_are_the_last_cross_attention_s_weights() {
-    let checkpoint = checkpoint();
-    let mut attention = detector::Attention::load(&checkpoint).unwrap();
+    maps_are_right(&checkpoint());
+    // A single decoder layer that is folded asks the same of every picture.
+    let mut checkpoint = checkpoint();
+    checkpoint.config.decoder.remove(0);
+    let mut single = random(checkpoint.config, "tiny", 5);
+    assert!(fold(&mut single.config, &mut single.weights).unwrap());
+    maps_are_right(&single);
+}
+
+fn maps_are_right(checkpoint: &Checkpoint) {
+    let mut attention = detector::Attention::load(checkpoint).unwrap();
     // Two pictures in turn: what is kept of one must not answer for the other.
     for seed in [0, 1, 0] {
-        let expected = naively(&checkpoint, &picture(seed));
+        let expected = naively(checkpoint, &picture(seed));
         for query in [2, 0, 3] {
             let maps = attention.maps(&picture(seed), query).unwrap();
             // 24 × 42 pixels, halved by the stem, its pool and the stage.

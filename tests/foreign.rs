@@ -99,7 +99,7 @@ fn trimmed_layers_keep_the_width_of_their_heads() {
     let guess = Guess { heads: Some(4), ..Guess::default() };
     let net = read(&shapes, None, &guess).unwrap().config;
     assert_eq!(net.encoder[0].self_attention, Attention { heads: 3, head_width: 2 });
-    assert_eq!(net.decoder[0].self_attention, Attention { heads: 4, head_width: 2 });
+    assert_eq!(net.decoder[0].self_attention, Some(Attention { heads: 4, head_width: 2 }));
     assert_eq!((net.encoder[0].ffn, net.decoder[0].ffn), (6, 10));
     // A list in config.json says it layer by layer.
     let text = config().replace(r#""encoder_attention_heads": 2"#, r#""encoder_attention_heads": [2]"#);

@@ -14,7 +14,7 @@ fn model(file: &Path) {
         backbone: Backbone::Resnet(resnet.clone()),
         d_model: 8,
         encoder: vec![EncoderLayer { self_attention: attention, ffn: 6 }; 2],
-        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 6 }],
+        decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn: 6 }],
         queries: 4,
         classes: 2,
         labels: vec![Label { id: 1, name: "thing".into() }],

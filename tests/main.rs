@@ -6,6 +6,7 @@ mod coco;
 mod cpu;
 mod detect;
 mod fetch;
+mod fold;
 mod foreign;
 mod forward;
 mod gpu;

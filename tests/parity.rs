@@ -9,7 +9,7 @@ use pollster::block_on;
 use std::path::{Path, PathBuf};
 
 /// What shapes can't tell and the original repository's files don't say.
-fn guess(fixture: &str) -> Guess {
+pub fn guess(fixture: &str) -> Guess {
     match fixture {
         "original-zip" => Guess { heads: Some(4), ..Guess::default() },
         "original-legacy" => Guess { heads: Some(3), dilation: Some(true), ..Guess::default() },
@@ -18,7 +18,7 @@ fn guess(fixture: &str) -> Guess {
 }
 
 /// The checkpoint in a folder, and its cases.
-fn files(folder: &Path) -> (PathBuf, Vec<PathBuf>) {
+pub fn files(folder: &Path) -> (PathBuf, Vec<PathBuf>) {
     let mut all: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     all.sort();
     let stem = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();

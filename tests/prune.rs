@@ -21,7 +21,7 @@ fn network() -> Checkpoint {
         }),
         d_model: 32,
         encoder: vec![EncoderLayer { self_attention: attention(4), ffn: 48 }; 3],
-        decoder: vec![DecoderLayer { self_attention: attention(4), cross_attention: attention(3), ffn: 40 }; 3],
+        decoder: vec![DecoderLayer { self_attention: Some(attention(4)), cross_attention: attention(3), ffn: 40 }; 3],
         queries: 10,
         query_content: true,
         box_reference: true,
@@ -112,6 +112,7 @@ fn a_plan_is_carried_out_repaired_and_carries_out_the_same_again() {
     std::fs::copy(folder.join("a.safetensors"), folder.join("base.safetensors")).unwrap();
     let text = done(&prune(folder, "--pictures 16 --recipe heads --out c.safetensors"));
     assert!(difference(&text) < 1.0, "{text}");
+    assert!(model(folder, "c.safetensors").config.decoder[0].self_attention.is_none());
     // The plan is for another network now.
     assert!(complaint(&prune(folder, "--plan a.toml --out d.safetensors")).contains("sha256"));
     assert!(!folder.join("d.safetensors").exists());
@@ -143,6 +144,7 @@ fn a_budget_is_kept_to_and_an_impossible_one_names_the_smallest() {
     let folder = place();
     let folder = folder.path();
     let text = done(&prune(folder, "--pictures 8 --params -40% --macs -30% --out small.safetensors"));
+    assert!(model(folder, "small.safetensors").config.decoder[0].self_attention.is_none());
     let count = |model: &Checkpoint| {
         let parts = detrim::eval::cost::cost(&model.config, [64, 96]);
         (parts.iter().map(|part| part.parameters as f64).sum::<f64>(), parts.iter().map(|part| part.macs as f64).sum::<f64>())
@@ -181,6 +183,60 @@ fn wrong_input_is_named() {
         .unwrap();
     assert!(complaint(&output).contains("a.png"));
     assert!(!folder.join("x.safetensors").exists());
+}
+
+#[test]
+fn the_first_decoder_layer_that_stays_is_folded_in_the_end() {
+    let folder = place();
+    let folder = folder.path();
+    let size = |name: &str| std::fs::metadata(folder.join(name)).unwrap().len();
+    for drop in ["", "decoder = 0.67", "decoder = 1"] {
+        std::fs::write(folder.join("recipe.toml"), format!("[layers]\n{drop}\n[keep]\n\"*_attention\" = 2\n")).unwrap();
+        let run = |options: &str| done(&prune(folder, &format!("--pictures 8 --recipe recipe.toml {options}")));
+        let text = run("--out folded.safetensors");
+        run("--no-fold --out whole.safetensors");
+        let (folded, whole) = (model(folder, "folded.safetensors"), model(folder, "whole.safetensors"));
+        assert!(folded.config.decoder[0].self_attention.is_none() && whole.config.decoder[0].self_attention.is_some());
+        assert!(folded.config.decoder.iter().skip(1).all(|layer| layer.self_attention.is_some_and(|attention| attention.heads == 2)));
+        assert_eq!(folded.config.decoder.len(), whole.config.decoder.len());
+        assert!(folded.config.query_content && size("folded.safetensors") < size("whole.safetensors"));
+        // What is printed is the folded network's: nothing is said of heads that are cut where all go.
+        let parameters: usize = detrim::layout::layout(&folded.config)
+            .iter()
+            .filter(|entry| !(entry.name.starts_with("backbone.") && entry.name.ends_with(".bias")))
+            .map(|entry| entry.shape.iter().product::<usize>())
+            .sum();
+        assert!(text.contains(&format!("→ {:.2} M", parameters as f64 / 1e6)) && text.contains("folded"), "{text}");
+
+        let plan = Plan::parse(&std::fs::read_to_string(folder.join("folded.toml")).unwrap(), "folded.toml").unwrap();
+        assert!(plan.fold);
+        assert_eq!(plan.config(&network().config), folded.config);
+        done(&prune(folder, "--plan folded.toml --out again.safetensors"));
+        let again = model(folder, "again.safetensors");
+        assert_eq!((again.config, again.weights), (folded.config, folded.weights));
+    }
+}
+
+/// What is folded has no heads to cut there; another first layer is folded in its turn.
+#[test]
+fn a_folded_network_is_trimmed_again() {
+    let folder = place();
+    let folder = folder.path();
+    let mut parent = network();
+    assert!(detrim::fold::fold(&mut parent.config, &mut parent.weights).unwrap());
+    write_own(&folder.join("base.safetensors"), &parent, Storage::F32).unwrap();
+    for (plan, repair) in [("", ""), ("drop_decoder = [0]\n", ""), ("drop_decoder = [0]\n", "[origin]\npictures = 8\nrepair = true\n")] {
+        std::fs::write(folder.join("plan.toml"), format!("{plan}fold = true\n{repair}[keep]\n\"decoder.1.self_attention\" = 3\n")).unwrap();
+        let text = done(&prune(folder, "--pictures 8 --plan plan.toml --out x.safetensors"));
+        let trimmed = model(folder, "x.safetensors");
+        let heads: Vec<Option<usize>> = trimmed.config.decoder.iter().map(|layer| layer.self_attention.map(|attention| attention.heads)).collect();
+        assert_eq!(heads, if plan.is_empty() { vec![None, Some(3), Some(4)] } else { vec![None, Some(4)] });
+        assert!(difference(&text).is_finite());
+    }
+    std::fs::write(folder.join("plan.toml"), "[keep]\n\"decoder.0.self_attention\" = 3\n").unwrap();
+    assert!(complaint(&prune(folder, "--plan plan.toml --out y.safetensors")).contains("decoder.0.self_attention"));
+    let text = done(&prune(folder, "--pictures 8 --params -30% --out z.safetensors"));
+    assert!(model(folder, "z.safetensors").config.decoder[0].self_attention.is_none(), "{text}");
 }
 
 /// A trimmed ResNet runs as any network does.
@@ -231,6 +287,10 @@ fn a_whole_trimming_is_one_command() {
     }
     let small = model(folder, "small.safetensors");
     assert!(small.config.encoder.iter().all(|layer| layer.ffn == 24));
+    // Folded before it is fine-tuned: what the queries hold is trained in the place of what was folded.
+    let trimmed = model(&folder.join("small.work"), "trimmed.safetensors");
+    assert!(small.config.decoder[0].self_attention.is_none() && trimmed.config == small.config);
+    assert_ne!(small.weights.tensors["query_content"], trimmed.weights.tensors["query_content"].to_f16());
     assert!(small.card.provenance.iter().any(|line| line.contains("trimmed")) && small.card.provenance.iter().any(|line| line.contains("teacher")));
     assert!(folder.join("small.toml").exists());
     // What is done isn't done again, and more steps go on from there.

@@ -28,7 +28,7 @@ fn model(file: &Path) {
         (layer.self_attention.heads, layer.self_attention.head_width, layer.ffn) = (4, 4, 32);
     }
     for layer in &mut config.decoder {
-        for attention in [&mut layer.self_attention, &mut layer.cross_attention] {
+        for attention in layer.self_attention.iter_mut().chain([&mut layer.cross_attention]) {
             (attention.heads, attention.head_width) = (4, 4);
         }
         layer.ffn = 32;

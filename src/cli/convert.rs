@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use detrim::Config;
 use detrim::checkpoint::{Checkpoint, Storage, random, write_own};
 use detrim::config::{Backbone, EfficientNetLite, ResNet};
+use detrim::fold::fold;
 use std::path::PathBuf;
 
 /// Convert a checkpoint to detrim's own file.
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// How matrices and convolutions are stored
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
+    /// Store what the first decoder layer's self-attention gives, which is the same for every picture, instead of that self-attention
+    #[arg(long)]
+    fold: bool,
     /// Name of the model
     #[arg(long)]
     name: Option<String>,
@@ -94,6 +98,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         (None, Some(backbone)) => stand_in(backbone)?,
         (None, None) => bail!("neither a checkpoint nor --random is given"),
     };
+    if arguments.fold && !fold(&mut checkpoint.config, &mut checkpoint.weights)? {
+        eprintln!("warning: --fold: the first decoder layer has no self-attention that could be folded");
+    }
     let card = &mut checkpoint.card;
     card.name = arguments.name.unwrap_or(std::mem::take(&mut card.name));
     card.threshold = arguments.threshold.or(card.threshold);

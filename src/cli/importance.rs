@@ -66,7 +66,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (inputs, _) = calibration::read(&arguments.images, arguments.pictures as usize, 0, arguments.seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, weights, &inputs)?);
     let parent = Side { config, weights, inputs: &inputs, relevance: &relevance };
-    let found = overview(&parent, Method { importance, repair: true, seed: arguments.seed }, &bars)?;
+    let found = overview(&parent, Method { importance, repair: true, seed: arguments.seed, fold: false }, &bars)?;
     bars.end();
     print(&tables(&found, head, error, inputs.len()))?;
     if let Some(file) = &arguments.plot {

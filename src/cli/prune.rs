@@ -70,6 +70,10 @@ pub struct Arguments {
     /// Leave what remains as it is instead of re-solving it
     #[arg(long)]
     no_repair: bool,
+    /// Leave the first decoder layer its self-attention, which sees nothing of the picture, instead of folding it into the queries'
+    /// contents as the last act. (A plan says itself whether it folds.)
+    #[arg(long)]
+    no_fold: bool,
     /// Kept neurons and channels are multiples of this [default: the recipe's, or 8]
     #[arg(long, value_name = "N")]
     multiple: Option<usize>,
@@ -90,7 +94,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
-    let mut method = Method { importance: arguments.importance, repair: !arguments.no_repair, seed: arguments.seed };
+    let (repair, fold) = (!arguments.no_repair, !arguments.no_fold);
+    let mut method = Method { importance: arguments.importance, repair, seed: arguments.seed, fold };
     let parent_sha256 = if path.is_file() { sha256(&std::fs::read(path).with_context(|| path.display().to_string())?) } else { String::new() };
     let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
@@ -105,7 +110,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (mut pictures, mut seed) = (arguments.pictures, arguments.seed);
     if let Some(plan) = &replay {
         (pictures, seed) = (plan.origin.pictures.max(1), plan.origin.seed);
-        method = Method { importance: plan.origin.importance, repair: plan.origin.repair, seed };
+        method = Method { importance: plan.origin.importance, repair: plan.origin.repair, seed, fold: plan.fold };
     }
 
     let bars = Bars::default();
@@ -169,8 +174,11 @@ fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
         let left: Vec<String> = (0..count).filter(|i| !dropped.contains(i)).map(|i| i.to_string()).collect();
         table.add_row([name.to_string(), left.join(" "), count.to_string()]);
     }
+    let dropped = plan.dropped();
     for structure in structures(&checkpoint.config) {
-        if let Some(keep) = plan.keep.get(&structure.name).filter(|keep| keep.count() < structure.units) {
+        if structure.is_heads() && structure.stays(&dropped, false) && !structure.stays(&dropped, plan.fold) {
+            table.add_row([structure.name.clone(), "folded".into(), structure.units.to_string()]);
+        } else if let Some(keep) = plan.keep.get(&structure.name).filter(|keep| keep.count() < structure.units) {
             let kept = match keep {
                 Keep::Units(units) if structure.is_heads() => units.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
                 keep => keep.count().to_string(),

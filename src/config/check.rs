@@ -13,7 +13,9 @@ const MAX_SIDE: usize = 8192;
 impl Config {
     /// Refuses what no network can have, so that later code needn't look again: with sizes bounded, products of a few don't overflow.
     pub fn check(&self) -> Result<()> {
-        let attentions = self.encoder.iter().map(|l| l.self_attention).chain(self.decoder.iter().flat_map(|l| [l.self_attention, l.cross_attention]));
+        let of_decoder = self.decoder.iter().flat_map(|l| l.self_attention.into_iter().chain([l.cross_attention]));
+        let attentions = self.encoder.iter().map(|l| l.self_attention).chain(of_decoder);
+        let folded = self.decoder.first().is_some_and(|l| l.self_attention.is_none());
         let mut widths = vec![self.d_model, self.queries, self.classes];
         widths.extend(self.encoder.iter().map(|l| l.ffn).chain(self.decoder.iter().map(|l| l.ffn)));
         widths.extend(self.backbone.widths());
@@ -34,6 +36,8 @@ impl Config {
             (self.labels.len() + no_object == self.classes, format!("{} labels don't go with {} class logits", self.labels.len(), self.classes)),
             (widths.iter().all(|width| (1..=MAX_WIDTH).contains(width)), format!("every width must be from 1 to {MAX_WIDTH}")),
             (attentions.into_iter().all(attention_fits), format!("the heads of every attention must be from 1 to {MAX_WIDTH} wide together")),
+            (self.decoder.iter().skip(1).all(|l| l.self_attention.is_some()), "only the first decoder layer may do without self-attention".into()),
+            (!folded || self.query_content, "a decoder without its first self-attention needs query contents: what that gave".into()),
             (blocks_fit, "a block of the backbone has an impossible stride, dilation, kernel, shortcut or number of convolutions".into()),
             (size_fits, format!("the input size must be from 1 to {MAX_SIDE} a side, the long side not below the short one")),
             (self.pixels.std.iter().all(|s| s.is_finite() && *s > 0.0), "pixel deviations must be positive".into()),

@@ -10,7 +10,7 @@ impl Config {
             backbone,
             d_model: 256,
             encoder: vec![EncoderLayer { self_attention: attention, ffn }; 6],
-            decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn }; 6],
+            decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn }; 6],
             queries: 100,
             classes: 92,
             activation: Activation::Relu,

@@ -60,7 +60,10 @@ fn describe(config: &Config, part: &str, steps: &[Step]) -> String {
             "encoder" => format!("heads {}, FFN {}", heads(config.encoder[i].self_attention), config.encoder[i].ffn),
             _ => {
                 let layer = &config.decoder[i];
-                format!("heads {} and {}, FFN {}", heads(layer.self_attention), heads(layer.cross_attention), layer.ffn)
+                match layer.self_attention {
+                    Some(own) => format!("heads {} and {}, FFN {}", heads(own), heads(layer.cross_attention), layer.ffn),
+                    None => format!("heads {} (self-attention folded), FFN {}", heads(layer.cross_attention), layer.ffn),
+                }
             }
         };
     }

@@ -99,8 +99,10 @@ pub fn operations(config: &Config, size: [usize; 2]) -> Vec<Step> {
     walk.push("encoder", Kind::Add, tokens, width, 1);
     for (i, layer) in config.decoder.iter().enumerate() {
         let name = format!("decoder.{i}");
-        walk.attend(&format!("{name}.self_attention"), layer.self_attention, [queries, queries], width);
-        walk.norm(&format!("{name}.norm1"), queries, width);
+        if let Some(self_attention) = layer.self_attention {
+            walk.attend(&format!("{name}.self_attention"), self_attention, [queries, queries], width);
+            walk.norm(&format!("{name}.norm1"), queries, width);
+        }
         walk.attend(&format!("{name}.cross_attention"), layer.cross_attention, [queries, tokens], width);
         walk.norm(&format!("{name}.norm2"), queries, width);
         walk.feed_forward(&name, layer.ffn, queries, width);
@@ -246,26 +248,30 @@ mod tests {
             config.encoder.truncate(1);
             config.decoder.truncate(2);
             (config.queries, config.decoder[1].cross_attention.heads) = (7, 3);
-            let watch = Watch::new(Cpu, Layers::default());
-            let detr = Detr::load(&watch, &config, &random(config.clone(), "", 0).weights).unwrap();
-            let pixels = HostTensor::f32(&[1, 70, 45, 3], vec![0.5; 70 * 45 * 3]);
-            detr.forward(&watch, &watch.constant(&pixels).unwrap(), None, &mut |_, _| ()).unwrap();
-            let mut expected = watch.into_observer().0;
+            let mut folded = config.clone();
+            folded.fold();
+            for config in [config, folded] {
+                let watch = Watch::new(Cpu, Layers::default());
+                let detr = Detr::load(&watch, &config, &random(config.clone(), "", 0).weights).unwrap();
+                let pixels = HostTensor::f32(&[1, 70, 45, 3], vec![0.5; 70 * 45 * 3]);
+                detr.forward(&watch, &watch.constant(&pixels).unwrap(), None, &mut |_, _| ()).unwrap();
+                let mut expected = watch.into_observer().0;
 
-            let layer = |Step { module, operation }: Step| {
-                let Operation { inputs, outputs, .. } = operation;
-                let one = |slides, residual, outputs| Some((module.clone(), slides, residual, operation.rows(), inputs, outputs));
-                match operation.kind {
-                    Kind::Conv { residual, .. } => one(true, residual, outputs),
-                    Kind::Depthwise { .. } => one(true, false, inputs),
-                    Kind::Linear { residual } => one(false, residual, outputs),
-                    _ => None,
-                }
-            };
-            let mut found: Vec<_> = operations(&config, [70, 45]).into_iter().filter_map(layer).collect();
-            found.sort();
-            expected.sort();
-            assert_eq!(found, expected);
+                let layer = |Step { module, operation }: Step| {
+                    let Operation { inputs, outputs, .. } = operation;
+                    let one = |slides, residual, outputs| Some((module.clone(), slides, residual, operation.rows(), inputs, outputs));
+                    match operation.kind {
+                        Kind::Conv { residual, .. } => one(true, residual, outputs),
+                        Kind::Depthwise { .. } => one(true, false, inputs),
+                        Kind::Linear { residual } => one(false, residual, outputs),
+                        _ => None,
+                    }
+                };
+                let mut found: Vec<_> = operations(&config, [70, 45]).into_iter().filter_map(layer).collect();
+                found.sort();
+                expected.sort();
+                assert_eq!(found, expected);
+            }
         }
     }
 }

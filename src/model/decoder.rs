@@ -8,8 +8,8 @@ use crate::config::{Activation, Config};
 use crate::error::Result;
 
 pub struct DecoderLayer<B: Backend> {
-    self_attention: Attention<B>,
-    norm1: B::Norm,
+    /// Among the queries, with its norm. A first layer is without, where what it would give is what the queries hold.
+    self_attention: Option<(Attention<B>, B::Norm)>,
     cross_attention: Attention<B>,
     norm2: B::Norm,
     ffn: FeedForward<B>,
@@ -39,9 +39,12 @@ impl<B: Backend> DecoderLayer<B> {
     pub fn load(loader: &Loader<B>, config: &Config, index: usize) -> Result<Self> {
         let layer = &config.decoder[index];
         let width = config.d_model;
+        let self_attention = match &layer.self_attention {
+            Some(attention) => Some((Attention::load(&loader.part("self_attention"), attention, width)?, loader.norm("norm1", width)?)),
+            None => None,
+        };
         Ok(Self {
-            self_attention: Attention::load(&loader.part("self_attention"), &layer.self_attention, width)?,
-            norm1: loader.norm("norm1", width)?,
+            self_attention,
             cross_attention: Attention::load(&loader.part("cross_attention"), &layer.cross_attention, width)?,
             norm2: loader.norm("norm2", width)?,
             ffn: FeedForward::load(loader, config, layer.ffn)?,
@@ -51,12 +54,8 @@ impl<B: Backend> DecoderLayer<B> {
 
     /// The contents of the queries `[batch, queries, d_model]` after this layer.
     pub fn forward(&self, backend: &B, queries: Queries<B::Tensor>, encoded: &Encoded<B::Tensor>) -> Result<B::Tensor> {
-        let Queries { content: x, position, bias } = queries;
-        let placed = backend.add(&x, position, Activation::None)?;
-        let memory = self.self_attention.memory(backend, &placed, &x)?;
-        let x = self.self_attention.forward(backend, &placed, &memory, bias, &x)?;
-        drop((placed, memory));
-        let x = backend.layer_norm(&x, &self.norm1)?;
+        let position = queries.position;
+        let x = self.confer(backend, queries)?;
 
         let placed = backend.add(&x, position, Activation::None)?;
         let memory = self.cross_attention.memory(backend, &encoded.placed, &encoded.memory)?;
@@ -66,5 +65,16 @@ impl<B: Backend> DecoderLayer<B> {
 
         let x = self.ffn.forward(backend, &x)?;
         backend.layer_norm(&x, &self.norm3)
+    }
+
+    /// The contents of the queries after they looked at each other, before they look at the picture.
+    pub fn confer(&self, backend: &B, queries: Queries<B::Tensor>) -> Result<B::Tensor> {
+        let Queries { content: x, position, bias } = queries;
+        let Some((attention, norm)) = &self.self_attention else { return Ok(x) };
+        let placed = backend.add(&x, position, Activation::None)?;
+        let memory = attention.memory(backend, &placed, &x)?;
+        let x = attention.forward(backend, &placed, &memory, bias, &x)?;
+        drop((placed, memory));
+        backend.layer_norm(&x, norm)
     }
 }

@@ -187,6 +187,16 @@ impl<B: Backend> Detr<B> {
         (Queries { content: self.query_content.clone(), position: &self.query_position, bias: None }, self.box_reference.as_ref())
     }
 
+    /// What the queries hold when they first look at a picture, `[1, queries, d_model]`: the same for every picture.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn asked(&self, backend: &B) -> Result<B::Tensor> {
+        let (queries, _) = self.queries();
+        match self.decoder.first() {
+            Some(layer) => layer.confer(backend, queries),
+            None => Ok(queries.content),
+        }
+    }
+
     /// The decoder's first input, once for each picture of a batch.
     fn contents(&self, backend: &B, batch: usize) -> Result<B::Tensor> {
         if batch == 1 {

@@ -111,7 +111,7 @@ mod tests {
         let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
         let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
         for importance in [Importance::Obs, Importance::Taylor, Importance::Magnitude] {
-            let found = overview(&parent, Method { importance, repair: true, seed: 0 }, &Silent).unwrap();
+            let found = overview(&parent, Method { importance, repair: true, seed: 0, fold: false }, &Silent).unwrap();
             let heads = &found.heads.iter().find(|heads| heads.name == dead.name).unwrap().importance;
             assert!(heads[1] < heads[0], "{importance:?}: {heads:?}");
             assert!(importance == Importance::Magnitude || heads[1] < 1e-12 && heads[0] > 0.0, "{importance:?}: {heads:?}");

@@ -18,6 +18,8 @@ pub struct Plan {
     pub drop_encoder: Vec<usize>,
     /// Decoder layers that are left out.
     pub drop_decoder: Vec<usize>,
+    /// Whether the first decoder layer that stays is folded, after all else.
+    pub fold: bool,
     /// What the plan was made for.
     pub origin: Origin,
     /// Units that stay of the structures that are cut, by their names.
@@ -41,7 +43,7 @@ pub struct Origin {
 
 impl Origin {
     /// Of a plan that is carried out on the parent of this card and file with these pictures.
-    pub fn new(parent: &Card, parent_sha256: &str, inputs: &Inputs, Method { importance, repair, seed }: Method) -> Self {
+    pub fn new(parent: &Card, parent_sha256: &str, inputs: &Inputs, Method { importance, repair, seed, .. }: Method) -> Self {
         Self {
             parent: parent.name.clone(),
             parent_sha256: parent_sha256.into(),
@@ -131,6 +133,9 @@ impl Plan {
         config.encoder.retain(|_| (left(&self.drop_encoder, i), i += 1).0);
         i = 0;
         config.decoder.retain(|_| (left(&self.drop_decoder, i), i += 1).0);
+        if self.fold {
+            config.fold();
+        }
         config
     }
 

@@ -103,7 +103,7 @@ impl Recipe {
             let survey = Survey::of(parent, method, |_| true, progress)?;
             return search(parent.config, &survey, &self.budget, meter, multiple);
         }
-        let mut plan = Plan::default();
+        let mut plan = Plan { fold: method.fold, ..Plan::default() };
         let config = parent.config;
         if self.layers != Layers::default() {
             let (encoder, decoder) = layer_orders(parent, method, progress)?;
@@ -117,7 +117,7 @@ impl Recipe {
         }
         let dropped = plan.dropped();
         let all = structures(config);
-        let left = || all.iter().filter(|structure| structure.layer().is_none_or(|layer| !dropped.contains(&layer)));
+        let left = || all.iter().filter(|structure| structure.stays(&dropped, method.fold));
         for (pattern, amount) in &self.keep {
             known(pattern, config)?;
             for structure in left().filter(|structure| matches(&full(pattern, config), &structure.name)) {
@@ -128,7 +128,7 @@ impl Recipe {
         for (pattern, amount) in &self.total {
             known(pattern, config)?;
             let survey = survey(parent, method, |name| matches(&full(pattern, config), name), progress)?;
-            let named: Vec<_> = survey.iter().filter(|s| s.structure.layer().is_none_or(|layer| !dropped.contains(&layer))).collect();
+            let named: Vec<_> = survey.iter().filter(|s| s.structure.stays(&dropped, method.fold)).collect();
             let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();
             let units: usize = kept.iter().sum();
             for _ in 0..units - amount.of(units, 1)? {

@@ -24,6 +24,8 @@ pub struct Survey {
     /// Layers in the order in which they would be left out.
     pub encoder: Vec<Dropped>,
     pub decoder: Vec<Dropped>,
+    /// Whether the first decoder layer is folded in the end: whichever that is, its self-attention then costs nothing from the outset.
+    pub fold: bool,
 }
 
 /// A structure, its units in the order of removal, and what their removal does to the outputs.
@@ -52,7 +54,7 @@ impl Survey {
     pub fn of(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Self> {
         let structures = survey(parent, method, wanted, progress)?;
         let (encoder, decoder) = layer_orders(parent, method, progress)?;
-        Ok(Self { structures, encoder, decoder })
+        Ok(Self { structures, encoder, decoder, fold: method.fold })
     }
 }
 
@@ -242,17 +244,17 @@ impl Survey {
         let gone = self.gone(state);
         let last = |order: &[Dropped], count: usize| count.checked_sub(1).and_then(|i| order.get(i)).map_or(0.0, |dropped| dropped.difference);
         let units = self.structures.iter().zip(&state.kept);
-        let units = units.filter(|(s, _)| s.structure.layer().is_none_or(|layer| !gone.contains(&layer))).map(|(s, &kept)| s.difference(kept));
+        let units = units.filter(|(s, _)| s.structure.stays(&gone, self.fold)).map(|(s, &kept)| s.difference(kept));
         units.sum::<f64>() + last(&self.encoder, state.encoder) + last(&self.decoder, state.decoder)
     }
 
     fn plan(&self, state: &State) -> Plan {
-        let mut plan = Plan::default();
+        let mut plan = Plan { fold: self.fold, ..Plan::default() };
         let gone = self.gone(state);
         gone.iter().for_each(|&layer| plan.drop(layer));
         for (surveyed, &kept) in self.structures.iter().zip(&state.kept) {
             let structure = &surveyed.structure;
-            if kept < structure.units && structure.layer().is_none_or(|layer| !gone.contains(&layer)) {
+            if kept < structure.units && structure.stays(&gone, self.fold) {
                 plan.keep.insert(structure.name.clone(), Keep::Count(kept));
             }
         }
@@ -264,7 +266,7 @@ impl Survey {
         let gone = self.gone(state);
         let mut moves = Vec::new();
         for (i, surveyed) in self.structures.iter().enumerate() {
-            if surveyed.structure.layer().is_some_and(|layer| gone.contains(&layer)) {
+            if !surveyed.structure.stays(&gone, self.fold) {
                 continue;
             }
             for &level in levels[i].iter().filter(|&&level| level < state.kept[i]) {

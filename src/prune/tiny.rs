@@ -24,7 +24,7 @@ pub fn network() -> (Config, Weights) {
         backbone: Backbone::Resnet(ResNet { stem: 4, stages: vec![stage(), stage()] }),
         d_model: 8,
         encoder: vec![EncoderLayer { self_attention: attention, ffn: 6 }; 2],
-        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 6 }; 2],
+        decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn: 6 }; 2],
         queries: 4,
         classes: 3,
         class_activation: ClassActivation::Softmax,

@@ -1,4 +1,4 @@
-//! From a plan to a trimmed network: layers out, units out, repair.
+//! From a plan to a trimmed network: layers out, units out, repair, and the first decoder layer folded.
 
 use super::importance::{Importance, Knowledge};
 use super::inputs::Inputs;
@@ -10,6 +10,7 @@ use super::structure::{Layer, Place, Structure, structures};
 use super::trimmed::Trimmed;
 use crate::config::Config;
 use crate::error::Result;
+use crate::fold::fold;
 use crate::layout::layout;
 use crate::weights::Weights;
 
@@ -26,6 +27,8 @@ pub struct Method {
     pub importance: Importance,
     pub repair: bool,
     pub seed: u64,
+    /// Whether plans are to fold the first decoder layer in the end; one that is carried out says so itself.
+    pub fold: bool,
 }
 
 /// A trimmed network, and the plan with every unit in it named.
@@ -80,7 +83,10 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
     if method.repair && !(cuts.is_empty() && dropped.is_empty()) {
         repair_in_order(parent, &mut trimmed, &dropped, &cuts, progress)?;
     }
-    let Trimmed { config, weights, .. } = trimmed;
+    let Trimmed { mut config, mut weights, .. } = trimmed;
+    if plan.fold {
+        fold(&mut config, &mut weights)?;
+    }
     crate::layout::check(&config, &weights)?;
     Ok(Done { config, weights, plan: exact })
 }
@@ -156,7 +162,7 @@ mod tests {
         let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
         let plan = Plan { keep: BTreeMap::from([("queries".into(), Keep::Count(2))]), ..Plan::default() };
         for importance in [Importance::Obs, Importance::Taylor, Importance::Magnitude, Importance::Attention] {
-            let done = carry_out(&parent, &plan, Method { importance, repair: false, seed: 0 }, &Silent).unwrap();
+            let done = carry_out(&parent, &plan, Method { importance, repair: false, seed: 0, fold: false }, &Silent).unwrap();
             assert_eq!(done.plan.keep["queries"], Keep::Units(vec![0, 2]), "{importance:?}");
             assert_eq!(done.config.queries, 2);
         }

@@ -153,7 +153,7 @@ mod tests {
         let config = Config {
             d_model: 8,
             encoder: vec![EncoderLayer { self_attention: attention, ffn: 8 }],
-            decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 8 }],
+            decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn: 8 }],
             queries: 3,
             classes: 2,
             class_activation: crate::config::ClassActivation::Sigmoid,

@@ -37,7 +37,7 @@ pub fn derive(clues: &Clues) -> Result<(Config, Vec<String>), String> {
     let decoder = (0..clues.count("decoder.")).map(|i| {
         let name = format!("decoder.{i}");
         let attention = |part: &str| heads.attention(&format!("{name}.{part}"), stated.decoder_attention_heads.as_ref(), i);
-        let (self_attention, cross_attention) = (attention("self_attention")?, attention("cross_attention")?);
+        let (self_attention, cross_attention) = (Some(attention("self_attention")?), attention("cross_attention")?);
         Ok(DecoderLayer { self_attention, cross_attention, ffn: clues.size(&format!("{name}.ffn1.weight"), 0)? })
     });
     let (encoder, decoder) = (encoder.collect::<Result<_, String>>()?, decoder.collect::<Result<_, String>>()?);

@@ -99,7 +99,7 @@ fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
         backbone: parent.backbone.clone(),
         d_model: arguments.d_model,
         encoder: vec![EncoderLayer { self_attention: attention, ffn }; arguments.encoder_layers],
-        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn }; arguments.decoder_layers],
+        decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn }; arguments.decoder_layers],
         queries: arguments.queries,
         classes: labels.len(),
         activation: Activation::Relu,

@@ -78,7 +78,7 @@ impl Workshop<'_> {
     }
 
     fn method(&self, importance: Importance) -> Method {
-        Method { importance, repair: true, seed: self.seed }
+        Method { importance, repair: true, seed: self.seed, fold: true }
     }
 
     /// Stands for a recipe and all that it goes by.
@@ -88,12 +88,14 @@ impl Workshop<'_> {
     }
 
     /// How a network was made, as its file tells it.
-    fn made(&self, what: &str, Method { importance, repair, seed }: Method) -> String {
+    fn made(&self, what: &str, Method { importance, repair, seed, .. }: Method) -> String {
         let [name, sha256, version] = [&self.card.name, self.sha256, env!("CARGO_PKG_VERSION")];
         let (pictures, hash) = (self.parent.inputs.len(), &self.parent.inputs.hash);
         let repaired = if repair { "repaired" } else { "not repaired" };
         let by = word(importance);
-        format!("trimmed from {name} (sha256 {sha256}) by detrim {version}: {what} by {by}, {repaired}, on {pictures} pictures ({hash}), seed {seed}")
+        format!(
+            "trimmed from {name} (sha256 {sha256}) by detrim {version}: {what} by {by}, {repaired}, folded, on {pictures} pictures ({hash}), seed {seed}"
+        )
     }
 
     fn pair(&self, name: &str, what: &str, method: Method, plan: impl FnOnce() -> Result<Plan>) -> Result<Pair> {

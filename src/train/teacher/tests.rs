@@ -13,7 +13,7 @@ fn config(activation: ClassActivation) -> Config {
     Config {
         d_model: 8,
         encoder: vec![EncoderLayer { self_attention: attention, ffn: 10 }],
-        decoder: vec![DecoderLayer { self_attention: attention, cross_attention: attention, ffn: 10 }; 2],
+        decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn: 10 }; 2],
         queries: 4,
         classes: 3 + usize::from(activation == ClassActivation::Softmax),
         class_activation: activation,
