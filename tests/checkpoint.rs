@@ -119,6 +119,29 @@ fn convert_writes_int8() {
 }
 
 #[test]
+fn any_model_can_be_given_another_input_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, second, random] = ["first", "second", "random"].map(|name| directory.path().join(name));
+    let convert = |from: &[&str], to: &Path, size: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.arg("convert").args(from).arg("--out").arg(to).args(["--dtype", "f32", "--resize", size]).output().unwrap()
+    };
+    let resize = |file: &Path| open(file, &Guess::default()).unwrap().config.pixels.resize;
+    let foreign = fixture();
+    assert!(convert(&[foreign.to_str().unwrap()], &first, "480x640").status.success());
+    assert_eq!(resize(&first), Resize::Stretch { height: 480, width: 640 });
+    // Our own file says its size, but a network takes others too.
+    assert!(convert(&[first.to_str().unwrap()], &second, "480:800").status.success());
+    assert_eq!(resize(&second), Resize::ShortestSide { short: 480, long: 800 });
+    assert_eq!(open(&first, &Guess::default()).unwrap().weights, open(&second, &Guess::default()).unwrap().weights);
+    assert!(convert(&["--random", "resnet18"], &random, "64x96").status.success());
+    assert_eq!(resize(&random), Resize::Stretch { height: 64, width: 96 });
+
+    let refused = convert(&[first.to_str().unwrap()], &second, "800:480");
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("input size"));
+}
+
+#[test]
 fn int8_can_be_written_again_as_anything() {
     let bytes = to_bytes(&efficient(), Storage::Int8).unwrap();
     let int8 = read_own(&bytes, "x").unwrap();

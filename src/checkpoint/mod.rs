@@ -67,6 +67,7 @@ pub struct Guess {
     /// Activation of the feed-forward networks.
     pub activation: Option<Activation>,
     pub class_activation: Option<ClassActivation>,
+    /// Of every kind of checkpoint: goes before what the file says, whatever it is.
     pub resize: Option<Resize>,
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,

@@ -13,7 +13,17 @@ const NAMES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// Opens a checkpoint, whatever its kind: our own file, `.safetensors` or `.pth` with foreign names, or a directory as Hugging Face
 /// saves it, or the state of a training run, which is taken as the detector that it makes. `config.json` and `preprocessor_config.json` beside the file are taken into account.
+/// `guess` is for what foreign files don't say; only its input size goes before what any file says, since a network takes pictures of every size.
 pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
+    let mut checkpoint = read(path, guess)?;
+    if let Some(resize) = guess.resize {
+        checkpoint.config.pixels.resize = resize;
+        checkpoint.config.check()?;
+    }
+    Ok(checkpoint)
+}
+
+fn read(path: &Path, guess: &Guess) -> Result<Checkpoint> {
     let file = find(path)?;
     let name = file.display().to_string();
     let fail = |problem: String| Error::Checkpoint { file: name.clone(), problem };

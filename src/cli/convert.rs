@@ -95,7 +95,7 @@ impl Dtype {
 pub fn run(arguments: Arguments) -> Result<()> {
     let mut checkpoint = match (&arguments.model, &arguments.random) {
         (Some(path), _) => model::open(path, &arguments.guess)?,
-        (None, Some(backbone)) => stand_in(backbone)?,
+        (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?,
         (None, None) => bail!("neither a checkpoint nor --random is given"),
     };
     if arguments.fold && !fold(&mut checkpoint.config, &mut checkpoint.weights)? {

@@ -34,8 +34,8 @@ pub struct GuessArguments {
     /// How class logits become scores
     #[arg(long)]
     class_activation: Option<Classes>,
-    /// Input size: 800:1333 (short side, longest long side) or 384x384 (stretched to height x width)
-    #[arg(long, value_name = "SIZE", value_parser = resize)]
+    /// Input size in place of the model's own: 800:1333 (short side, longest long side) or 384x384 (stretched to height x width)
+    #[arg(long, value_name = "SIZE", value_parser = resize, help_heading = "Input")]
     resize: Option<Resize>,
     /// Mean of red, green and blue pixels, from 0 to 1
     #[arg(long, value_name = "R,G,B", value_parser = colours)]
@@ -75,6 +75,13 @@ pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
 }
 
 impl GuessArguments {
+    /// A model that comes from no file, with the input size that was asked for.
+    pub fn resized(&self, mut checkpoint: Checkpoint) -> Result<Checkpoint> {
+        checkpoint.config.pixels.resize = self.resize.unwrap_or(checkpoint.config.pixels.resize);
+        checkpoint.config.check()?;
+        Ok(checkpoint)
+    }
+
     fn guess(&self) -> Guess {
         let activation = self.activation.map(|name| match name {
             FeedForward::Relu => Activation::Relu,

@@ -139,7 +139,7 @@ struct Backbone<'a> {
 impl<'a> Backbone<'a> {
     fn load(checkpoint: &'a Checkpoint, stage: usize) -> Result<Self> {
         let Resize::Stretch { height, width } = checkpoint.config.pixels.resize else {
-            let problem = "features can be kept only of pictures of one size: the model must have the resize rule `stretch`, not `shortest-side`";
+            let problem = "features can be kept only of pictures of one size, and this model keeps their shape: `--resize 480x640` (height and width) has them stretched; what is trained so may be given its own rule back (`detrim convert --resize 800:1333`)";
             return Err(Error::Config(problem.into()));
         };
         Ok(Self { checkpoint, network: Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?, stage, size: [height, width] })
@@ -447,6 +447,6 @@ pub(super) mod tests {
         let mut checkpoint = checkpoint();
         checkpoint.config.pixels = Pixels::detr();
         let error = Features::open_or_build(folder.path(), &checkpoint, 1, &pictures(folder.path()), 1, 0, &|_, _| ()).err().unwrap().to_string();
-        assert!(error.contains("stretch"), "{error}");
+        assert!(error.contains("--resize 480x640"), "{error}");
     }
 }
