@@ -281,10 +281,13 @@ fn a_whole_trimming_is_one_command() {
         command.args("--dev labels.json --views 1 --pictures 8 --dtype int8 --out small.safetensors --steps".split(' ')).arg(steps);
         command.output().unwrap()
     };
-    let text = done(&trim("6"));
+    let output = trim("6");
+    let text = done(&output);
     for step in ["1/4 detrim prune", "2/4 detrim train", "3/4", "4/4 detrim eval", "against"] {
         assert!(text.contains(step), "{step}: {text}");
     }
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("teaches query by query"), "{told}");
     let small = model(folder, "small.safetensors");
     assert!(small.config.encoder.iter().all(|layer| layer.ffn == 24));
     // Folded before it is fine-tuned: what the queries hold is trained in the place of what was folded.

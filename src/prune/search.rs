@@ -60,7 +60,8 @@ impl Survey {
 
 /// Looks at the structures of the parent that are asked for.
 pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Vec<Surveyed>> {
-    let all: Vec<Structure> = structures(parent.config).into_iter().filter(|structure| wanted(&structure.name)).collect();
+    let matters = |structure: &Structure| structure.stays(&[], method.fold) && wanted(&structure.name);
+    let all: Vec<Structure> = structures(parent.config).into_iter().filter(matters).collect();
     let knowledge = Knowledge::gather(parent.config, parent.weights, parent.inputs, parent.relevance, &all, method, progress)?;
     let points = Points::new(parent)?;
     let seen = look(parent.config, parent.weights, &points.decoder)?;

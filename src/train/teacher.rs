@@ -96,7 +96,7 @@ impl Teacher {
         if student.class_activation == ClassActivation::Softmax {
             classes[student.classes - 1] = Some(config.classes - 1);
         }
-        let same = config.queries == student.queries && related(config, own, student, weights);
+        let same = config.queries == student.queries && related(own, weights);
         Ok(Self {
             teaching: Arc::new(Teaching { weight, hint: 1.0, distillation: Distillation::new(student.class_activation), same }),
             network: Detr::load(&Cpu, config, own)?,
@@ -174,13 +174,15 @@ impl Layer {
     }
 }
 
-/// Whether one network's queries were the other's once.
-fn related(config: &Config, weights: &Weights, student: &Config, others: &Weights) -> bool {
-    let name = if config.query_content && student.query_content { "query_content" } else { "query_position" };
-    let (Some(one), Some(other)) = (weights.tensors.get(name), others.tensors.get(name)) else { return false };
-    let (one, other) = (one.to_f32(), other.to_f32());
+/// Whether one network's queries were the other's once: what they hold is another where a first decoder layer is folded or left out, their
+/// positions stay.
+fn related(weights: &Weights, others: &Weights) -> bool {
     let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum() };
-    one.len() == other.len() && dot(&one, &other) > RELATED * (dot(&one, &one) * dot(&other, &other)).sqrt()
+    ["query_content", "query_position"].iter().any(|name| {
+        let (Some(one), Some(other)) = (weights.tensors.get(*name), others.tensors.get(*name)) else { return false };
+        let (one, other) = (one.to_f32(), other.to_f32());
+        one.len() == other.len() && dot(&one, &other) > RELATED * (dot(&one, &one) * dot(&other, &other)).sqrt()
+    })
 }
 
 /// `share` times the mean squared distance of rows of `width` numbers from a teacher's, each row normalised to mean 0 and

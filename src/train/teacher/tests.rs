@@ -56,6 +56,12 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
         let alone: Vec<_> = examples.iter().map(|example| Example { lesson: None, ..example.clone() }).collect();
         let found = learn(&parent.config, &parent.weights, &examples).losses;
         assert!(found.teacher.abs() < 1e-4, "{found:?}");
+        // Nor if it is folded.
+        let mut folded = parent.clone();
+        assert!(crate::fold::fold(&mut folded.config, &mut folded.weights).unwrap());
+        assert!(Teacher::new(&parent, &folded.config, &folded.weights, 1.0).unwrap().teaching().same);
+        let found = learn(&folded.config, &folded.weights, &examples).losses;
+        assert!(found.teacher.abs() < 1e-4, "{found:?}");
         // The gradient of a distance jumps at 0, where rounding decides; all others vanish.
         let mut smooth = examples.clone();
         for lesson in smooth.iter_mut().filter_map(|example| example.lesson.as_mut()) {
@@ -69,6 +75,7 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
         }
         // Another network with the same names has.
         let other = checkpoint(config(activation), 2);
+        assert!(!Teacher::new(&parent, &other.config, &other.weights, 1.0).unwrap().teaching().same);
         assert!(learn(&other.config, &other.weights, &examples).losses.teacher > 0.1);
     }
 }
