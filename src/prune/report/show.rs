@@ -1,7 +1,7 @@
 //! A report for people: a table in Markdown, the claims beside it.
 
 use super::claims::percent;
-use super::{Browser, Browsers, Curve, Quality, Report, Row, Time, Turns};
+use super::{Browsers, Curve, Quality, Report, Row, Time, Turns};
 use crate::eval::coco::bootstrap::{Interval, Intervals};
 use comfy_table::{Table, presets};
 use std::collections::BTreeSet;
@@ -76,10 +76,9 @@ pub fn table(report: &Report) -> String {
     column("time native", &|row| row.pace.map_or(String::new(), |pace| time(pace.ms, pace.ratio)));
     let software = report.browsers.as_ref().and_then(|found| found.webgpu.as_ref()).is_some_and(|turns| turns.software);
     let webgpu = if software { "time WebGPU (software)" } else { "time WebGPU" };
-    let browsers: [(&str, fn(&Browser) -> Option<Time>); 2] = [("time wasm", |times| times.wasm), (webgpu, |times| times.webgpu)];
-    for (name, of) in browsers {
-        column(name, &|row| row.browser.as_ref().and_then(of).map_or(String::new(), |found| time(found.ms, found.ratio)));
-    }
+    let browser = |found: Option<Time>| found.map_or(String::new(), |found| time(found.ms, found.ratio));
+    column("time wasm", &|row| browser(row.browser.and_then(|times| times.wasm)));
+    column(webgpu, &|row| browser(row.browser.and_then(|times| times.webgpu)));
     type Of = (&'static str, fn(&Quality) -> Option<f64>, fn(&Intervals) -> Interval);
     let measures: [Of; 2] = [("AP", |q| q.ap, |i| i.ap), ("AP50", |q| q.ap50, |i| i.ap50)];
     for (name, value, interval) in measures {
