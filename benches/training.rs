@@ -4,8 +4,10 @@
 
 use detrim::config::*;
 use detrim::train::fresh::fresh;
+use detrim::train::groups;
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::{AdamW, Group, Moments, parameters};
+use detrim::train::run::State;
 use detrim::train::step::{Method, step, trainable};
 use detrim::train::trained::Trained;
 use detrim::train::{Example, Target};
@@ -22,9 +24,10 @@ fn main() -> detrim::Result<()> {
     // SAFETY: no other thread is running yet.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20.0);
-    for (d_model, layers, queries) in [(192, 6, 60), (128, 3, 50)] {
-        let speed = measure(&config(d_model, layers, queries), seconds)?;
-        println!("d_model {d_model}, {layers} + {layers} layers, {queries} queries, 40 for denoising, batch {BATCH}: {speed:.1} pictures/s");
+    for (d_model, layers, queries, groups) in [(192, 6, 60, 0), (192, 6, 60, 2), (128, 3, 50, 0)] {
+        let speed = measure(&config(d_model, layers, queries), groups, seconds)?;
+        let further = if groups > 0 { format!(" and {groups} groups of as many") } else { String::new() };
+        println!("d_model {d_model}, {layers} + {layers} layers, {queries} queries{further}, 40 for denoising, batch {BATCH}: {speed:.1} pictures/s");
     }
     Ok(())
 }
@@ -49,9 +52,11 @@ fn config(d_model: usize, layers: usize, queries: usize) -> Config {
     }
 }
 
-fn measure(config: &Config, seconds: f64) -> detrim::Result<f64> {
+fn measure(config: &Config, groups: usize, seconds: f64) -> detrim::Result<f64> {
     let backbone: Weights = detrim::checkpoint::random(config.clone(), "backbone", 1).weights;
-    let mut weights = trainable(&fresh(config.clone(), &backbone, 2)?.weights);
+    let mut state = State::new(trainable(&fresh(config.clone(), &backbone, 2)?.weights));
+    groups::set(config, &mut state, groups, 4)?;
+    let mut weights = state.weights;
     let method = Method { criterion: Criterion::new(config.class_activation), denoising: 40, noise: Default::default(), tokens: 4, shards: 2 };
     let mut rng = fastrand::Rng::with_seed(3);
     let examples: Vec<Example> = (0..BATCH).map(|_| example(&mut rng)).collect();

@@ -19,8 +19,8 @@ logit = lambda x: math.log(x / (1 - x))
 class Net:
     """DETR from its weights by name; `w` is filled as names are asked for."""
 
-    def __init__(self, rng, classes, anchored, content, gelu):
-        self.rng, self.w, self.classes, self.anchored, self.content = rng, {}, classes, anchored, content
+    def __init__(self, rng, classes, anchored, content, gelu, groups):
+        self.rng, self.w, self.classes, self.anchored, self.content, self.groups = rng, {}, classes, anchored, content, groups
         self.act = F.gelu if gelu else F.relu
 
     def get(self, name, *shape, mean=0., spread=.5):
@@ -50,6 +50,10 @@ class Net:
     def box_head(self, x, name):
         return self.linear(F.relu(self.linear(F.relu(self.linear(x, name + ".0", D)), name + ".1", D)), name + ".2", 4)
 
+    def learnt(self, name, width):
+        """Of the network's own queries, then of each group's."""
+        return torch.cat([self.get(n + name, QUERIES, width) for n in ["", *(f"training.groups.{k}." for k in range(self.groups))]])
+
     def forward(self, features, asked):
         memory = self.linear(features.flatten(1, 2), "input_projection", D)
         place = sine_places()
@@ -62,15 +66,18 @@ class Net:
             x = self.norm(memory, "training.dense.norm")
             centres = torch.tensor([[logit((x + .5) / COLUMNS), logit((y + .5) / ROWS), logit(.2), logit(.2)] for y in range(ROWS) for x in range(COLUMNS)])
             dense = self.linear(x, "training.dense.class", self.classes), (self.box_head(x, "training.dense.box") + centres).sigmoid()
-        content = self.get("query_content", QUERIES, D) if self.content else torch.zeros(QUERIES, D).double()
+        learnt = (1 + self.groups) * QUERIES
+        content = self.learnt("query_content", D) if self.content else torch.zeros(learnt, D).double()
         content = content.expand(BATCH, -1, -1)
-        bias = reference = None
+        reference = None
+        count = max(map(len, asked))
+        bias = torch.full((BATCH, count + learnt, count + learnt), -math.inf)
+        for first in range(count, count + learnt, QUERIES):
+            bias[:, first:first + QUERIES, first:first + QUERIES] = 0.
+        bias[:, :count, count:count + QUERIES] = 0.
         if self.anchored:
-            reference = self.get("box_reference", QUERIES, 4).expand(BATCH, -1, -1)
-            count = max(map(len, asked))
+            reference = self.learnt("box_reference", 4).expand(BATCH, -1, -1)
             boxes, labels = torch.full((BATCH, count, 4), .5), torch.zeros(BATCH, count, dtype=torch.long)
-            bias = torch.zeros(BATCH, count + QUERIES, count + QUERIES)
-            bias[:, count:, :count] = -math.inf
             for n, queries in enumerate(asked):
                 groups = [q["group"] for q in queries] + [None] * (count - len(queries))
                 for i, q in enumerate(queries):
@@ -83,9 +90,9 @@ class Net:
             waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(2)
             position = self.linear(F.relu(self.linear(waves, "training.position.0", D)), "training.position.1", D)
         else:
-            position = self.get("query_position", QUERIES, D)
+            position = self.learnt("query_position", D)
             if self.content:
-                reference = self.get("box_reference", QUERIES, 4)
+                reference = self.learnt("box_reference", 4)
         layers, x = [], content
         for i in range(DECODER):
             n = f"decoder.{i}"
@@ -126,7 +133,7 @@ def weighted(parts):
     return WEIGHTS["class_"] * parts[0] + WEIGHTS["l1"] * parts[1] + WEIGHTS["giou"] * parts[2]
 
 
-def make(name, kind, anchored, content, gelu, seed):
+def make(name, kind, anchored, content, gelu, seed, groups=0):
     r = np.random.default_rng(seed)
     single = lambda x: [float(v) for v in np.array(x, dtype=np.float32)]
     box = lambda: single([*r.uniform(.25, .75, 2), *r.uniform(.1, .45, 2)])
@@ -135,29 +142,33 @@ def make(name, kind, anchored, content, gelu, seed):
                 dict(targets=[target(3), target(1, 0.)], known=[True] * OBJECTS), dict(targets=[], known=[True] * OBJECTS)]
     ask = lambda c, t, g: {"class": c, "bounds": box(), "target": t, "group": g}
     asked = [[ask(0, 0, 0), ask(1, 1, 0), ask(2, None, 0), ask(0, 0, 1), ask(2, 1, 1)], [ask(3, 0, 0), ask(0, 0, 1)], []] if anchored else [[], [], []]
-    net = Net(r, OBJECTS + (kind == "softmax"), anchored, content, gelu)
+    net = Net(r, OBJECTS + (kind == "softmax"), anchored, content, gelu, groups)
     features = torch.tensor(r.normal(size=(BATCH, ROWS, COLUMNS, CHANNELS)).astype(np.float32)).double()
     layers, dense = net.forward(features, asked)
-    count, total, denoising, dense_loss = max(map(len, asked)), 0., torch.zeros(()), torch.zeros(())
+    count, total, denoising, dense_loss, group_loss = max(map(len, asked)), 0., torch.zeros(()), torch.zeros(()), torch.zeros(())
     for logits, boxes in layers:
-        own = [(logits[n, count:], boxes[n, count:]) for n in range(BATCH)]
-        last = loss(kind, own, examples, [match(kind, *s, e["targets"], 1) for s, e in zip(own, examples)])
+        matched = []
+        for first in range(count, count + (1 + groups) * QUERIES, QUERIES):
+            said = [(logits[n, first:first + QUERIES], boxes[n, first:first + QUERIES]) for n in range(BATCH)]
+            matched.append(loss(kind, said, examples, [match(kind, *s, e["targets"], 1) for s, e in zip(said, examples)]))
+        last = matched[0]
         total = total + weighted(last)
+        group_loss = group_loss + sum(map(weighted, matched[1:])) / max(groups, 1)
         if anchored:
             said = [(logits[n, :len(q)], boxes[n, :len(q)]) for n, q in enumerate(asked)]
             denoising = denoising + weighted(loss(kind, said, examples, [[(i, q["target"]) for i, q in enumerate(a) if q["target"] is not None] for a in asked]))
     if dense:
         said = [(dense[0][n], dense[1][n]) for n in range(BATCH)]
         dense_loss = weighted(loss(kind, said, examples, [match(kind, *s, e["targets"], TOKENS) for s, e in zip(said, examples)]))
-    (total + denoising + dense_loss).backward()
+    (total + denoising + dense_loss + group_loss).backward()
     arrays = {"features": features}
     for n, x in net.w.items():
         arrays["weights." + n], arrays["gradient." + n] = x.detach(), x.grad
     folder = pathlib.Path(__file__).parent / "fixtures" / "training"
     folder.mkdir(exist_ok=True)
     save_file({n: np.ascontiguousarray(x.numpy(), dtype=np.float32) for n, x in arrays.items()}, folder / f"{name}.safetensors")
-    losses = dict(total=float((total + denoising + dense_loss).detach()), last=[float(x) for x in last.detach()], denoising=float(denoising.detach()), dense=float(dense_loss.detach()))
-    (folder / f"{name}.json").write_text(json.dumps(dict(kind=kind, gelu=gelu, content=content, reference=content, examples=examples, asked=asked, losses=losses), indent=1) + "\n")
+    losses = dict(total=float((total + denoising + dense_loss + group_loss).detach()), last=[float(x) for x in last.detach()], denoising=float(denoising.detach()), dense=float(dense_loss.detach()), groups=float(group_loss.detach()))
+    (folder / f"{name}.json").write_text(json.dumps(dict(kind=kind, gelu=gelu, content=content, reference=content, groups=groups, examples=examples, asked=asked, losses=losses), indent=1) + "\n")
     print(name, losses)
 
 
@@ -166,3 +177,6 @@ make("anchored", "sigmoid", anchored=True, content=True, gelu=False, seed=1)
 make("anchored-softmax", "softmax", anchored=True, content=True, gelu=True, seed=2)
 make("plain", "softmax", anchored=False, content=False, gelu=False, seed=3)
 make("reference", "sigmoid", anchored=False, content=True, gelu=False, seed=4)
+make("anchored-groups", "sigmoid", anchored=True, content=True, gelu=False, seed=5, groups=2)
+make("plain-groups", "softmax", anchored=False, content=False, gelu=False, seed=6, groups=3)
+make("reference-groups", "softmax", anchored=False, content=True, gelu=True, seed=7, groups=1)

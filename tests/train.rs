@@ -1,5 +1,6 @@
 //! `detrim train` as a user runs it, on pictures made here.
 
+use detrim::train::groups;
 use detrim::train::log::Row;
 use detrim::train::state;
 use serde_json::{Value, json};
@@ -83,13 +84,43 @@ fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
     let options = ["--rate", "1e-3", "--warmup", "5", "--schedule", "constant", "--batch", "3", "--save-minutes", "0"];
-    let with = |steps: &'static str| [&options[..], &["--steps", steps]].concat();
-    run(train(folder.path(), "whole", &with("20")));
-    run(train(folder.path(), "broken", &with("9")));
-    let output = run(train(folder.path(), "broken", &with("20")));
-    assert!(text(&output).contains("going on at step 9"), "{}", text(&output));
-    let read = |name: &str| state::read(&folder.path().join(name).join("last.safetensors")).unwrap();
-    assert!(read("whole") == read("broken"), "the states differ");
+    for groups in ["0", "2"] {
+        let with = |steps: &'static str| [&options[..], &["--groups", groups, "--steps", steps]].concat();
+        let name = |name: &str| format!("{name}{groups}");
+        run(train(folder.path(), &name("whole"), &with("20")));
+        run(train(folder.path(), &name("broken"), &with("9")));
+        let output = run(train(folder.path(), &name("broken"), &with("20")));
+        assert!(text(&output).contains("going on at step 9") && !text(&output).contains("that begin"), "{}", text(&output));
+        let read = |name: &str| state::read(&folder.path().join(name).join("last.safetensors")).unwrap();
+        assert!(read(&name("whole")) == read(&name("broken")), "the states differ");
+    }
+}
+
+/// What groups of queries give is in the log, more and fewer of them are told of, and a model has none.
+#[test]
+fn groups_of_queries_come_and_go() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let go_on = |groups, steps| run(train(folder.path(), "run", &["--batch", "2", "--groups", groups, "--steps", steps]));
+    let log = || csv::Reader::from_path(folder.path().join("run/log.csv")).unwrap().into_deserialize::<Row>().last().unwrap().unwrap();
+    let count = || groups::count(&state::read(&folder.path().join("run/last.safetensors")).unwrap().1.weights);
+    go_on("0", "1");
+    assert_eq!((log().groups, count()), (Some(0.0), 0));
+    let output = go_on("2", "2");
+    assert!(text(&output).contains("--groups was 0, not 2") && text(&output).contains("that begin: 2"), "{}", text(&output));
+    assert!(log().groups.unwrap() > 0.0 && log().loss > log().groups);
+    assert_eq!(count(), 2);
+    for arguments in ["convert run/last.safetensors --out model.safetensors", "inspect model.safetensors"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.current_dir(folder.path()).args(arguments.split(' '));
+        run(command);
+    }
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+    let names: Vec<String> = safetensors::SafeTensors::deserialize(&bytes).unwrap().names().into_iter().map(String::from).collect();
+    assert!(names.iter().any(|name| name == "query_content") && !names.iter().any(|name| name.contains("groups")), "{names:?}");
+    let output = go_on("1", "3");
+    assert!(text(&output).contains("that are dropped: 1"), "{}", text(&output));
+    assert_eq!(count(), 1);
 }
 
 #[cfg(unix)]

@@ -9,8 +9,11 @@ use detrim::layout::layout;
 use detrim::model::Detr;
 use detrim::train::autograd::Autograd;
 use detrim::train::denoise::{Noise, Noised};
+use detrim::train::groups;
 use detrim::train::loss::Criterion;
-use detrim::train::network::{extras, finished};
+use detrim::train::network::{check, extras, finished};
+use detrim::train::optimiser::Moment;
+use detrim::train::run::State;
 use detrim::train::step::{Method, outcome};
 use detrim::train::trained::Trained;
 use detrim::train::{Example, Target};
@@ -26,6 +29,7 @@ struct Case {
     gelu: bool,
     content: bool,
     reference: bool,
+    groups: usize,
     examples: Vec<Labels>,
     asked: Vec<Vec<Asked>>,
     losses: Losses,
@@ -58,6 +62,7 @@ struct Losses {
     last: [f32; 3],
     denoising: f32,
     dense: f32,
+    groups: f32,
 }
 
 /// A case with its network's config, the features, the weights, and the gradients that are expected.
@@ -138,25 +143,29 @@ impl Fixture {
 #[test]
 fn losses_and_the_gradient_of_every_parameter_are_pytorchs() {
     let trained = Trained::default();
-    for name in ["anchored", "anchored-softmax", "plain", "reference"] {
+    for name in ["anchored", "anchored-softmax", "plain", "reference", "anchored-groups", "plain-groups", "reference-groups"] {
         let fixture = fixture(name);
+        assert_eq!(groups::count(&fixture.weights), fixture.case.groups);
         let anchored = name.starts_with("anchored");
         for shards in [1, 2, 3] {
             let found =
                 outcome(&fixture.config, &fixture.weights, &trained, &fixture.method(shards), &fixture.examples(), &fixture.noised()).unwrap();
             let (ours, theirs) = (found.losses, &fixture.case.losses);
             let last = [ours.last.class, ours.last.l1, ours.last.giou];
-            for (what, our, their) in
-                [("total", ours.total, theirs.total), ("denoising", ours.denoising, theirs.denoising), ("dense", ours.dense, theirs.dense)]
-                    .into_iter()
-                    .chain((0..3).map(|i| ("last", last[i], theirs.last[i])))
-            {
+            let parts = [
+                ("total", ours.total, theirs.total),
+                ("denoising", ours.denoising, theirs.denoising),
+                ("dense", ours.dense, theirs.dense),
+                ("groups", ours.groups, theirs.groups),
+            ];
+            for (what, our, their) in parts.into_iter().chain((0..3).map(|i| ("last", last[i], theirs.last[i]))) {
                 assert!((our - their).abs() <= 1e-5 * theirs.total, "{name}, {shards} shards: {what} is {our}, expected {their}");
             }
 
             let all = layout(&fixture.config).into_iter().chain(anchored.then(|| extras(&fixture.config)).into_iter().flatten());
+            let grouped = fixture.weights.tensors.keys().filter(|name| name.starts_with("training.groups.")).cloned();
             let names: Vec<String> =
-                all.map(|entry| entry.name).filter(|name| trained.includes(name) && !(anchored && name == "query_position")).collect();
+                all.map(|entry| entry.name).filter(|name| trained.includes(name) && !(anchored && name == "query_position")).chain(grouped).collect();
             assert_eq!(found.gradients.keys().collect::<Vec<_>>(), {
                 let mut sorted: Vec<_> = names.iter().collect();
                 sorted.sort();
@@ -205,6 +214,81 @@ fn gradients_of_a_folded_network_are_slopes_of_the_losses() {
     }
 }
 
+/// Other queries in a group change nothing of what is learnt by the network's own queries, the denoising ones and the other groups.
+#[test]
+fn groups_do_not_see_each_other_nor_are_they_seen() {
+    for name in ["anchored-groups", "plain-groups"] {
+        let mut fixture = fixture(name);
+        let run = |fixture: &Fixture| {
+            outcome(&fixture.config, &fixture.weights, &Trained::default(), &fixture.method(1), &fixture.examples(), &fixture.noised()).unwrap()
+        };
+        let before = run(&fixture);
+        let moved: Vec<String> = fixture.weights.tensors.keys().filter(|name| name.starts_with("training.groups.1.")).cloned().collect();
+        for (seed, name) in moved.iter().enumerate() {
+            let shape = fixture.weights.tensors[name].shape.clone();
+            fixture.weights.insert(name, random(&shape, seed as u64));
+        }
+        let after = run(&fixture);
+        assert_ne!(before.losses.groups, after.losses.groups);
+        let parts = |losses: detrim::train::step::Losses| (losses.last, losses.denoising, losses.dense);
+        assert_eq!(parts(before.losses), parts(after.losses), "{name}");
+        for own in ["query_content", "query_position", "box_reference", "training.label"] {
+            // What makes positions of references is of all queries: a position's own tensor is only where they aren't anchored.
+            for parameter in [own.to_string(), format!("training.groups.0.{own}")] {
+                assert_eq!(before.gradients.get(&parameter), after.gradients.get(&parameter), "{name}: {parameter}");
+            }
+        }
+        assert!(moved.iter().all(|name| before.gradients[name] != after.gradients[name]));
+    }
+}
+
+/// Groups begin near the network's own queries and apart from each other, those that are there go on, and a detector has none.
+#[test]
+fn groups_begin_go_on_and_are_dropped() {
+    for name in ["anchored", "plain", "reference"] {
+        let Fixture { config, weights, .. } = fixture(name);
+        let mut state = State::new(weights.clone());
+        assert_eq!(groups::set(&config, &mut state, 2, 7).unwrap(), 0);
+        check(&config, &state.weights).unwrap();
+        let grouped = state.clone();
+        let names: Vec<&String> = grouped.weights.tensors.keys().filter(|name| !weights.tensors.contains_key(*name)).collect();
+        assert_eq!(names.len(), if name == "reference" { 6 } else { 2 * (1 + usize::from(name == "anchored")) }, "{names:?}");
+        for name in &names {
+            let own = weights.tensors[&name["training.groups.0.".len()..]].to_f32();
+            let group = grouped.weights.tensors[*name].to_f32();
+            let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
+            let part = square(&mut own.iter().zip(&*group).map(|(a, b)| a - b)) / square(&mut own.iter().copied());
+            assert!((0.01..0.1).contains(&part), "{name}: {part}");
+        }
+        assert_ne!(grouped.weights.tensors[names[0]], grouped.weights.tensors[names[names.len() / 2]], "the two groups are one");
+        assert_eq!(finished(&config, &grouped.weights).unwrap(), finished(&config, &weights).unwrap());
+
+        // One fewer and two more: the first stays with what is remembered of it, the second begins as before.
+        let moment = Moment { steps: 3, first: vec![0.1; 40], second: vec![0.1; 40] };
+        for name in &names {
+            state.moments.0.insert((*name).clone(), moment.clone());
+            state.average.values.insert((*name).clone(), vec![0.3; 40]);
+        }
+        assert_eq!(groups::set(&config, &mut state, 1, 7).unwrap(), 2);
+        let of_first = |name: &&String| name.starts_with("training.groups.0.");
+        assert!(state.moments.0.keys().eq(names.iter().copied().filter(of_first)) && state.average.values.len() == names.len() / 2);
+        assert_eq!(groups::set(&config, &mut state, 2, 7).unwrap(), 1);
+        assert!(state.weights == grouped.weights && state.moments.0.len() == names.len() / 2);
+        assert_eq!(groups::set(&config, &mut state, 0, 7).unwrap(), 2);
+        assert!(state.weights == weights && state.moments.0.is_empty());
+
+        for name in names.into_iter().filter(of_first) {
+            let mut broken = grouped.weights.clone();
+            broken.tensors.remove(name);
+            let error = check(&config, &broken).unwrap_err().to_string();
+            assert!(error.contains(name.as_str()), "{error}");
+        }
+        let mut broken = grouped.weights;
+        broken.insert("training.groups.0.stray", HostTensor::f32(&[1], vec![0.0]));
+        assert!(check(&config, &broken).is_err());
+    }
+}
+
 /// What training adds is folded into what a detector has.
 #[test]
 fn a_finished_network_has_the_detectors_tensors_only() {
@@ -214,7 +298,7 @@ fn a_finished_network_has_the_detectors_tensors_only() {
     assert_ne!(finished.tensors["query_position"], weights.tensors["query_position"]);
     let mut broken = weights.clone();
     broken.tensors.remove("training.position.1.weight");
-    let error = detrim::train::network::check(&config, &broken).unwrap_err().to_string();
+    let error = check(&config, &broken).unwrap_err().to_string();
     assert!(error.contains("training.position.1.weight"), "{error}");
 }
 

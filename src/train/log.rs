@@ -23,6 +23,8 @@ pub struct Row {
     pub dense: Option<f32>,
     /// All that a teacher's answers and hints give.
     pub teacher: Option<f32>,
+    /// The mean of the further groups of queries.
+    pub groups: Option<f32>,
     pub gradient_norm: Option<f64>,
     pub pictures_per_second: Option<f64>,
     /// Of the mean weights, on the held-out pictures; 0..1.

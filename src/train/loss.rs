@@ -149,6 +149,12 @@ impl Criterion {
         Self { activation, no_object: 0.1, weights, costs: Weights { class, ..weights }, least: 0.3 }
     }
 
+    /// A loss so many times as large. What is matched stays.
+    pub(super) fn weighted(&self, by: f32) -> Self {
+        let Weights { class, l1, giou } = self.weights;
+        Self { weights: Weights { class: by * class, l1: by * l1, giou: by * giou }, ..self.clone() }
+    }
+
     /// How many of the class logits stand for objects.
     pub(super) fn objects(&self, classes: usize) -> usize {
         match self.activation {

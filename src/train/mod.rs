@@ -14,6 +14,7 @@ pub mod ema;
 mod example;
 pub mod folder;
 pub mod fresh;
+pub mod groups;
 pub mod log;
 pub mod loss;
 pub mod matching;

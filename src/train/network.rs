@@ -10,9 +10,11 @@
 //! | `training.label` | `[classes, d_model]` | the content of a denoising query, by class |
 //! | `training.dense.norm`, `.class`, `.box.{0,1,2}` | as the decoder's | heads on the encoder's tokens |
 //!
-//! Weights without these are trained too, without denoising and dense supervision: detectors that were made elsewhere.
+//! Weights without these are trained too, without denoising and dense supervision: detectors that were made elsewhere. Both may have
+//! further groups of queries (`groups.rs`), which begin behind the network's own.
 
 use super::autograd::{Autograd, Map, Norm};
+use super::groups;
 use super::trained::Trained;
 use crate::backend::Backend;
 use crate::config::{Activation, Config};
@@ -29,12 +31,15 @@ pub const PREFIX: &str = "training.";
 /// Width and height of the box that a token of the encoder is taken to stand for: a fifth of the picture.
 const TOKEN_SIZE: f32 = 0.2;
 
-/// Whether weights have what training adds.
-fn is_anchored(weights: &Weights) -> bool {
-    weights.tensors.keys().any(|name| name.starts_with(PREFIX))
+/// What hides a key from a query.
+const HIDDEN: f32 = -1e30;
+
+/// Whether weights have what training adds to a network with anchored queries.
+pub(super) fn is_anchored(weights: &Weights) -> bool {
+    weights.tensors.keys().any(|name| name.starts_with(PREFIX) && !name.starts_with(groups::PREFIX))
 }
 
-/// The tensors that training adds to a network of this architecture.
+/// The tensors that training adds to a network of this architecture with anchored queries.
 pub fn extras(config: &Config) -> Vec<Entry> {
     let (width, classes) = (config.d_model, config.classes);
     let mut list = vec![Entry { name: "training.label".into(), shape: vec![classes, width], role: Role::Rows }];
@@ -64,7 +69,7 @@ pub fn check(config: &Config, weights: &Weights) -> Result<()> {
             return Err(Error::Config("anchored queries need query contents, box references and a d_model that 8 divides".into()));
         }
     }
-    Ok(())
+    groups::check(config, weights)
 }
 
 /// A detector's weights: training's own are folded into what a detector has, or left out.
@@ -75,7 +80,7 @@ pub fn finished(config: &Config, weights: &Weights) -> Result<Weights> {
     }
     if is_anchored(weights) {
         let backend = Autograd::new(Device::Cpu, |_| false);
-        let anchors = Anchors::load(&backend, config, weights)?;
+        let anchors = Anchors::load(&backend, config, weights, 0)?;
         let position = anchors.position(&backend, &anchors.references(&backend, None)?)?;
         let position = crate::cpu::to_host(&position)?;
         out.insert("query_position", HostTensor { shape: vec![config.queries, config.d_model], ..position });
@@ -89,7 +94,11 @@ pub struct Network {
     detr: Detr<Autograd>,
     /// The backbone's first stage that is run.
     first_stage: usize,
-    /// `[1, queries, d_model]`
+    /// How many queries are the network's own.
+    queries: usize,
+    /// How many groups of as many follow them.
+    groups: usize,
+    /// `[1, all, d_model]`: of the network's own queries, then group by group.
     content: Tensor,
     kind: Kind,
 }
@@ -100,27 +109,28 @@ enum Kind {
         anchors: Box<Anchors>,
         dense: Box<Dense>,
     },
-    /// Its queries' positions `[1, queries, d_model]` and references `[1, queries, 4]` are learnt as they are.
+    /// Its queries' positions `[1, all, d_model]` and references `[1, all, 4]` are learnt as they are.
     Plain {
         position: Tensor,
         reference: Option<Tensor>,
     },
 }
 
-/// Queries that are asked beside the network's own.
+/// Queries that are asked beside those that are learnt.
 pub struct Asked {
     /// Classes `[batch][asked]`: their embedding is the content.
     pub classes: Vec<u32>,
     /// Boxes `[batch, asked, 4]`, (centre x, centre y, width, height).
     pub boxes: Vec<f32>,
-    /// `[batch, asked + queries, asked + queries]`: bias of the self-attention.
-    pub bias: Vec<f32>,
+    /// Which see each other, `[batch][asked]`: those of the same number.
+    pub parties: Vec<Option<usize>>,
 }
 
-/// What a network says in training: each decoder layer of `[batch, asked + queries]`, and the encoder's tokens.
+/// What a network says in training: each decoder layer of `[batch, asked + all]` (where all are the network's own queries, then those of
+/// its groups), and the encoder's tokens.
 pub struct Said {
     pub layers: Vec<Output<Tensor>>,
-    /// What the layers' queries hold, `[batch, asked + queries, d_model]`.
+    /// What the layers' queries hold, `[batch, asked + all, d_model]`.
     pub contents: Vec<Tensor>,
     /// The encoder's tokens `[batch, tokens, d_model]`.
     pub memory: Tensor,
@@ -133,21 +143,29 @@ impl Network {
         let first_stage = trained.first_stage(&config.backbone);
         let trained = trained.clone();
         let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
-        let rows = |name: &str, width: usize| -> Result<Tensor> {
-            backend.parameter(name, weights.get(name, &[config.queries, width])?, &[1, config.queries, width])
-        };
+        let groups = groups::count(weights);
+        let rows = |name: &str, width: usize| learnt(&backend, config, weights, groups, name, width);
+        let all = (1 + groups) * config.queries;
         let content = match config.query_content {
             true => rows("query_content", config.d_model)?,
-            false => backend.constant(&HostTensor::f32(&[1, config.queries, config.d_model], vec![0.0; config.queries * config.d_model]))?,
+            false => backend.constant(&HostTensor::f32(&[1, all, config.d_model], vec![0.0; all * config.d_model]))?,
         };
         let kind = if is_anchored(weights) {
-            Kind::Anchored { anchors: Anchors::load(&backend, config, weights)?.into(), dense: Dense::load(&backend, config, weights)?.into() }
+            Kind::Anchored {
+                anchors: Anchors::load(&backend, config, weights, groups)?.into(),
+                dense: Dense::load(&backend, config, weights)?.into(),
+            }
         } else {
             let reference = config.box_reference.then(|| rows("box_reference", 4)).transpose()?;
             Kind::Plain { position: rows("query_position", config.d_model)?, reference }
         };
         let detr = Detr::load(&backend, config, weights)?;
-        Ok(Self { backend, detr, first_stage, content, kind })
+        Ok(Self { backend, detr, first_stage, queries: config.queries, groups, content, kind })
+    }
+
+    /// How many groups of queries follow its own.
+    pub fn groups(&self) -> usize {
+        self.groups
     }
 
     /// Whether queries can be asked beside its own.
@@ -164,9 +182,9 @@ impl Network {
         let nobody = &mut |_: &str, _: &Tensor| {};
         let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;
 
-        let (queries, width) = (self.content.dim(1)?, self.content.dim(2)?);
-        let mut content = self.content.broadcast_as((batch, queries, width))?.contiguous()?;
-        let mut bias = None;
+        let (all, width) = (self.content.dim(1)?, self.content.dim(2)?);
+        let mut content = self.content.broadcast_as((batch, all, width))?.contiguous()?;
+        let bias = self.bias(asked.filter(|_| self.is_anchored()), batch)?;
         let (position, reference, dense) = match &self.kind {
             Kind::Anchored { anchors, dense } => {
                 if let Some(asked) = asked {
@@ -174,8 +192,6 @@ impl Network {
                     let classes = Tensor::from_slice(&asked.classes, batch * count, features.device())?;
                     let labels = anchors.label.index_select(&classes, 0)?.reshape((batch, count, width))?;
                     content = Tensor::cat(&[&labels, &content], 1)?;
-                    let all = count + queries;
-                    bias = Some(Tensor::from_slice(&asked.bias, (batch, all, all), features.device())?);
                 }
                 let references = anchors.references(backend, asked.map(|asked| (&asked.boxes[..], batch)))?;
                 let position = anchors.position(backend, &references)?;
@@ -190,6 +206,43 @@ impl Network {
         let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref(), nobody)).collect::<Result<_>>()?;
         Ok(Said { layers, contents, memory: encoded.memory, dense })
     }
+
+    /// The bias of the self-attention, `[batch, asked + all, asked + all]` (one for all pictures where nothing is asked); none where every
+    /// query sees every other.
+    fn bias(&self, asked: Option<&Asked>, batch: usize) -> Result<Option<Tensor>> {
+        let parties: Vec<&[Option<usize>]> = match asked {
+            Some(asked) => asked.parties.chunks_exact((asked.parties.len() / batch).max(1)).collect(),
+            None if self.groups > 0 => vec![&[]],
+            None => return Ok(None),
+        };
+        let count = parties.first().map_or(0, |parties| parties.len());
+        let all = count + (1 + self.groups) * self.queries;
+        let mut bias = Vec::with_capacity(parties.len() * all * all);
+        for parties in &parties {
+            // An asked query sees its party and the network's own queries, which see each other ("DN-DETR", Li et al., 2022, section
+            // 4.5): an answer that was asked for may not be read from the question. A group sees itself.
+            let sees = |query: usize, key: usize| match (query.checked_sub(count), key.checked_sub(count)) {
+                (None, None) => parties[query] == parties[key],
+                (None, Some(key)) => key < self.queries,
+                (Some(_), None) => false,
+                (Some(query), Some(key)) => query / self.queries == key / self.queries,
+            };
+            bias.extend((0..all * all).map(|i| if sees(i / all, i % all) { 0.0 } else { HIDDEN }));
+        }
+        Ok(Some(Tensor::from_vec(bias, (parties.len(), all, all), &Device::Cpu)?))
+    }
+}
+
+/// What `width` numbers of each query are learnt, `[1, (1 + groups) * queries, width]`: of the network's own, then group by group.
+fn learnt(backend: &Autograd, config: &Config, weights: &Weights, groups: usize, name: &str, width: usize) -> Result<Tensor> {
+    let queries = config.queries;
+    let rows = |name: &str| backend.parameter(name, weights.get(name, &[queries, width])?, &[1, queries, width]);
+    let own = rows(name)?;
+    if groups == 0 {
+        return Ok(own);
+    }
+    let groups = (0..groups).map(|group| rows(&groups::name(group, name)));
+    Ok(Tensor::cat(&std::iter::once(Ok(own)).chain(groups).collect::<Result<Vec<_>>>()?, 1)?)
 }
 
 /// Box references and what makes positions of them.
@@ -197,24 +250,24 @@ struct Anchors {
     maps: [Map; 2],
     /// `[classes, d_model]`
     label: Tensor,
-    /// Logits `[1, queries, 4]`
+    /// Logits `[1, all, 4]`
     reference: Tensor,
     d_model: usize,
 }
 
 impl Anchors {
-    fn load(backend: &Autograd, config: &Config, weights: &Weights) -> Result<Self> {
-        let (width, queries) = (config.d_model, config.queries);
+    fn load(backend: &Autograd, config: &Config, weights: &Weights, groups: usize) -> Result<Self> {
+        let width = config.d_model;
         let label = weights.get("training.label", &[config.classes, width])?;
         Ok(Self {
             maps: [map(backend, weights, "training.position.0", 2 * width, width)?, map(backend, weights, "training.position.1", width, width)?],
             label: backend.parameter("training.label", label, &label.shape)?,
-            reference: backend.parameter("box_reference", weights.get("box_reference", &[queries, 4])?, &[1, queries, 4])?,
+            reference: learnt(backend, config, weights, groups, "box_reference", 4)?,
             d_model: width,
         })
     }
 
-    /// Logits `[batch or 1, asked + queries, 4]`; `asked` are boxes `[batch, asked, 4]`.
+    /// Logits `[batch or 1, asked + all, 4]`; `asked` are boxes `[batch, asked, 4]`.
     fn references(&self, backend: &Autograd, asked: Option<(&[f32], usize)>) -> Result<Tensor> {
         let Some((boxes, batch)) = asked else { return Ok(self.reference.clone()) };
         let count = boxes.len() / (4 * batch);

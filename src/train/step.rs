@@ -21,9 +21,6 @@ use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What hides a key from a query.
-const HIDDEN: f32 = -1e30;
-
 /// How examples are learnt from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Method {
@@ -58,6 +55,8 @@ pub struct Losses {
     pub dense: f32,
     /// Weighted sum of all that a teacher gives.
     pub teacher: f32,
+    /// Weighted sum of all decoder layers' further groups of queries: their mean.
+    pub groups: f32,
 }
 
 impl std::ops::AddAssign for Losses {
@@ -67,6 +66,7 @@ impl std::ops::AddAssign for Losses {
         self.denoising += other.denoising;
         self.dense += other.dense;
         self.teacher += other.teacher;
+        self.groups += other.groups;
     }
 }
 
@@ -228,6 +228,8 @@ impl Shard<'_> {
         let said = self.network.forward(&self.features()?, asked.as_ref())?;
         let count = asked.map_or(0, |asked| asked.classes.len() / self.examples.len());
         let criterion = &self.method.criterion;
+        let (queries, groups) = (self.config.queries, self.network.groups());
+        let mean = criterion.weighted(1.0 / groups.max(1) as f32);
         let mut losses = Losses::default();
         let mut total: Option<Tensor> = None;
         let mut add = |surrogate: Tensor| -> Result<()> {
@@ -241,12 +243,17 @@ impl Shard<'_> {
         for (i, layer) in said.layers.iter().enumerate() {
             let mut scored = Scored::new(layer)?;
             for (n, (example, noised)) in self.examples.iter().zip(self.noised).enumerate() {
-                let own = || (n, count..count + self.config.queries);
+                let own = || (n, count..count + queries);
                 let parts =
                     scored.add(criterion, own(), example, self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
                 losses.total += parts.weighted(criterion.weights);
                 if i == last {
                     losses.last += parts;
+                }
+                for first in (1..=groups).map(|group| count + group * queries) {
+                    let rows = (n, first..first + queries);
+                    let assign = |predicted: &Predicted| mean.assign(predicted, &example.targets, 1);
+                    losses.groups += scored.add(&mean, rows, example, self.shares.queries, assign)?.weighted(mean.weights);
                 }
                 let parts = scored.add(criterion, (n, 0..noised.len()), example, self.shares.denoising, |_| pairs(noised))?;
                 losses.denoising += parts.weighted(criterion.weights);
@@ -255,12 +262,14 @@ impl Shard<'_> {
                 }
             }
             add(scored.surrogate()?)?;
-            if let Some((loss, surrogate)) = self.hint(&said.contents[i], count, |lesson| lesson.layer(i, said.layers.len()).content.as_deref())? {
+            if let Some((loss, surrogate)) =
+                self.hint(&said.contents[i], count..count + queries, |lesson| lesson.layer(i, said.layers.len()).content.as_deref())?
+            {
                 losses.teacher += loss;
                 add(surrogate)?;
             }
         }
-        if let Some((loss, surrogate)) = self.hint(&said.memory, 0, |lesson| lesson.memory.as_deref())? {
+        if let Some((loss, surrogate)) = self.hint(&said.memory, 0..said.memory.dim(1)?, |lesson| lesson.memory.as_deref())? {
             losses.teacher += loss;
             add(surrogate)?;
         }
@@ -273,7 +282,7 @@ impl Shard<'_> {
             }
             add(scored.surrogate()?)?;
         }
-        losses.total += losses.denoising + losses.dense + losses.teacher;
+        losses.total += losses.denoising + losses.dense + losses.teacher + losses.groups;
         let total = total.ok_or_else(|| Error::Config("a network without decoder layers can't be trained".into()))?;
         let store = total.backward()?;
         let mut gradients = BTreeMap::new();
@@ -285,13 +294,13 @@ impl Shard<'_> {
         Ok(Outcome { losses, gradients })
     }
 
-    /// The loss of rows `[batch, rows, d_model]` from `first` on by a teacher's, and its surrogate; nothing where no teacher has such rows.
-    fn hint(&self, x: &Tensor, first: usize, teachers: impl Fn(&Lesson) -> Option<&[f32]>) -> Result<Option<(f32, Tensor)>> {
+    /// The loss of some rows of `[batch, rows, d_model]` by a teacher's, and its surrogate; nothing where no teacher has such rows.
+    fn hint(&self, x: &Tensor, which: Range<usize>, teachers: impl Fn(&Lesson) -> Option<&[f32]>) -> Result<Option<(f32, Tensor)>> {
         let (_, rows, width) = x.dims3()?;
         let own = Floats::of(x)?;
         let (mut loss, mut grad) = (None, vec![0.0; own.len()]);
         for (n, lesson) in self.examples.iter().enumerate().filter_map(|(n, example)| Some((n, example.lesson.as_ref()?))) {
-            let at = (n * rows + first) * width..(n + 1) * rows * width;
+            let at = (n * rows + which.start) * width..(n * rows + which.end) * width;
             let Some(teachers) = teachers(lesson).filter(|teachers| teachers.len() == at.len()) else { continue };
             let share = lesson.teaching.weight * lesson.teaching.hint * self.shares.picture;
             *loss.get_or_insert(0.0) += hint(&own[at.clone()], teachers, width, share, &mut grad[at]);
@@ -314,17 +323,12 @@ impl Shard<'_> {
     /// The denoising queries of all pictures, as many for each as the one with the most has.
     fn asked(&self) -> Option<Asked> {
         let count = self.noised.iter().map(Vec::len).max().filter(|&count| count > 0)?;
-        let all = count + self.config.queries;
-        let mut asked = Asked { classes: Vec::new(), boxes: Vec::new(), bias: Vec::new() };
+        let mut asked = Asked { classes: Vec::new(), boxes: Vec::new(), parties: Vec::new() };
         for noised in self.noised {
             let padding = count - noised.len();
             asked.classes.extend(noised.iter().map(|noised| noised.class_in as u32).chain(std::iter::repeat_n(0, padding)));
             asked.boxes.extend(noised.iter().flat_map(|noised| noised.bounds).chain(std::iter::repeat_n(0.5, 4 * padding)));
-            let group = |query: usize| noised.get(query).map(|noised| noised.group);
-            // A denoising query sees its group and the network's own queries, which see each other ("DN-DETR", Li et al., 2022, section
-            // 4.5): an answer that was asked for may not be read from the question.
-            let sees = |query: usize, key: usize| key >= count || (query < count && group(query) == group(key));
-            asked.bias.extend((0..all * all).map(|i| if sees(i / all, i % all) { 0.0 } else { HIDDEN }));
+            asked.parties.extend(noised.iter().map(|noised| Some(noised.group)).chain(std::iter::repeat_n(None, padding)));
         }
         Some(asked)
     }

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 /// Options that decide what each step is given: a run with others is another run.
 const FIXED: [&str; 5] = ["batch", "views", "seed", "unfreeze", "labels_sha256"];
 /// Options that change how a run goes on.
-const CHANGEABLE: [&str; 11] =
-    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "teacher", "teach_weight", "images", "dev"];
+const CHANGEABLE: [&str; 12] =
+    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "groups", "teacher", "teach_weight", "images", "dev"];
 
 /// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
 /// differences are told. A run that goes on keeps what it began with: its network is in its state.

@@ -11,6 +11,7 @@ use detrim::train::data::{Data, Features, Pictures};
 use detrim::train::denoise::Noise;
 use detrim::train::ema::Ema;
 use detrim::train::folder::Folder;
+use detrim::train::groups;
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::AdamW;
 use detrim::train::options::write;
@@ -94,6 +95,10 @@ pub struct Arguments {
     /// The most denoising queries of a picture
     #[arg(long, default_value_t = 40, help_heading = "Steps")]
     denoising: usize,
+    /// Further groups of queries, each as many as the network's own and matched for itself: more to learn from in each step, which takes
+    /// longer. They are left out of the model
+    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Steps")]
+    groups: usize,
 
     /// A detector to learn from beside the labels, even of pictures without any: its scores and boxes, and, where they have the student's
     /// width, its encoder's tokens and its queries. For a trimmed model: the model that it was made from
@@ -134,6 +139,11 @@ pub fn run(arguments: Arguments) -> Result<bool> {
     let (config, mut state) = begin(&arguments, &folder)?;
     let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
     state.freeze(&trained);
+    match groups::set(&config, &mut state, arguments.groups, arguments.seed)? {
+        had if had < arguments.groups => eprintln!("groups of queries that begin: {}", arguments.groups - had),
+        had if had > arguments.groups => eprintln!("groups of queries that are dropped: {}", had - arguments.groups),
+        _ => {}
+    }
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
     let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);

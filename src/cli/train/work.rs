@@ -105,7 +105,7 @@ impl Stretch {
     /// `speed` is that of all steps taken as one.
     fn row(&self, step: u64, seconds: f64, speed: f64) -> Row {
         let mean = |sum: f32| Some(sum / self.steps.max(1) as f32);
-        let Losses { total, last, denoising, dense, teacher } = self.losses;
+        let Losses { total, last, denoising, dense, teacher, groups } = self.losses;
         Row {
             step,
             seconds,
@@ -117,6 +117,7 @@ impl Stretch {
             denoising: mean(denoising),
             dense: mean(dense),
             teacher: mean(teacher),
+            groups: mean(groups),
             gradient_norm: Some(self.norm / f64::from(self.steps.max(1))),
             pictures_per_second: Some(speed * f64::from(self.steps)),
             ..Row::default()
