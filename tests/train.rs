@@ -1,6 +1,7 @@
 //! `detrim train` as a user runs it, on pictures made here.
 
 use detrim::train::groups;
+use detrim::train::hints;
 use detrim::train::log::Row;
 use detrim::train::state;
 use serde_json::{Value, json};
@@ -182,6 +183,43 @@ fn a_state_is_a_model_to_every_command() {
         let output = run(command);
         assert!(arguments.starts_with("convert") || text(&output).contains("trained for 1 steps"), "{arguments}: {}", text(&output));
     }
+}
+
+/// A teacher of another width, from which a run that was stopped goes on exactly where it stopped; a teacher of pictures of another size.
+#[test]
+fn a_teacher_of_another_width_gives_hints() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    run(train(folder.path(), "parent", &["--steps", "3"]));
+    let child = |out: &str, steps: &str, more: &[&str]| {
+        let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-provisional.safetensors");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command
+            .current_dir(folder.path())
+            .args("train --labels labels.json --images . --cache cache --views 1 --batch 3 --schedule constant".split(' '));
+        command.args(["--out", out, "--steps", steps, "--d-model", "48", "--encoder-layers", "1", "--decoder-layers", "1"]);
+        command.arg("--backbone").arg(backbone).args(more);
+        run(command)
+    };
+    let taught = ["--teacher", "parent/last.safetensors"];
+    let output = child("whole", "8", &taught);
+    assert!(text(&output).contains("a map from 48 to 64"), "{}", text(&output));
+    child("broken", "3", &taught);
+    child("broken", "8", &taught);
+    let read = |name: &str| state::read(&folder.path().join(name).join("last.safetensors")).unwrap();
+    assert!(read("whole") == read("broken"), "the states differ");
+    assert_eq!(hints::width(&read("whole").1.weights), Some(64));
+    // Without the teacher there is nothing to take tokens to.
+    child("whole", "9", &[]);
+    assert_eq!(hints::width(&read("whole").1.weights), None);
+    // A teacher that sees pictures in another size.
+    let path = folder.path().join("parent/last.safetensors");
+    let (mut config, state) = state::read(&path).unwrap();
+    config.pixels.resize = detrim::config::Resize::Stretch { height: 128, width: 160 };
+    state::write(&path, &config, &state).unwrap();
+    let output = child("other", "1", &taught);
+    assert!(text(&output).contains("tokens are no hint: it has 4×5 of a picture"), "{}", text(&output));
+    assert_eq!(hints::width(&read("other").1.weights), None);
 }
 
 /// Its own parent teaches a model, and what it says is in the log.

@@ -15,6 +15,7 @@ mod example;
 pub mod folder;
 pub mod fresh;
 pub mod groups;
+pub mod hints;
 pub mod log;
 pub mod loss;
 pub mod matching;

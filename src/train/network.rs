@@ -11,11 +11,11 @@
 //! | `training.dense.norm`, `.class`, `.box.{0,1,2}` | as the decoder's | heads on the encoder's tokens |
 //!
 //! Weights without these are trained too, without denoising and dense supervision: detectors that were made elsewhere. Both may have
-//! further groups of queries (`groups.rs`), which begin behind the network's own.
+//! further groups of queries (`groups.rs`), which come behind the network's own, and a map for a teacher's hints (`hints.rs`).
 
 use super::autograd::{Autograd, Map, Norm};
-use super::groups;
 use super::trained::Trained;
+use super::{groups, hints};
 use crate::backend::Backend;
 use crate::config::{Activation, Config};
 use crate::error::{Error, Result};
@@ -36,7 +36,8 @@ const HIDDEN: f32 = -1e30;
 
 /// Whether weights have what training adds to a network with anchored queries.
 pub(super) fn is_anchored(weights: &Weights) -> bool {
-    weights.tensors.keys().any(|name| name.starts_with(PREFIX) && !name.starts_with(groups::PREFIX))
+    let parts = ["label", "position.", "dense."];
+    weights.tensors.keys().filter_map(|name| name.strip_prefix(PREFIX)).any(|name| parts.iter().any(|part| name.starts_with(part)))
 }
 
 /// The tensors that training adds to a network of this architecture with anchored queries.
@@ -69,7 +70,8 @@ pub fn check(config: &Config, weights: &Weights) -> Result<()> {
             return Err(Error::Config("anchored queries need query contents, box references and a d_model that 8 divides".into()));
         }
     }
-    groups::check(config, weights)
+    groups::check(config, weights)?;
+    hints::check(config, weights)
 }
 
 /// A detector's weights: training's own are folded into what a detector has, or left out.
@@ -101,6 +103,8 @@ pub struct Network {
     /// `[1, all, d_model]`: of the network's own queries, then group by group.
     content: Tensor,
     kind: Kind,
+    /// From the encoder's tokens to those of a teacher of another width.
+    hint: Option<Map>,
 }
 
 /// What a network has beside a detector's.
@@ -132,8 +136,10 @@ pub struct Said {
     pub layers: Vec<Output<Tensor>>,
     /// What the layers' queries hold, `[batch, asked + all, d_model]`.
     pub contents: Vec<Tensor>,
-    /// The encoder's tokens `[batch, tokens, d_model]`.
+    /// The encoder's tokens `[batch, tokens, d_model]`, or as they are compared with those of a teacher of another width: in that.
     pub memory: Tensor,
+    /// Rows and columns of the tokens.
+    pub grid: [usize; 2],
     pub dense: Option<Output<Tensor>>,
 }
 
@@ -160,7 +166,8 @@ impl Network {
             Kind::Plain { position: rows("query_position", config.d_model)?, reference }
         };
         let detr = Detr::load(&backend, config, weights)?;
-        Ok(Self { backend, detr, first_stage, queries: config.queries, groups, content, kind })
+        let hint = hints::width(weights).map(|teacher| map(&backend, weights, hints::MEMORY, config.d_model, teacher)).transpose()?;
+        Ok(Self { hint, backend, detr, first_stage, queries: config.queries, groups, content, kind })
     }
 
     /// How many groups of queries follow its own.
@@ -204,7 +211,11 @@ impl Network {
         let asked = Queries { content, position: &position, bias: bias.as_ref() };
         self.detr.decode(backend, asked, &encoded, &mut |_, layer| contents.push(layer.clone()))?;
         let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref(), nobody)).collect::<Result<_>>()?;
-        Ok(Said { layers, contents, memory: encoded.memory, dense })
+        let memory = match &self.hint {
+            Some(map) => backend.linear(&encoded.memory, map, Activation::None, None)?,
+            None => encoded.memory,
+        };
+        Ok(Said { layers, contents, memory, grid: [rows, columns], dense })
     }
 
     /// The bias of the self-attention, `[batch, asked + all, asked + all]` (one for all pictures where nothing is asked); none where every

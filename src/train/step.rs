@@ -269,7 +269,7 @@ impl Shard<'_> {
                 add(surrogate)?;
             }
         }
-        if let Some((loss, surrogate)) = self.hint(&said.memory, 0..said.memory.dim(1)?, |lesson| lesson.memory.as_deref())? {
+        if let Some((loss, surrogate)) = self.hint(&said.memory, 0..said.memory.dim(1)?, |lesson| lesson.memory(said.grid))? {
             losses.teacher += loss;
             add(surrogate)?;
         }

@@ -1,7 +1,8 @@
 //! A teacher: another detector whose answers, and ways to them, a student is held to. It needs no labels.
 //!
 //! Each decoder layer of the student is taught by the teacher's layer at the same relative depth: its queries' scores and boxes
-//! (`distil.rs`), and, where they are the same queries, what these hold. Encoders are compared by their tokens. Such hints
+//! (`distil.rs`), and, where they are the same queries, what these hold. Encoders are compared by their tokens, through a map where
+//! one is wider than the other (`hints.rs`); where they have others of a picture, not at all. Such hints
 //! ("FitNets", Romero et al. 2015, arXiv:1412.6550) are between normalised rows, so that no network's scale matters.
 
 use super::distil::Distillation;
@@ -12,7 +13,7 @@ use crate::config::{ClassActivation, Config};
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::model::{Detr, PixelMask};
-use crate::weights::{HostTensor, Weights};
+use crate::weights::{Data as Numbers, HostTensor, Weights};
 use std::sync::Arc;
 
 /// From this cosine on, two networks' query tensors are one that was trained further. Those of strangers are near 0.
@@ -35,8 +36,8 @@ pub struct Teaching {
 pub struct Lesson {
     pub teaching: Arc<Teaching>,
     pub layers: Vec<Layer>,
-    /// The encoder's tokens `[tokens, d_model]`, where the student's have the same width.
-    pub memory: Option<Vec<f32>>,
+    /// The encoder's tokens `[rows, columns, the teacher's d_model]`.
+    pub memory: HostTensor,
     /// What the picture adds to the batch's normaliser.
     pub share: Normaliser,
 }
@@ -60,6 +61,14 @@ impl Layer {
 }
 
 impl Lesson {
+    /// The encoder's tokens, where the student has as many rows and columns of them.
+    pub fn memory(&self, grid: [usize; 2]) -> Option<&[f32]> {
+        match &self.memory.data {
+            Numbers::F32(numbers) if self.memory.shape[..2] == grid => Some(numbers),
+            _ => None,
+        }
+    }
+
     /// Of the student's decoder layer `i` of `layers`.
     pub fn layer(&self, i: usize, layers: usize) -> &Layer {
         &self.layers[((i + 1) * self.layers.len()).div_ceil(layers) - 1]
@@ -110,6 +119,11 @@ impl Teacher {
         &self.teaching
     }
 
+    /// Of its tokens.
+    pub fn width(&self) -> usize {
+        self.config.d_model
+    }
+
     /// How many of the student's classes it knows.
     pub fn known(&self) -> usize {
         self.classes.iter().take(self.student.labels.len()).flatten().count()
@@ -142,7 +156,7 @@ impl Teacher {
         }
         let last = layers.last().ok_or_else(|| Error::Config("a teacher without decoder layers has nothing to say".into()))?;
         let share = self.teaching.distillation.surest(&last.predicted(), self.student.queries);
-        let memory = like.then(|| numbers(&encoded.memory)).transpose()?;
+        let memory = HostTensor::f32(&[rows, columns, self.config.d_model], numbers(&encoded.memory)?);
         Ok(Lesson { teaching: self.teaching.clone(), layers, memory, share })
     }
 

@@ -11,7 +11,6 @@ use detrim::train::data::{Data, Features, Pictures};
 use detrim::train::denoise::Noise;
 use detrim::train::ema::Ema;
 use detrim::train::folder::Folder;
-use detrim::train::groups;
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::AdamW;
 use detrim::train::options::write;
@@ -20,6 +19,7 @@ use detrim::train::schedule::{Schedule, Shape};
 use detrim::train::step::Method;
 use detrim::train::teacher::Teacher;
 use detrim::train::trained::Trained;
+use detrim::train::{groups, hints};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use work::work;
@@ -100,8 +100,8 @@ pub struct Arguments {
     #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Steps")]
     groups: usize,
 
-    /// A detector to learn from beside the labels, even of pictures without any: its scores and boxes, and, where they have the student's
-    /// width, its encoder's tokens and its queries. For a trimmed model: the model that it was made from
+    /// A detector to learn from beside the labels, even of pictures without any: its scores and boxes, its encoder's tokens where it has as
+    /// many of a picture, and its queries where they are the student's. For a trimmed model: the model that it was made from
     #[arg(long, value_name = "FILE", help_heading = "A teacher")]
     teacher: Option<PathBuf>,
     /// How much it counts beside the labels. Its parts count 1 (scores), 5 (box coordinates), 2 (overlap) and 1 (tokens, queries) times this
@@ -154,6 +154,7 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         })
     };
     let features = build(&state.detector(&config)?, trained.first_stage(&config.backbone), &pictures)?;
+    let mut hint = None;
     let teacher = match &arguments.teacher {
         Some(path) => {
             let checkpoint = model::open(path, &arguments.guess)?;
@@ -162,11 +163,21 @@ pub fn run(arguments: Arguments) -> Result<bool> {
             let how = if teacher.teaching().same { "query by query" } else { "by matched queries" };
             eprintln!("the teacher knows {} of {} classes and teaches {how}", teacher.known(), config.labels.len());
             let frozen = Trained::default().first_stage(&checkpoint.config.backbone);
-            Some((teacher, build(&checkpoint, frozen, &pictures)?))
+            let teachers = build(&checkpoint, frozen, &pictures)?;
+            let (theirs, ours) = (teachers.size(), config.backbone.reduced(trained.first_stage(&config.backbone), features.size()));
+            if theirs != ours {
+                let [theirs, ours] = [theirs, ours].map(|[rows, columns]| format!("{rows}×{columns}"));
+                eprintln!("its encoder's tokens are no hint: it has {theirs} of a picture, the student {ours}");
+            } else if teacher.width() != config.d_model {
+                eprintln!("its encoder's tokens are a hint through a map from {} to {} numbers", config.d_model, teacher.width());
+                hint = Some(teacher.width());
+            }
+            Some((teacher, teachers))
         }
         None => None,
     };
     bar.finish_and_clear();
+    hints::set(&config, &mut state, hint, arguments.seed);
     let mut data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
     if let Some((teacher, features)) = teacher {
         data = data.taught(teacher, features);

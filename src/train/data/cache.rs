@@ -89,6 +89,11 @@ impl Features {
         &self.usable
     }
 
+    /// Rows and columns of a picture's features.
+    pub fn size(&self) -> [usize; 2] {
+        [self.shape[0], self.shape[1]]
+    }
+
     pub fn views(&self) -> usize {
         self.files.len()
     }

@@ -2,8 +2,11 @@ use super::*;
 use crate::config::{Attention, Backbone, DecoderLayer, EfficientNetLite, EncoderLayer, InvertedResidual, Label};
 use crate::train::Example;
 use crate::train::denoise::Noise;
+use crate::train::hints;
 use crate::train::loss::Criterion;
+use crate::train::network::{check, finished};
 use crate::train::optimiser::{AdamW, Group, Moments, parameters};
+use crate::train::run::State;
 use crate::train::step::{Method, Outcome, step, trainable};
 use crate::train::trained::Trained;
 
@@ -52,7 +55,12 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
         let teacher = Teacher::new(&parent, &parent.config, &parent.weights, 1.0).unwrap();
         assert!(teacher.teaching().same && teacher.known() == 3);
         let examples = examples(&teacher);
-        assert!(examples[0].lesson.as_ref().is_some_and(|lesson| lesson.memory.is_some() && lesson.layers[1].content.is_some()));
+        assert!(
+            examples[0]
+                .lesson
+                .as_ref()
+                .is_some_and(|lesson| lesson.memory([2, 3]).is_some() && lesson.memory([3, 2]).is_none() && lesson.layers[1].content.is_some())
+        );
         let alone: Vec<_> = examples.iter().map(|example| Example { lesson: None, ..example.clone() }).collect();
         let found = learn(&parent.config, &parent.weights, &examples).losses;
         assert!(found.teacher.abs() < 1e-4, "{found:?}");
@@ -110,7 +118,7 @@ fn a_teacher_is_enough_to_learn_from() {
         let teacher = Teacher::new(&parent, &student.config, &student.weights, 1.0).unwrap();
         assert_eq!(teacher.teaching().same, same);
         let examples = examples(&teacher);
-        assert_eq!(examples[0].lesson.as_ref().unwrap().memory.is_some(), same);
+        assert_eq!(examples[0].lesson.as_ref().unwrap().layers[0].content.is_some(), same);
         let mut weights = trainable(&student.weights);
         let before = distance(&student.config, &weights, &examples);
         let (optimiser, mut moments) = (AdamW::default(), Moments::default());
@@ -122,6 +130,57 @@ fn a_teacher_is_enough_to_learn_from() {
         }
         let after = distance(&student.config, &weights, &examples);
         assert!(after < 0.6 * before, "{before}, then {after}");
+    }
+}
+
+/// Only the tokens of a teacher, wider or narrower, are learnt from: by the student and by the map between the two. The loss falls further
+/// than by the map alone.
+#[test]
+fn tokens_of_another_width_are_learnt_from() {
+    let parent = checkpoint(config(ClassActivation::Sigmoid), 1);
+    for width in [16, 4] {
+        let mut other = config(ClassActivation::Sigmoid);
+        other.d_model = width;
+        let student = checkpoint(other, 3);
+        let teacher = Teacher::new(&parent, &student.config, &student.weights, 1.0).unwrap();
+        let mut examples = examples(&teacher);
+        for lesson in examples.iter_mut().filter_map(|example| example.lesson.as_mut()) {
+            let teaching = Arc::make_mut(&mut lesson.teaching);
+            teaching.distillation = teaching.distillation.weighted(0.0);
+        }
+        let mut state = State::new(trainable(&student.weights));
+        assert_eq!(learn(&student.config, &state.weights, &examples).losses.teacher, 0.0, "a hint without a map");
+        assert!(hints::set(&student.config, &mut state, Some(teacher.width()), 2));
+        assert!(!hints::set(&student.config, &mut state, Some(teacher.width()), 5), "a map that is there doesn't go on");
+        let begin = learn(&student.config, &state.weights, &examples);
+        for name in ["training.hint.memory.weight", "training.hint.memory.bias", "encoder.0.ffn2.weight", "input_projection.weight"] {
+            assert!(begin.gradients[name].iter().any(|x| x.abs() > 1e-5), "{name}: {:?}", begin.gradients[name]);
+        }
+        let after = |learns: &dyn Fn(&str) -> bool| {
+            let mut weights = state.weights.clone();
+            let (optimiser, mut moments) = (AdamW::default(), Moments::default());
+            for _ in 0..60 {
+                let mut outcome = learn(&student.config, &weights, &examples);
+                outcome.gradients.retain(|name, _| learns(name));
+                let parameters = parameters(&mut weights, &outcome.gradients, |_| Group { rate: 1.0, decay: false }).unwrap();
+                optimiser.step(&mut moments, parameters, 3e-3, 1.0).unwrap();
+            }
+            learn(&student.config, &weights, &examples).losses.teacher
+        };
+        let (map, both) = (after(&|name| name.starts_with("training.hint.")), after(&|_| true));
+        assert!(map < begin.losses.teacher && both < 0.9 * map, "{width}: {}, {map} by the map alone, {both}", begin.losses.teacher);
+        // Tokens of other places are no hint, even where they are as many.
+        for lesson in examples.iter_mut().filter_map(|example| example.lesson.as_mut()) {
+            lesson.memory.shape.swap(0, 1);
+        }
+        assert_eq!(learn(&student.config, &state.weights, &examples).losses.teacher, 0.0);
+        // A detector has no map, and half a map is refused.
+        let finished = finished(&student.config, &state.weights).unwrap();
+        assert_eq!(finished, trainable(&student.weights));
+        check(&student.config, &state.weights).unwrap();
+        state.weights.tensors.remove("training.hint.memory.bias");
+        let error = check(&student.config, &state.weights).unwrap_err().to_string();
+        assert!(error.contains("training.hint.memory.bias"), "{error}");
     }
 }
 
