@@ -1,8 +1,9 @@
 //! Progress bars of long work.
 
 use detrim::prune::trim::Progress;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// Progress bars, one after another.
 #[derive(Default)]
@@ -12,6 +13,10 @@ impl Bars {
     pub fn end(&self) {
         let mut bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(bar) = bar.take() {
+            // A log shows no bars; it is told what took long.
+            if bar.is_hidden() && bar.elapsed() > Duration::from_secs(5) {
+                eprintln!("{}: {} in {}", bar.message(), bar.position(), HumanDuration(bar.elapsed()));
+            }
             bar.finish_and_clear();
         }
     }

@@ -121,7 +121,7 @@ impl Knowledge {
 }
 
 /// Units by their scores; the error is the share of all scores that is gone.
-pub(super) fn ascending(scores: &[f64]) -> Vec<Removal> {
+fn ascending(scores: &[f64]) -> Vec<Removal> {
     let all = scores.iter().sum::<f64>().max(f64::MIN_POSITIVE);
     let mut units: Vec<usize> = (0..scores.len()).collect();
     units.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(a.cmp(&b)));

@@ -98,14 +98,16 @@ pub fn removals(problems: &[Problem], structure: &Structure) -> Result<Vec<Remov
     // Wide structures lose several at a time: what the others' weights do in between hardly changes the order.
     let step = (structure.units / 128).max(1);
     while left.len() > 1 {
-        let mut scored: Vec<(f64, usize)> = left.iter().map(|&unit| (maps.iter().map(|map| map.score(unit)).sum(), unit)).collect();
+        let mut scored: Vec<(f64, usize)> = left.iter().map(|&unit| (maps.iter().map(|map| map.score(&[unit])).sum(), unit)).collect();
         scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        for &(_, unit) in scored.iter().take(step.min(left.len() - 1)) {
-            error += maps.iter().map(|map| map.score(unit)).sum::<f64>();
-            maps.iter_mut().try_for_each(|map| map.remove(unit))?;
-            left.retain(|&other| other != unit);
-            order.push(Removal { unit, error });
+        let least: Vec<usize> = scored.iter().take(step.min(left.len() - 1)).map(|&(_, unit)| unit).collect();
+        for count in 1..=least.len() {
+            let with = maps.iter().map(|map| map.score(&least[..count])).sum::<f64>();
+            order.push(Removal { unit: least[count - 1], error: error + with });
         }
+        error = order.last().map_or(error, |removal| removal.error);
+        maps.iter_mut().try_for_each(|map| map.remove(&least))?;
+        left.retain(|unit| !least.contains(unit));
     }
     Ok(order)
 }
@@ -113,7 +115,7 @@ pub fn removals(problems: &[Problem], structure: &Structure) -> Result<Vec<Remov
 /// The error of taking each unit out alone, as a share of the outputs' variance, summed over the maps.
 pub fn alone(problems: &[Problem], structure: &Structure) -> Result<Vec<f64>> {
     let maps: Vec<Surgeon> = problems.iter().map(|problem| Surgeon::new(problem, structure)).collect::<Result<_>>()?;
-    Ok((0..structure.units).map(|unit| maps.iter().map(|map| map.score(unit)).sum()).collect())
+    Ok((0..structure.units).map(|unit| maps.iter().map(|map| map.score(&[unit])).sum()).collect())
 }
 
 /// One map, with the inverse of its Hessian kept up to date as inputs go.
@@ -131,33 +133,40 @@ impl Surgeon {
         Ok(Self { inverse, weight: problem.weight.clone(), columns, energy: problem.energy })
     }
 
-    /// How much of the outputs' variance is lost with a unit: tr(Wᵤᵀ (H⁻¹ᵤᵤ)⁻¹ Wᵤ).
-    fn score(&self, unit: usize) -> f64 {
-        let columns = &self.columns[unit];
+    /// How much of the outputs' variance is lost with some units: tr(Wᵤᵀ (H⁻¹ᵤᵤ)⁻¹ Wᵤ).
+    fn score(&self, units: &[usize]) -> f64 {
+        let columns = self.columns_of(units);
         let outputs = 0..self.weight.ncols();
         if let [column] = columns[..] {
             let sum: f64 = outputs.map(|j| self.weight[(column, j)].powi(2)).sum();
             return sum / self.inverse[(column, column)] / self.energy;
         }
-        let weight = Mat::from_fn(columns.len(), self.weight.ncols(), |i, j| self.weight[(columns[i], j)]);
-        let Ok(block) = self.block(columns) else { return f64::INFINITY };
+        let weight = self.rows(&columns);
+        let Ok(block) = self.block(&columns) else { return f64::INFINITY };
         let solved = block.solve(&weight);
         outputs.map(|j| (0..columns.len()).map(|i| weight[(i, j)] * solved[(i, j)]).sum::<f64>()).sum::<f64>() / self.energy
+    }
+
+    fn columns_of(&self, units: &[usize]) -> Vec<usize> {
+        units.iter().flat_map(|&unit| &self.columns[unit]).copied().collect()
+    }
+
+    fn rows(&self, columns: &[usize]) -> Mat<f64> {
+        Mat::from_fn(columns.len(), self.weight.ncols(), |i, j| self.weight[(columns[i], j)])
     }
 
     fn block(&self, columns: &[usize]) -> Result<Llt<f64>> {
         factor(&Mat::from_fn(columns.len(), columns.len(), |i, j| self.inverse[(columns[i], columns[j])]))
     }
 
-    /// Takes a unit out: the other weights make up for it, and the inverse becomes that of what is left.
-    fn remove(&mut self, unit: usize) -> Result<()> {
-        let columns = std::mem::take(&mut self.columns[unit]);
+    /// Takes units out: the other weights make up for them, and the inverse becomes that of what is left.
+    fn remove(&mut self, units: &[usize]) -> Result<()> {
+        let columns = self.columns_of(units);
         let block = self.block(&columns)?;
         let across = Mat::from_fn(self.inverse.nrows(), columns.len(), |i, j| self.inverse[(i, columns[j])]);
-        let weight = Mat::from_fn(columns.len(), self.weight.ncols(), |i, j| self.weight[(columns[i], j)]);
-        self.weight -= &across * block.solve(&weight);
+        self.weight -= &across * block.solve(self.rows(&columns));
         self.inverse -= &across * block.solve(across.transpose());
-        for &column in &columns {
+        for column in columns {
             self.weight.row_mut(column).fill(0.0);
             // Rounding must not let it come back.
             self.inverse.row_mut(column).fill(0.0);
@@ -234,6 +243,19 @@ mod tests {
                 assert!(found <= best * (1.0 + 1e-6), "{found} {best}");
             }
         }
+    }
+
+    #[test]
+    fn wide_structures_lose_several_at_a_time_and_the_errors_are_still_exact() {
+        let (problem, _) = problem(300, 4, 1);
+        let order = removals(std::slice::from_ref(&problem), &structure(300, 1)).unwrap();
+        assert_eq!(order.len(), 299);
+        for gone in [1, 2, 3, 150, 151] {
+            let kept: Vec<usize> = kept(&order, 300, gone);
+            let (found, expected) = (order[gone - 1].error, error(&problem, &kept));
+            assert!((found - expected).abs() < 1e-6 * expected, "{gone}: {found} {expected}");
+        }
+        assert!(order.windows(2).all(|pair| pair[0].error <= pair[1].error));
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! Scores of units that must be gathered on pictures: attention's confidence, and Taylor's gradients.
 
 use super::confidence::confidence;
-use super::difference::Answer;
 use super::importance::Importance;
 use super::inputs::Inputs;
-use super::obs::Removal;
 use super::taylor::taylor;
 use crate::config::Config;
 use crate::error::Result;
@@ -21,11 +19,4 @@ pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &I
         Importance::Taylor => taylor(config, weights, inputs),
         Importance::Obs | Importance::Magnitude | Importance::Random => Ok(Scores::new()),
     }
-}
-
-/// Queries, the least used first; the error is the share of all squared scores that is gone with them.
-pub fn of_queries(seen: &[Answer]) -> Vec<Removal> {
-    let count = seen.first().map_or(0, Answer::queries);
-    let used: Vec<f64> = (0..count).map(|query| seen.iter().map(|seen| f64::from(seen.best(query)).powi(2)).sum()).collect();
-    super::importance::ascending(&used)
 }

@@ -11,12 +11,13 @@ use super::layers::{Dropped, StandIns, order};
 use super::obs::{self, Removal};
 use super::plan::{Keep, Plan};
 use super::repair::{Side, solve};
-use super::scores::of_queries;
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::{Method, Progress};
 use super::trimmed::Trimmed;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::eval::cost::cost;
+use crate::image::target_size;
 
 /// What is known of a network: what taking each thing out costs it.
 pub struct Survey {
@@ -58,6 +59,17 @@ impl Survey {
     }
 }
 
+/// Pictures to measure changes on: so many, but fewer where a network has much to do for each.
+fn affordable(parent: &Side, most: usize, dearest: impl Fn(&str) -> bool) -> Result<usize> {
+    /// Multiply-accumulates of a measurement: seconds on a laptop, and there is one for each thing that could go.
+    const WORK: usize = 200_000_000_000;
+    /// So few see hardly any object of some kinds.
+    const LEAST: usize = 8;
+    let size = target_size(parent.config.pixels.resize, 1280, 960)?;
+    let macs: u64 = cost(parent.config, size).iter().filter(|part| dearest(&part.name)).map(|part| part.macs).sum();
+    Ok((WORK / (macs as usize).max(1)).clamp(LEAST, most))
+}
+
 /// Looks at the structures of the parent that are asked for.
 pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Vec<Surveyed>> {
     let matters = |structure: &Structure| structure.stays(&[], method.fold) && wanted(&structure.name);
@@ -77,19 +89,17 @@ pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, prog
 
 /// The orders in which layers are best left out.
 pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> Result<(Vec<Dropped>, Vec<Dropped>)> {
-    let features = parent.inputs.first(4 * PROBED).at_stage(parent.config, parent.weights, parent.config.backbone.stages())?;
-    let parent = &Side { inputs: &features, ..*parent };
-    let (encoder, decoder) = (parent.config.encoder.len(), parent.config.decoder.len());
+    let (config, weights) = (parent.config, parent.weights);
+    let pictures = parent.inputs.first(affordable(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
+    // Each begins where the network's parts first differ.
+    let features = pictures.at_stage(config, weights, config.backbone.stages())?;
+    let tokens = features.at_decoder(config, weights)?;
     let rounds = |count: usize| count * (count + 1) / 2 - usize::from(count > 0);
-    progress.begin("leaving layers out", rounds(encoder) + rounds(decoder));
-    let seen = look(parent.config, parent.weights, parent.inputs)?;
-    let mut stand_ins = StandIns::default();
-    let mut orders = [Layer::Encoder(0), Layer::Decoder(0)]
-        .into_iter()
-        .map(|kind| order(parent, &seen, kind, method.repair, &mut stand_ins, &|| progress.step()))
-        .collect::<Result<Vec<_>>>()?;
-    let decoder = orders.pop().unwrap_or_default();
-    Ok((orders.pop().unwrap_or_default(), decoder))
+    progress.begin("leaving layers out", rounds(config.encoder.len()) + rounds(config.decoder.len()));
+    let seen = look(config, weights, &tokens)?;
+    let order =
+        |kind: Layer, inputs: &Inputs| order(&Side { inputs, ..*parent }, &seen, kind, method.repair, &mut StandIns::default(), &|| progress.step());
+    Ok((order(Layer::Encoder(0), &features)?, order(Layer::Decoder(0), &tokens)?))
 }
 
 /// A few pictures at several points of their way: what comes before a structure needn't be computed again and again.
@@ -102,7 +112,7 @@ struct Points {
 
 impl Points {
     fn new(parent: &Side) -> Result<Self> {
-        let pictures = parent.inputs.first(PROBED);
+        let pictures = parent.inputs.first(affordable(parent, PROBED, |_| true)?);
         let mut stages: Vec<Inputs> = Vec::new();
         for stage in 0..=parent.config.backbone.stages() {
             let next = stages.last().unwrap_or(&pictures).at_stage(parent.config, parent.weights, stage)?;
@@ -128,12 +138,12 @@ impl Points {
 
 /// A structure's order, and how much its errors show in the outputs.
 fn probe(parent: &Side, structure: Structure, knowledge: &Knowledge, method: Method, points: &Points, seen: &[Answer]) -> Result<Surveyed> {
-    if structure.place == Place::Queries {
-        let order = of_queries(seen);
-        return Ok(Surveyed { structure, order, slope: 1.0 });
-    }
     let problems = knowledge.problems(&structure)?;
     let order = knowledge.order(method.importance, &structure, &problems)?;
+    if structure.place == Place::Queries {
+        // Their error is a share of what is detected already.
+        return Ok(Surveyed { structure, order, slope: 1.0 });
+    }
     if order.is_empty() {
         return Ok(Surveyed { structure, order, slope: 0.0 });
     }
