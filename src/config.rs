@@ -223,6 +223,25 @@ impl Backbone {
         }
     }
 
+    /// How many blocks all stages have.
+    pub fn blocks(&self) -> usize {
+        self.first_block(self.stages())
+    }
+
+    /// The first block of a stage (counted from 0), counted over all stages.
+    pub fn first_block(&self, stage: usize) -> usize {
+        match self {
+            Backbone::Resnet(net) => net.stages.iter().take(stage).map(|stage| stage.blocks.len()).sum(),
+            Backbone::EfficientNetLite(net) => net.stages.iter().take(stage).map(Vec::len).sum(),
+        }
+    }
+
+    /// What the tensors of a block are called by, counted over all stages.
+    pub fn block_name(&self, block: usize) -> String {
+        let stage = (0..self.stages()).rev().find(|&stage| self.first_block(stage) <= block).unwrap_or(0);
+        format!("{}.block{}", self.stage_name(stage), block - self.first_block(stage))
+    }
+
     /// What the tensors of a stage (counted from 0) are called by: torchvision counts from 1, timm's EfficientNet from 0.
     pub fn stage_name(&self, stage: usize) -> String {
         match self {

@@ -345,10 +345,11 @@ fn the_parts_of_a_backbone_are_together_the_whole() {
         let expected = to_host(&whole).unwrap();
         assert!(expected.to_f32().iter().any(|x| *x != 0.0));
         for stage in 0..=config.backbone.stages() {
-            let before = network.features_before(&Cpu, &pixels, stage).unwrap();
+            let block = config.backbone.first_block(stage);
+            let before = network.features_before(&Cpu, &pixels, block).unwrap();
             let (_, rows, columns, _) = before.dims4().unwrap();
             assert_eq!(config.backbone.reduced(stage, [rows, columns]), expected.shape[1..3], "stage {stage}");
-            for found in [network.stages(&Cpu, before.clone(), stage..usize::MAX), trained.stages(&autograd, before, stage..usize::MAX)] {
+            for found in [network.blocks(&Cpu, before.clone(), block..usize::MAX), trained.blocks(&autograd, before, block..usize::MAX)] {
                 compare(&format!("from stage {stage}"), &to_host(&found.unwrap()).unwrap().to_f32(), &expected.to_f32());
             }
         }
@@ -418,7 +419,8 @@ fn features_have_gradients_by_every_trained_parameter() {
             let trained = trained.clone();
             let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
             let network = Detr::load(&backend, &config, weights).unwrap();
-            let features = network.stages(&backend, backend.constant(&x).unwrap(), 1..usize::MAX).unwrap();
+            let first = config.backbone.first_block(1);
+            let features = network.blocks(&backend, backend.constant(&x).unwrap(), first..usize::MAX).unwrap();
             let share = backend.constant(&random(features.dims(), 6)).unwrap();
             ((features * share).unwrap().sum_all().unwrap(), backend.variables())
         };

@@ -8,6 +8,7 @@ use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
 use detrim::eval::coco::dataset::{Category, Dataset, Scored, read_detections};
 use detrim::eval::coco::matching::threshold;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
+use detrim::eval::coco::operating::OperatingPoint;
 use detrim::eval::coco::{plot, run};
 use detrim::output::write;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -90,7 +91,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         metrics_table(&metrics, &intervals),
         classes_table(&classes)
     ))?;
-    let mut report = json!({ "pictures": pictures, "metrics": metrics, "intervals": intervals, "classes": classes });
+    let best = OperatingPoint::best(&evaluation);
+    if let Some(OperatingPoint { threshold, precision, recall, f1 }) = best {
+        let (precision, recall, f1) = (percent(precision), percent(recall), percent(f1));
+        print(&format!("\nshown from a score of {threshold:.2} on: F1 {f1} (the highest), precision {precision}, recall {recall}, at IoU 0.50\n"))?;
+    }
+    let mut report = json!({ "pictures": pictures, "metrics": metrics, "intervals": intervals, "classes": classes, "best_threshold": best });
 
     if let Some(path) = &arguments.against {
         let other = Evaluation::new(&dataset, &read_detections(path)?);

@@ -2,7 +2,7 @@
 
 use super::decoder::{DecoderLayer, Encoded, Queries};
 use super::efficientnet::EfficientNetLite;
-use super::encoder::EncoderLayer;
+use super::encoder::{EncoderLayer, Tokens};
 use super::heads::Heads;
 use super::load::Loader;
 use super::mask::PixelMask;
@@ -93,20 +93,21 @@ impl<B: Backend> Detr<B> {
         self.features_before(backend, pixels, usize::MAX)
     }
 
-    /// The backbone up to one of its stages (counted from 0): from pixels to what that stage is given. Up to a stage that there isn't, all of it.
-    pub fn features_before(&self, backend: &B, pixels: &B::Tensor, stage: usize) -> Result<B::Tensor> {
-        match &self.backbone {
-            Backbone::Resnet(net) => net.stages(backend, net.stem(backend, pixels)?, 0..stage),
-            Backbone::EfficientNetLite(net) => net.stages(backend, net.stem(backend, pixels)?, 0..stage),
-        }
+    /// The backbone up to one of its blocks (counted from 0): from pixels to what that block is given. Up to a block that there isn't, all of it.
+    pub fn features_before(&self, backend: &B, pixels: &B::Tensor, block: usize) -> Result<B::Tensor> {
+        let x = match &self.backbone {
+            Backbone::Resnet(net) => net.stem(backend, pixels)?,
+            Backbone::EfficientNetLite(net) => net.stem(backend, pixels)?,
+        };
+        self.blocks(backend, x, 0..block)
     }
 
-    /// Some of the backbone's stages (counted from 0): from what the first is given, which is given up, to what comes after the last: with
-    /// all that remain, features. Of stages that there aren't, nothing is done.
-    pub fn stages(&self, backend: &B, x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
+    /// Some of the backbone's blocks (counted from 0): from what the first is given, which is given up, to what comes after the last: with
+    /// all that remain, features. Of blocks that there aren't, nothing is done.
+    pub fn blocks(&self, backend: &B, x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
         match &self.backbone {
-            Backbone::Resnet(net) => net.stages(backend, x, which),
-            Backbone::EfficientNetLite(net) => net.stages(backend, x, which),
+            Backbone::Resnet(net) => net.blocks(backend, x, which),
+            Backbone::EfficientNetLite(net) => net.blocks(backend, x, which),
         }
     }
 
@@ -129,11 +130,16 @@ impl<B: Backend> Detr<B> {
 
     /// Everything after the encoder, whose tokens are given up.
     pub fn answer(&self, backend: &B, encoded: Encoded<B::Tensor>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
-        let batch = backend.shape(&encoded.memory)[0];
-        let queries = Queries { content: self.contents(backend, batch)?, position: &self.query_position, bias: None };
-        let x = self.decode(backend, queries, &encoded, observe)?;
+        let content = self.contents(backend, backend.shape(&encoded.memory)[0])?;
+        let queries = Queries { content, position: &self.query_position, bias: None };
+        let x = self.decode(backend, queries, &encoded, 0..usize::MAX, observe)?;
         drop(encoded);
-        let output = self.predict(backend, &x, self.box_reference.as_ref(), observe)?;
+        self.detections(backend, &x, observe)
+    }
+
+    /// What the queries say that hold this after the last decoder layer, `[batch, queries, d_model]`.
+    pub fn detections(&self, backend: &B, x: &B::Tensor, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let output = self.predict(backend, x, self.box_reference.as_ref(), observe)?;
         observe("logits", &output.logits);
         observe("pred_boxes", &output.boxes);
         Ok(output)
@@ -141,6 +147,13 @@ impl<B: Backend> Detr<B> {
 
     /// The encoder: features `[batch, rows, columns, channels]`, which are given up, become tokens.
     pub fn encode(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Encoded<B::Tensor>> {
+        let tokens = self.tokens(backend, features, mask, observe)?;
+        let tokens = self.encoder_layers(backend, tokens, 0..usize::MAX, observe)?;
+        tokens.encoded(backend)
+    }
+
+    /// What the first encoder layer is given; the features are given up.
+    pub fn tokens(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Tokens<B::Tensor>> {
         let shape = backend.shape(&features);
         let (batch, tokens) = (shape[0], shape[1] * shape[2]);
         let position = HostTensor::f32(&[mask.batch, tokens, self.d_model], sine_position(mask, self.d_model));
@@ -154,20 +167,38 @@ impl<B: Backend> Detr<B> {
         let projected = backend.linear(&features, &self.input_projection, Activation::None, None)?;
         drop(features);
         observe("projected", &projected);
-        let mut memory = backend.reshape(&projected, &[batch, tokens, self.d_model])?;
-        drop(projected);
-        for (i, layer) in self.encoder.iter().enumerate() {
+        let memory = backend.reshape(&projected, &[batch, tokens, self.d_model])?;
+        Ok(Tokens { memory, position, bias })
+    }
+
+    /// Some encoder layers; of layers that there aren't, nothing is done.
+    pub fn encoder_layers(
+        &self,
+        backend: &B,
+        tokens: Tokens<B::Tensor>,
+        which: Range<usize>,
+        observe: Observer<B::Tensor>,
+    ) -> Result<Tokens<B::Tensor>> {
+        let Tokens { mut memory, position, bias } = tokens;
+        for (i, layer) in self.encoder.iter().enumerate().take(which.end).skip(which.start) {
             memory = layer.forward(backend, memory, &position, bias.as_ref())?;
             observe(&format!("encoder_layer{i}"), &memory);
         }
-        let placed = backend.add(&memory, &position, Activation::None)?;
-        Ok(Encoded { memory, placed, bias })
+        Ok(Tokens { memory, position, bias })
     }
 
-    /// The decoder: `[batch, queries, d_model]` after its last layer. The observer is shown every layer's.
-    pub fn decode(&self, backend: &B, queries: Queries<B::Tensor>, encoded: &Encoded<B::Tensor>, observe: Observer<B::Tensor>) -> Result<B::Tensor> {
+    /// Some decoder layers: what the queries hold after them, `[batch, queries, d_model]`. The observer is shown every layer's. Of layers that
+    /// there aren't, nothing is done.
+    pub fn decode(
+        &self,
+        backend: &B,
+        queries: Queries<B::Tensor>,
+        encoded: &Encoded<B::Tensor>,
+        which: Range<usize>,
+        observe: Observer<B::Tensor>,
+    ) -> Result<B::Tensor> {
         let Queries { mut content, position, bias } = queries;
-        for (i, layer) in self.decoder.iter().enumerate() {
+        for (i, layer) in self.decoder.iter().enumerate().take(which.end).skip(which.start) {
             content = layer.forward(backend, Queries { content, position, bias }, encoded)?;
             observe(&format!("decoder_layer{i}"), &content);
         }
@@ -198,7 +229,7 @@ impl<B: Backend> Detr<B> {
     }
 
     /// The decoder's first input, once for each picture of a batch.
-    fn contents(&self, backend: &B, batch: usize) -> Result<B::Tensor> {
+    pub fn contents(&self, backend: &B, batch: usize) -> Result<B::Tensor> {
         if batch == 1 {
             return Ok(self.query_content.clone());
         }

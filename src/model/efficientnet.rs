@@ -17,7 +17,7 @@ pub fn depthwise_window(block: &InvertedResidual) -> Window {
 
 pub struct EfficientNetLite<B: Backend> {
     stem: B::Conv,
-    stages: Vec<Vec<Block<B>>>,
+    blocks: Vec<Block<B>>,
 }
 
 struct Block<B: Backend> {
@@ -32,10 +32,9 @@ impl<B: Backend> EfficientNetLite<B> {
     /// `loader` is at `backbone.`.
     pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
         let stem = loader.conv("stem", 3, config.stem, STEM)?;
-        let mut stages = Vec::new();
+        let mut blocks = Vec::new();
         let mut input = config.stem;
         for (s, stage) in config.stages.iter().enumerate() {
-            let mut blocks = Vec::new();
             for (b, block) in stage.iter().enumerate() {
                 let loader = loader.part(&format!("stage{s}.block{b}"));
                 let inner = block.expansion.unwrap_or(input);
@@ -45,19 +44,18 @@ impl<B: Backend> EfficientNetLite<B> {
                 blocks.push(Block { expand, depthwise, project, residual: block.residual });
                 input = block.channels;
             }
-            stages.push(blocks);
         }
-        Ok(Self { stem, stages })
+        Ok(Self { stem, blocks })
     }
 
-    /// What comes before the stages: `pixels` `[batch, height, width, 3]` → `[batch, ⌈height / 2⌉, ⌈width / 2⌉, channels]`.
+    /// What comes before the blocks: `pixels` `[batch, height, width, 3]` → `[batch, ⌈height / 2⌉, ⌈width / 2⌉, channels]`.
     pub fn stem(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
         backend.conv(pixels, &self.stem, Activation::Relu6, None)
     }
 
-    /// Some stages, counted from 0. After the last the features are `[batch, ⌈height / 32⌉, ⌈width / 32⌉, channels]`.
-    pub fn stages(&self, backend: &B, mut x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
-        for block in self.stages.iter().take(which.end).skip(which.start).flatten() {
+    /// Some blocks, counted from 0. After the last the features are `[batch, ⌈height / 32⌉, ⌈width / 32⌉, channels]`.
+    pub fn blocks(&self, backend: &B, mut x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
+        for block in self.blocks.iter().take(which.end).skip(which.start) {
             x = block.forward(backend, x)?;
         }
         Ok(x)

@@ -1,6 +1,7 @@
 //! The transformer encoder's layer and the feed-forward network (`models/transformer.py`, post-norm).
 
 use super::attention::Attention;
+use super::decoder::Encoded;
 use super::load::Loader;
 use crate::backend::Backend;
 use crate::config::{Activation, Config};
@@ -11,6 +12,22 @@ pub struct EncoderLayer<B: Backend> {
     norm1: B::Norm,
     ffn: FeedForward<B>,
     norm2: B::Norm,
+}
+
+/// Tokens on their way through the encoder, and their positions, `[batch, tokens, d_model]`.
+pub struct Tokens<T> {
+    pub memory: T,
+    pub position: T,
+    /// Bias against padded tokens, `[batch, 1, tokens]`.
+    pub bias: Option<T>,
+}
+
+impl<T> Tokens<T> {
+    /// What the decoder looks at, once they have come through.
+    pub fn encoded<B: Backend<Tensor = T>>(self, backend: &B) -> Result<Encoded<T>> {
+        let placed = backend.add(&self.memory, &self.position, Activation::None)?;
+        Ok(Encoded { memory: self.memory, placed, bias: self.bias })
+    }
 }
 
 impl<B: Backend> EncoderLayer<B> {

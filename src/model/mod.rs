@@ -15,5 +15,6 @@ pub(crate) mod resnet;
 
 pub use decoder::{Encoded, Queries};
 pub use detr::{Detr, Observer, Output};
+pub use encoder::Tokens;
 pub use mask::PixelMask;
 pub use position::sine_position;

@@ -12,7 +12,7 @@ const POINTWISE: Window = Window::new(1, 1, Padding::Even(0));
 
 pub struct ResNet<B: Backend> {
     stem: B::Conv,
-    stages: Vec<Vec<Block<B>>>,
+    blocks: Vec<Block<B>>,
 }
 
 /// The windows of a block's convolutions, one after the other.
@@ -37,10 +37,9 @@ impl<B: Backend> ResNet<B> {
     /// `loader` is at `backbone.`.
     pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
         let stem = loader.conv("stem", 3, config.stem, STEM)?;
-        let mut stages = Vec::new();
+        let mut blocks = Vec::new();
         let mut input = config.stem;
         for (s, stage) in config.stages.iter().enumerate() {
-            let mut blocks = Vec::new();
             for (b, block) in stage.blocks.iter().enumerate() {
                 let loader = loader.part(&format!("stage{}.block{b}", s + 1));
                 let windows = windows(block);
@@ -50,21 +49,20 @@ impl<B: Backend> ResNet<B> {
                 blocks.push(Block { convs: convs.collect::<Result<_>>()?, projection: projection.transpose()? });
                 input = stage.channels;
             }
-            stages.push(blocks);
         }
-        Ok(Self { stem, stages })
+        Ok(Self { stem, blocks })
     }
 
-    /// What comes before the stages, pooling included: `pixels` `[batch, height, width, 3]` → `[batch, height / 4, width / 4, channels]`,
+    /// What comes before the blocks, pooling included: `pixels` `[batch, height, width, 3]` → `[batch, height / 4, width / 4, channels]`,
     /// rounded up.
     pub fn stem(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
         let stem = backend.conv(pixels, &self.stem, Activation::Relu, None)?;
         backend.max_pool(&stem, POOL)
     }
 
-    /// Some stages, counted from 0. After the last the features are `[batch, height / 32, width / 32, channels]` (/ 16 for DC5), rounded up.
-    pub fn stages(&self, backend: &B, mut x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
-        for block in self.stages.iter().take(which.end).skip(which.start).flatten() {
+    /// Some blocks, counted from 0. After the last the features are `[batch, height / 32, width / 32, channels]` (/ 16 for DC5), rounded up.
+    pub fn blocks(&self, backend: &B, mut x: B::Tensor, which: Range<usize>) -> Result<B::Tensor> {
+        for block in self.blocks.iter().take(which.end).skip(which.start) {
             x = block.forward(backend, x)?;
         }
         Ok(x)

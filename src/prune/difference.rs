@@ -34,15 +34,19 @@ impl Answer {
 
 /// What a network says of all pictures.
 pub fn look(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Vec<Answer>> {
-    let start = || Ok((Detr::load(&Cpu, config, weights)?, Vec::new()));
-    let found = lanes(inputs.len(), start, |(detr, seen), index| {
-        let output = inputs.run(&Cpu, detr, index)?;
-        let (logits, boxes) = (to_host(&output.logits)?, to_host(&output.boxes)?);
-        let scores = scores(config, &logits.to_f32());
-        seen.push((index, Answer { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() }));
-        Ok(())
-    })?;
-    let mut all: Vec<(usize, Answer)> = found.into_iter().flat_map(|(_, seen)| seen).collect();
+    let detr = Detr::load(&Cpu, config, weights)?;
+    let found = lanes(
+        inputs.len(),
+        || Ok(Vec::new()),
+        |seen, index| {
+            let output = inputs.run(&Cpu, &detr, index)?;
+            let (logits, boxes) = (to_host(&output.logits)?, to_host(&output.boxes)?);
+            let scores = scores(config, &logits.to_f32());
+            seen.push((index, Answer { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() }));
+            Ok(())
+        },
+    )?;
+    let mut all: Vec<(usize, Answer)> = found.into_iter().flatten().collect();
     all.sort_by_key(|(index, _)| *index);
     Ok(all.into_iter().map(|(_, seen)| seen).collect())
 }

@@ -2,13 +2,14 @@
 //!
 //! A pass works in a fixed number of lanes, each of which sums up its own pictures in order: the result is the same on any number of cores.
 
+use super::structure::Layer;
 use crate::backend::Backend;
 use crate::config::{Config, Pixels};
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::image::{self, Picture, prepare, resize, target_size};
-use crate::model::{Detr, Encoded, Output, PixelMask};
+use crate::model::{Detr, Encoded, Output, PixelMask, Queries, Tokens};
 use crate::share;
 use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
@@ -18,22 +19,52 @@ use std::sync::Mutex;
 /// Cores that a pass can keep busy.
 const LANES: usize = 4;
 
+/// A point on the way through a network, from its beginning on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Point {
+    Pixels,
+    /// What a block of the backbone is given, counted over all stages; after the last, the features.
+    Block(usize),
+    /// What an encoder layer is given.
+    Encoder(usize),
+    /// What a decoder layer is given.
+    Decoder(usize),
+}
+
+impl From<Layer> for Point {
+    fn from(layer: Layer) -> Self {
+        match layer {
+            Layer::Encoder(i) => Point::Encoder(i),
+            Layer::Decoder(i) => Point::Decoder(i),
+        }
+    }
+}
+
 /// Calibration pictures.
 pub struct Inputs {
-    /// The stage of the backbone (counted from 0) that is given the items; none where they are pictures.
-    stage: Option<usize>,
+    pub point: Point,
     items: Vec<Item>,
     /// Stands for the pictures, in hexadecimal.
     pub hash: String,
 }
 
+#[derive(Clone)]
 enum Item {
     /// At the size of the network's input.
     Picture(Picture, Pixels),
     /// `[1, height, width, channels]`
     Map(HostTensor),
-    /// The encoder's tokens without and with positions, `[1, tokens, d_model]`.
+    /// Tokens and their positions, `[1, tokens, d_model]`.
     Tokens(HostTensor, HostTensor),
+    /// What the queries hold, `[1, queries, d_model]`, and the encoder's tokens without and with positions, `[1, tokens, d_model]`.
+    Queries(HostTensor, HostTensor, HostTensor),
+}
+
+/// A picture within a network.
+enum Inside {
+    Map(Tensor),
+    Tokens(Tokens<Tensor>),
+    Queries(Tensor, Encoded<Tensor>),
 }
 
 impl Inputs {
@@ -66,14 +97,14 @@ impl Inputs {
         if items.is_empty() {
             return Err(Error::Image("none of the pictures to calibrate on could be read".into()));
         }
-        Ok(Self { stage: None, items, hash: hash::sha256(hashes.concat().as_bytes()) })
+        Ok(Self { point: Point::Pixels, items, hash: hash::sha256(hashes.concat().as_bytes()) })
     }
 
     /// Pictures that are in memory.
     #[cfg(test)]
     pub fn of(pictures: Vec<Picture>, pixels: &Pixels) -> Self {
         let items = pictures.into_iter().map(|picture| Item::Picture(fit(&picture, pixels).unwrap(), pixels.clone())).collect();
-        Self { stage: None, items, hash: String::new() }
+        Self { point: Point::Pixels, items, hash: String::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -86,67 +117,92 @@ impl Inputs {
 
     /// The first so many pictures.
     pub fn first(&self, count: usize) -> Inputs {
-        let items = self.items.iter().take(count).map(|item| match item {
-            Item::Picture(picture, pixels) => Item::Picture(picture.clone(), pixels.clone()),
-            Item::Map(map) => Item::Map(map.clone()),
-            Item::Tokens(memory, placed) => Item::Tokens(memory.clone(), placed.clone()),
-        });
-        Self { stage: self.stage, items: items.collect(), hash: self.hash.clone() }
+        Self { point: self.point, items: self.items.iter().take(count).cloned().collect(), hash: self.hash.clone() }
     }
 
     /// The first so many pictures, and the others.
     pub fn split(mut self, count: usize) -> (Inputs, Inputs) {
         let rest = self.items.split_off(count.min(self.items.len()));
-        let (stage, hash) = (self.stage, self.hash.clone());
-        (self, Inputs { stage, items: rest, hash })
+        let (point, hash) = (self.point, self.hash.clone());
+        (self, Inputs { point, items: rest, hash })
     }
 
     /// What a network says of one picture.
     pub fn run<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Output<Tensor>> {
-        detr.answer(backend, self.encoded(backend, detr, index)?, &mut |_, _| {})
-    }
-
-    fn encoded<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Encoded<Tensor>> {
-        if let Item::Tokens(memory, placed) = &self.items[index] {
-            return Ok(Encoded { memory: backend.constant(memory)?, placed: backend.constant(placed)?, bias: None });
-        }
-        let features = self.to_stage(backend, detr, index, usize::MAX)?;
-        let shape = features.dims();
-        let mask = PixelMask::full(shape[1], shape[2]);
-        detr.encode(backend, features, &mask, &mut |_, _| {})
-    }
-
-    /// One picture on its way through the backbone, as far as what `stage` is given.
-    pub fn to_stage<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize, stage: usize) -> Result<Tensor> {
-        match (&self.items[index], self.stage) {
-            (Item::Picture(picture, pixels), _) => detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, stage),
-            (Item::Map(map), from) => detr.stages(backend, backend.constant(map)?, from.unwrap_or(0)..stage),
-            (Item::Tokens(..), _) => Err(Error::Config("the encoder's tokens are beyond the backbone".into())),
+        match self.walk(backend, detr, index, Point::Decoder(usize::MAX))? {
+            Inside::Queries(content, encoded) => {
+                drop(encoded);
+                detr.detections(backend, &content, &mut |_, _| {})
+            }
+            _ => Err(Error::Config("a network ends with its queries".into())),
         }
     }
 
-    /// All pictures as what a stage of this network's backbone is given (after the last stage: the features).
-    pub fn at_stage(&self, config: &Config, weights: &Weights, stage: usize) -> Result<Inputs> {
-        let items = self.each(config, weights, |detr, index| Ok(Item::Map(kept(&self.to_stage(&Cpu, detr, index, stage)?)?)))?;
-        Ok(Self { stage: Some(stage), items, hash: self.hash.clone() })
+    /// One picture on its way, as far as a point that isn't before where it is.
+    fn walk<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize, to: Point) -> Result<Inside> {
+        let nobody = &mut |_: &str, _: &Tensor| {};
+        let block = if let Point::Block(block) = to { block } else { usize::MAX };
+        let mut inside = match (&self.items[index], self.point) {
+            (Item::Picture(picture, pixels), _) => {
+                Inside::Map(detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, block)?)
+            }
+            (Item::Map(map), Point::Block(from)) => Inside::Map(detr.blocks(backend, backend.constant(map)?, from..block)?),
+            (Item::Map(map), _) => Inside::Map(backend.constant(map)?),
+            (Item::Tokens(memory, position), _) => {
+                Inside::Tokens(Tokens { memory: backend.constant(memory)?, position: backend.constant(position)?, bias: None })
+            }
+            (Item::Queries(content, memory, placed), _) => {
+                let encoded = Encoded { memory: backend.constant(memory)?, placed: backend.constant(placed)?, bias: None };
+                Inside::Queries(backend.constant(content)?, encoded)
+            }
+        };
+        if let (Inside::Map(features), true) = (&inside, to >= Point::Encoder(0)) {
+            let mask = PixelMask::full(features.dim(1)?, features.dim(2)?);
+            inside = Inside::Tokens(detr.tokens(backend, features.clone(), &mask, nobody)?);
+        }
+        if let Inside::Tokens(tokens) = inside {
+            let from = if let Point::Encoder(layer) = self.point { layer } else { 0 };
+            let end = if let Point::Encoder(layer) = to { layer } else { usize::MAX };
+            let tokens = detr.encoder_layers(backend, tokens, from..end, nobody)?;
+            inside = match to {
+                Point::Decoder(_) => Inside::Queries(detr.contents(backend, 1)?, tokens.encoded(backend)?),
+                _ => Inside::Tokens(tokens),
+            };
+        }
+        if let (Inside::Queries(content, encoded), Point::Decoder(end)) = (&mut inside, to) {
+            let from = if let Point::Decoder(layer) = self.point { layer } else { 0 };
+            let (own, _) = detr.queries();
+            *content = detr.decode(backend, Queries { content: content.clone(), ..own }, encoded, from..end, nobody)?;
+        }
+        Ok(inside)
     }
 
-    /// All pictures as the tokens of this network's encoder.
-    pub fn at_decoder(&self, config: &Config, weights: &Weights) -> Result<Inputs> {
+    /// All pictures at a point of this network that isn't before where they are.
+    pub fn at(&self, config: &Config, weights: &Weights, point: Point) -> Result<Inputs> {
+        if point == self.point {
+            return Ok(self.first(self.len()));
+        }
         let items = self.each(config, weights, |detr, index| {
-            let encoded = self.encoded(&Cpu, detr, index)?;
-            Ok(Item::Tokens(kept(&encoded.memory)?, kept(&encoded.placed)?))
+            Ok(match self.walk(&Cpu, detr, index, point)? {
+                Inside::Map(map) => Item::Map(kept(&map)?),
+                Inside::Tokens(tokens) => Item::Tokens(kept(&tokens.memory)?, kept(&tokens.position)?),
+                Inside::Queries(content, encoded) => Item::Queries(kept(&content)?, kept(&encoded.memory)?, kept(&encoded.placed)?),
+            })
         })?;
-        Ok(Self { stage: None, items, hash: self.hash.clone() })
+        Ok(Self { point, items, hash: self.hash.clone() })
     }
 
     fn each(&self, config: &Config, weights: &Weights, item: impl Fn(&Detr<Cpu>, usize) -> Result<Item> + Sync) -> Result<Vec<Item>> {
-        let start = || Ok((Detr::load(&Cpu, config, weights)?, Vec::new()));
-        let found = lanes(self.len(), start, |(detr, items), index| {
-            items.push((index, item(detr, index)?));
-            Ok(())
-        })?;
-        let mut all: Vec<(usize, Item)> = found.into_iter().flat_map(|(_, items)| items).collect();
+        let detr = Detr::load(&Cpu, config, weights)?;
+        let found = lanes(
+            self.len(),
+            || Ok(Vec::new()),
+            |items, index| {
+                items.push((index, item(&detr, index)?));
+                Ok(())
+            },
+        )?;
+        let mut all: Vec<(usize, Item)> = found.into_iter().flatten().collect();
         all.sort_by_key(|(index, _)| *index);
         Ok(all.into_iter().map(|(_, item)| item).collect())
     }

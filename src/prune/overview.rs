@@ -2,6 +2,7 @@
 
 use super::difference::look;
 use super::importance::Knowledge;
+use super::inputs::Point;
 use super::layers::{StandIns, each};
 use super::repair::Side;
 use super::structure::{Layer, Place, Structure, structures};
@@ -73,7 +74,7 @@ pub fn overview(parent: &Side, method: Method, progress: &dyn Progress) -> Resul
 }
 
 fn layers(parent: &Side, repair: bool, progress: &dyn Progress) -> Result<Vec<Absent>> {
-    let features = parent.inputs.first(LOOKED_AT).at_stage(parent.config, parent.weights, parent.config.backbone.stages())?;
+    let features = parent.inputs.first(LOOKED_AT).at(parent.config, parent.weights, Point::Block(parent.config.backbone.blocks()))?;
     let parent = &Side { inputs: &features, ..*parent };
     let kinds = [Layer::Encoder(0), Layer::Decoder(0)];
     progress.begin("leaving layers out", kinds.iter().map(|kind| kind.count(parent.config)).sum());

@@ -6,7 +6,7 @@
 use super::budget::{Budget, Costs, Limits, Meter};
 use super::difference::{Answer, difference, look};
 use super::importance::Knowledge;
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Point};
 use super::layers::{Dropped, StandIns, order};
 use super::obs::{self, Removal};
 use super::plan::{Keep, Plan};
@@ -76,7 +76,7 @@ pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, prog
     let all: Vec<Structure> = structures(parent.config).into_iter().filter(matters).collect();
     let knowledge = Knowledge::gather(parent.config, parent.weights, parent.inputs, parent.relevance, &all, method, progress)?;
     let points = Points::new(parent)?;
-    let seen = look(parent.config, parent.weights, &points.decoder)?;
+    let seen = look(parent.config, parent.weights, &points.last)?;
 
     progress.begin("measuring what each part is good for", all.len());
     let mut surveyed = Vec::new();
@@ -92,8 +92,8 @@ pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> R
     let (config, weights) = (parent.config, parent.weights);
     let pictures = parent.inputs.first(affordable(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
     // Each begins where the network's parts first differ.
-    let features = pictures.at_stage(config, weights, config.backbone.stages())?;
-    let tokens = features.at_decoder(config, weights)?;
+    let features = pictures.at(config, weights, Point::Block(config.backbone.blocks()))?;
+    let tokens = features.at(config, weights, Point::Decoder(0))?;
     let rounds = |count: usize| count * (count + 1) / 2 - usize::from(count > 0);
     progress.begin("leaving layers out", rounds(config.encoder.len()) + rounds(config.decoder.len()));
     let seen = look(config, weights, &tokens)?;
@@ -104,35 +104,42 @@ pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> R
 
 /// A few pictures at several points of their way: what comes before a structure needn't be computed again and again.
 struct Points {
-    pictures: Inputs,
-    /// What each stage of the backbone is given; the last are the features.
-    stages: Vec<Inputs>,
-    decoder: Inputs,
+    before: Vec<Inputs>,
+    last: Inputs,
 }
 
 impl Points {
     fn new(parent: &Side) -> Result<Self> {
         let pictures = parent.inputs.first(affordable(parent, PROBED, |_| true)?);
-        let mut stages: Vec<Inputs> = Vec::new();
-        for stage in 0..=parent.config.backbone.stages() {
-            let next = stages.last().unwrap_or(&pictures).at_stage(parent.config, parent.weights, stage)?;
-            stages.push(next);
+        let (blocks, encoder, decoder) = (parent.config.backbone.blocks(), parent.config.encoder.len(), parent.config.decoder.len());
+        let mut points = Self { last: pictures, before: Vec::new() };
+        let backbone = (0..=blocks).map(Point::Block);
+        for point in backbone.chain((0..encoder).map(Point::Encoder)).chain((0..decoder).map(Point::Decoder)) {
+            let next = points.last.at(parent.config, parent.weights, point)?;
+            points.before.push(std::mem::replace(&mut points.last, next));
         }
-        let decoder = stages.last().unwrap_or(&pictures).at_decoder(parent.config, parent.weights)?;
-        Ok(Self { pictures, stages, decoder })
+        Ok(points)
     }
 
     /// The last point before a structure.
-    fn before(&self, config: &Config, structure: &str) -> &Inputs {
-        let mut parts = structure.split('.');
-        match (parts.next(), parts.next()) {
-            (Some("decoder"), _) => &self.decoder,
-            (Some("backbone"), stage) => {
-                let stage = (0..config.backbone.stages()).find(|&i| Some(config.backbone.stage_name(i).as_str()) == stage);
-                stage.map_or(&self.pictures, |stage| &self.stages[stage])
-            }
-            _ => self.stages.last().unwrap_or(&self.pictures),
-        }
+    fn before(&self, config: &Config, structure: &Structure) -> &Inputs {
+        let blocks = config.backbone.blocks();
+        let point = match structure.layer() {
+            Some(layer) => layer.into(),
+            None => match structure.name.strip_prefix("backbone.") {
+                // A stream begins with a stage; what is within a block has its name.
+                Some(name) => {
+                    let name = format!("{name}.");
+                    let within = |block: &usize| {
+                        let block = format!("{}.", config.backbone.block_name(*block));
+                        name.starts_with(&block) || block.starts_with(&name)
+                    };
+                    (0..blocks).find(within).map_or(Point::Pixels, Point::Block)
+                }
+                None => Point::Block(blocks),
+            },
+        };
+        self.before.iter().chain([&self.last]).rev().find(|inputs| inputs.point <= point).unwrap_or(&self.last)
     }
 }
 
@@ -156,7 +163,7 @@ fn probe(parent: &Side, structure: Structure, knowledge: &Knowledge, method: Met
         }
     }
     trimmed.cut(&structure, &units)?;
-    let inputs = points.before(parent.config, &structure.name);
+    let inputs = points.before(parent.config, &structure);
     let found = difference(seen, &look(&trimmed.config, &trimmed.weights, inputs)?);
     let error = order.get(gone.max(1) - 1).map_or(0.0, |removal| removal.error);
     Ok(Surveyed { structure, order, slope: found / error.max(1e-12) })

@@ -1,7 +1,7 @@
 //! From a plan to a trimmed network: layers out, units out, repair, and the first decoder layer folded.
 
 use super::importance::{Importance, Knowledge};
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Point};
 use super::layers::StandIns;
 use super::obs;
 use super::plan::{Keep, Plan};
@@ -91,50 +91,74 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
     Ok(Done { config, weights, plan: exact })
 }
 
-/// The second repair: every map after the first cut, in the order of the network.
+/// The second repair: every map after the first cut, in the order of the network. Both networks are taken from point to point.
 fn repair_in_order(parent: &Side, trimmed: &mut Trimmed, dropped: &[Layer], cuts: &[(Structure, Keep)], progress: &dyn Progress) -> Result<()> {
+    let steps = steps(parent.config, trimmed, dropped, cuts);
+    progress.begin("repairing map by map", steps.iter().map(|step| step.maps.len()).sum());
+    let (mut theirs, mut ours) = (parent.inputs.first(parent.inputs.len()), parent.inputs.first(parent.inputs.len()));
+    for Step { parent: from, trimmed: to, maps } in &steps {
+        theirs = theirs.at(parent.config, parent.weights, *from)?;
+        // As far as the encoder the two may be one network.
+        let same = from == to && *to <= Point::Encoder(0) && !of_backbone(cuts);
+        ours = if same { theirs.first(theirs.len()) } else { ours.at(&trimmed.config, &trimmed.weights, *to)? };
+        resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, maps, progress)?;
+    }
+    Ok(())
+}
+
+fn of_backbone(cuts: &[(Structure, Keep)]) -> bool {
+    cuts.iter().any(|(structure, _)| structure.name.starts_with("backbone."))
+}
+
+/// Maps that are repaired from one point on.
+struct Step {
+    /// The point in the parent.
+    parent: Point,
+    /// The same in the trimmed network.
+    trimmed: Point,
+    maps: Vec<String>,
+}
+
+fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structure, Keep)]) -> Vec<Step> {
     // Where queries are gone, outputs can't be compared one by one.
     let queries = cuts.iter().any(|(structure, _)| structure.place == Place::Queries);
-    let maps: Vec<String> = layout(&trimmed.config).into_iter().filter_map(|entry| Some(entry.name.strip_suffix(".weight")?.to_string())).collect();
-    let stages = parent.config.backbone.stages();
-    let of_stage = |stage: usize| -> Vec<&String> {
-        let prefix = format!("backbone.{}.", parent.config.backbone.stage_name(stage));
-        maps.iter().filter(|map| map.starts_with(&prefix) && !map.ends_with(".depthwise")).collect()
+    let config = &trimmed.config;
+    let maps: Vec<String> = layout(config).into_iter().filter_map(|entry| Some(entry.name.strip_suffix(".weight")?.to_string())).collect();
+    let of = |prefix: &str| -> Vec<String> {
+        let solved = |map: &&String| map.starts_with(prefix) && !map.contains("norm") && !map.ends_with(".depthwise");
+        maps.iter().filter(solved).cloned().collect()
     };
-    let of_backbone = cuts.iter().any(|(structure, _)| structure.name.starts_with("backbone."));
-    let with = |wanted: &dyn Fn(&str) -> bool| -> Vec<&String> { maps.iter().filter(|map| wanted(map) && !map.contains("norm")).collect() };
-    // What stands for the first layers has been fitted to their output.
-    let projected = of_backbone && !dropped.contains(&Layer::Encoder(0));
-    let of_encoder = with(&|map| map.starts_with("encoder.") || (map == "input_projection" && projected));
-    let of_decoder = with(&|map| !queries && (map.starts_with("decoder.") || map.contains("_head")));
-    let count = of_encoder.len() + of_decoder.len() + if of_backbone { (0..stages).map(|stage| of_stage(stage).len()).sum() } else { 0 };
-    progress.begin("repairing map by map", count);
-
-    let (mut theirs, mut ours);
-    if of_backbone {
-        theirs = parent.inputs.at_stage(parent.config, parent.weights, 0)?;
-        ours = parent.inputs.at_stage(&trimmed.config, &trimmed.weights, 0)?;
-        for stage in 0..stages {
-            resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, &of_stage(stage), progress)?;
-            theirs = theirs.at_stage(parent.config, parent.weights, stage + 1)?;
-            ours = ours.at_stage(&trimmed.config, &trimmed.weights, stage + 1)?;
+    let mut steps = Vec::new();
+    let mut step = |parent: Point, trimmed: Point, maps: Vec<String>| steps.push(Step { parent, trimmed, maps });
+    let blocks = config.backbone.blocks();
+    if of_backbone(cuts) {
+        for block in 0..blocks {
+            step(Point::Block(block), Point::Block(block), of(&format!("backbone.{}.", config.backbone.block_name(block))));
         }
-    } else {
-        theirs = parent.inputs.at_stage(parent.config, parent.weights, stages)?;
-        ours = theirs.first(theirs.len());
+        // What stands for the first layers has been fitted to their output.
+        if !dropped.contains(&Layer::Encoder(0)) {
+            step(Point::Block(blocks), Point::Block(blocks), of("input_projection"));
+        }
     }
-    resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, &of_encoder, progress)?;
-    theirs = theirs.at_decoder(parent.config, parent.weights)?;
-    ours = ours.at_decoder(&trimmed.config, &trimmed.weights)?;
-    resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, &of_decoder, progress)
+    for layer in (0..config.encoder.len()).map(Layer::Encoder) {
+        step(trimmed.own(layer).into(), layer.into(), of(&format!("{}.", layer.prefix())));
+    }
+    if !queries {
+        for layer in (0..config.decoder.len()).map(Layer::Decoder) {
+            step(trimmed.own(layer).into(), layer.into(), of(&format!("{}.", layer.prefix())));
+        }
+        let heads = ["class_head", "box_head"].into_iter().flat_map(of).collect();
+        step(Point::Decoder(parent.decoder.len()), Point::Decoder(config.decoder.len()), heads);
+    }
+    steps
 }
 
 /// Re-solves maps one after another; an attention's queries, keys and values at once, for none of them is given what another gives.
-fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[&String], progress: &dyn Progress) -> Result<()> {
+fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String], progress: &dyn Progress) -> Result<()> {
     let attention = |map: &str| ["query", "key", "value"].iter().find_map(|part| map.strip_suffix(part)).map(str::to_string);
     for group in maps.chunk_by(|a, b| attention(a).is_some() && attention(a) == attention(b)) {
         let mut tasks = Vec::new();
-        for &map in group {
+        for map in group {
             let target = trimmed.target(map);
             let all = parent.weights.named(&format!("{target}.bias"))?.len();
             tasks.push(Task { map: map.clone(), outputs: trimmed.kept_outputs(map, all), target });

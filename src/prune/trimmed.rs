@@ -36,6 +36,12 @@ impl Trimmed {
         Ok(())
     }
 
+    /// What a layer was in the parent.
+    pub fn own(&self, layer: Layer) -> Layer {
+        let of_kind = |own: &Layer| layer.with(own.number()) == *own;
+        self.layers.iter().map(|(own, _)| *own).filter(of_kind).nth(layer.number()).unwrap_or(layer)
+    }
+
     /// The parent's name of something in a layer, as `encoder.1.ffn2`.
     pub fn parent_name(&self, name: &str) -> String {
         self.renamed(name, |(own, _)| own)

@@ -94,8 +94,8 @@ pub fn finished(config: &Config, weights: &Weights) -> Result<Weights> {
 pub struct Network {
     pub backend: Autograd,
     detr: Detr<Autograd>,
-    /// The backbone's first stage that is run.
-    first_stage: usize,
+    /// The backbone's first block that is run.
+    first_block: usize,
     /// How many queries are the network's own.
     queries: usize,
     /// How many groups of as many follow them.
@@ -146,7 +146,7 @@ pub struct Said {
 impl Network {
     /// What is `trained` gets gradients.
     pub fn load(config: &Config, weights: &Weights, trained: &Trained) -> Result<Self> {
-        let first_stage = trained.first_stage(&config.backbone);
+        let first_block = config.backbone.first_block(trained.first_stage(&config.backbone));
         let trained = trained.clone();
         let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
         let groups = groups::count(weights);
@@ -167,7 +167,7 @@ impl Network {
         };
         let detr = Detr::load(&backend, config, weights)?;
         let hint = hints::width(weights).map(|teacher| map(&backend, weights, hints::MEMORY, config.d_model, teacher)).transpose()?;
-        Ok(Self { hint, backend, detr, first_stage, queries: config.queries, groups, content, kind })
+        Ok(Self { hint, backend, detr, first_block, queries: config.queries, groups, content, kind })
     }
 
     /// How many groups of queries follow its own.
@@ -184,7 +184,7 @@ impl Network {
     /// are anchored.
     pub fn forward(&self, features: &Tensor, asked: Option<&Asked>) -> Result<Said> {
         let backend = &self.backend;
-        let features = self.detr.stages(backend, features.clone(), self.first_stage..usize::MAX)?;
+        let features = self.detr.blocks(backend, features.clone(), self.first_block..usize::MAX)?;
         let (batch, rows, columns, _) = features.dims4()?;
         let nobody = &mut |_: &str, _: &Tensor| {};
         let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;
@@ -209,7 +209,7 @@ impl Network {
 
         let mut contents = Vec::new();
         let asked = Queries { content, position: &position, bias: bias.as_ref() };
-        self.detr.decode(backend, asked, &encoded, &mut |_, layer| contents.push(layer.clone()))?;
+        self.detr.decode(backend, asked, &encoded, 0..usize::MAX, &mut |_, layer| contents.push(layer.clone()))?;
         let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref(), nobody)).collect::<Result<_>>()?;
         let memory = match &self.hint {
             Some(map) => backend.linear(&encoded.memory, map, Activation::None, None)?,

@@ -139,7 +139,7 @@ impl Teacher {
         let encoded = self.network.encode(&Cpu, features, &PixelMask::full(rows, columns), nobody)?;
         let mut contents = Vec::new();
         let (queries, reference) = self.network.queries();
-        self.network.decode(&Cpu, queries, &encoded, &mut |_, x| contents.push(x.clone()))?;
+        self.network.decode(&Cpu, queries, &encoded, 0..usize::MAX, &mut |_, x| contents.push(x.clone()))?;
 
         let numbers = |x: &_| -> Result<Vec<f32>> { Ok(cpu::to_host(x)?.to_f32().into_owned()) };
         let like = self.config.d_model == self.student.d_model;

@@ -4,5 +4,6 @@ pub mod bootstrap;
 pub mod dataset;
 pub mod matching;
 pub mod metrics;
+pub mod operating;
 pub mod plot;
 pub mod run;

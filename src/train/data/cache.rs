@@ -152,7 +152,7 @@ impl<'a> Backbone<'a> {
 
     /// `[1, height, width, 3]` → `[1, rows, columns, channels]`
     fn forward(&self, pixels: &HostTensor) -> Result<HostTensor> {
-        cpu::to_host(&self.network.features_before(&Cpu, &Cpu.constant(pixels)?, self.stage)?)
+        cpu::to_host(&self.network.features_before(&Cpu, &Cpu.constant(pixels)?, self.checkpoint.config.backbone.first_block(self.stage))?)
     }
 
     fn shape(&self) -> Result<[usize; 3]> {
