@@ -5,7 +5,7 @@ use super::layers::Dropped;
 use super::plan::{Keep, Plan};
 use super::repair::Side;
 use super::search::{Found, Survey, layer_orders, search, survey};
-use super::structure::structures;
+use super::structure::{Structure, structures};
 use super::trim::{Method, Progress};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -131,7 +131,10 @@ impl Recipe {
             let named: Vec<_> = survey.iter().filter(|s| s.structure.stays(&dropped, method.fold)).collect();
             let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();
             let units: usize = kept.iter().sum();
-            for _ in 0..units - amount.of(units, 1)? {
+            // What folding takes away is gone already.
+            let named_units = |s: &&Structure| s.stays(&dropped, false) && matches(&full(pattern, config), &s.name);
+            let before: usize = all.iter().filter(named_units).map(|s| s.units).sum();
+            for _ in 0..units.saturating_sub(amount.of(before, 1)?) {
                 let price = |i: usize| named[i].difference(kept[i] - 1) - named[i].difference(kept[i]);
                 let cheapest = (0..named.len()).filter(|&i| kept[i] > 1).min_by(|&a, &b| price(a).total_cmp(&price(b)));
                 match cheapest {
