@@ -40,7 +40,7 @@ fn pictures(folder: &Path) -> PathBuf {
 /// A small new transformer, on the backbone of the page's model.
 fn train(folder: &Path, out: &str, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
-    let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-provisional.safetensors");
+    let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-base.safetensors");
     command.current_dir(folder).args(["train", "--labels", "labels.json", "--images", ".", "--cache", "cache", "--views", "1", "--out", out]);
     command.arg("--backbone").arg(backbone).args("--d-model 64 --encoder-layers 1 --decoder-layers 2 --queries 8".split(' '));
     command.args(options);
@@ -192,7 +192,7 @@ fn a_teacher_of_another_width_gives_hints() {
     pictures(folder.path());
     run(train(folder.path(), "parent", &["--steps", "3"]));
     let child = |out: &str, steps: &str, more: &[&str]| {
-        let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-provisional.safetensors");
+        let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-base.safetensors");
         let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
         command
             .current_dir(folder.path())
@@ -233,7 +233,7 @@ fn a_teacher_is_learnt_from() {
     let log = csv::Reader::from_path(folder.path().join("child/log.csv")).unwrap().into_deserialize::<Row>().last().unwrap().unwrap();
     assert!(log.teacher.unwrap() > 0.0 && log.loss.unwrap() > log.teacher.unwrap());
     // A teacher of other things.
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-provisional.safetensors");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-base.safetensors");
     let output = train(folder.path(), "other", &["--teacher", page.to_str().unwrap()]).output().unwrap();
     assert!(!output.status.success() && text(&output).contains("no class name in common"), "{}", text(&output));
 }

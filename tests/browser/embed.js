@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { REPOSITORY, open } from './harness.js';
 
 /** @typedef {import('node:test').TestContext} TestContext */
+/** @typedef {{name: string, file: string, bytes: number, sha256: string, labels: string[], threshold: number, licence: string, metrics?: {on: string, AP: number}}} Entry */
 
 const PAGE = '<!doctype html><html lang="en"><meta charset="utf-8"><title>An embedding page</title><link rel="icon" href="data:,"></html>';
 
@@ -47,7 +48,7 @@ export async function noWorker(page) {
 /** The embedded model that the site lists first. */
 export async function model() {
   const [first] = JSON.parse(await readFile(path.join(REPOSITORY, 'models', 'index.json'), 'utf8'));
-  return /** @type {{name: string, file: string, bytes: number, sha256: string, labels: string[], threshold: number}} */ (first);
+  return /** @type {Entry} */ (first);
 }
 
 /**

@@ -28,6 +28,19 @@ export async function pick(page, title) {
   await page.waitForFunction(() => /object/.test(document.getElementById('live')?.textContent ?? ''));
 }
 
+/** What is told of a model in a few words: its size and its accuracy. @param {import('./embed.js').Entry} entry */
+export function about({ bytes, metrics }) {
+  return [`${(bytes / 1e6).toFixed(1)} MB`, `AP ${metrics?.AP}`];
+}
+
+/** The class that the list begins with, and a threshold in percent that it alone reaches. @param {Page} page */
+export async function surest(page) {
+  const [name] = await labels(page);
+  const scores = (await entries(page)).map((entry) => Number(entry.match(/(\d+)\s*%/)?.[1]));
+  assert.ok(scores.length > 1 && scores[0] > scores[1] + 1, `one is surest: ${scores}`);
+  return { name, threshold: String(scores[0] - 1) };
+}
+
 /** How often the network has run. @param {Page} page */
 export async function runs(page) {
   return Number(await page.locator('#app').getAttribute('data-runs'));

@@ -57,6 +57,7 @@ pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &
         if let Some(dev) = &dev
             && (measured.elapsed() >= minutes(arguments.measure_minutes) || state.step == settings.steps)
         {
+            measured = Instant::now();
             let found = measure(config, &state, dev, &arguments.images)?;
             let (ap, ap50) = (found.ap.unwrap_or_default(), found.ap50.unwrap_or_default());
             bar.println(format!("step {}: AP {:.1}, AP50 {:.1} on {} pictures", state.step, 100.0 * ap, 100.0 * ap50, dev.images.len()));
@@ -65,7 +66,9 @@ pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &
                 best = ap;
                 state::write_compact(&folder.best(), config, &state)?;
             }
-            (measured, noted) = (Instant::now(), Instant::now());
+            // It is no time of the steps before.
+            noted += measured.elapsed();
+            measured = Instant::now();
         }
         if saved.elapsed() >= minutes(arguments.save_minutes) || finished {
             state::write(&folder.last(), config, &state)?;
