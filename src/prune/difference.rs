@@ -1,6 +1,6 @@
 //! How differently two networks see the same pictures: the one measure that choices are made by. It needs no labels.
 
-use super::inputs::{Inputs, lanes};
+use super::inputs::{Inputs, in_order};
 use crate::config::{ClassActivation, Config};
 use crate::cpu::{Cpu, to_host};
 use crate::error::Result;
@@ -35,20 +35,12 @@ impl Answer {
 /// What a network says of all pictures.
 pub fn look(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Vec<Answer>> {
     let detr = Detr::load(&Cpu, config, weights)?;
-    let found = lanes(
-        inputs.len(),
-        || Ok(Vec::new()),
-        |seen, index| {
-            let output = inputs.run(&Cpu, &detr, index)?;
-            let (logits, boxes) = (to_host(&output.logits)?, to_host(&output.boxes)?);
-            let scores = scores(config, &logits.to_f32());
-            seen.push((index, Answer { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() }));
-            Ok(())
-        },
-    )?;
-    let mut all: Vec<(usize, Answer)> = found.into_iter().flatten().collect();
-    all.sort_by_key(|(index, _)| *index);
-    Ok(all.into_iter().map(|(_, seen)| seen).collect())
+    in_order(inputs.len(), |index| {
+        let output = inputs.run(&Cpu, &detr, index)?;
+        let (logits, boxes) = (to_host(&output.logits)?, to_host(&output.boxes)?);
+        let scores = scores(config, &logits.to_f32());
+        Ok(Answer { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() })
+    })
 }
 
 fn scores(config: &Config, logits: &[f32]) -> Vec<f32> {

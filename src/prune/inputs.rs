@@ -14,7 +14,7 @@ use crate::share;
 use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Cores that a pass can keep busy.
 const LANES: usize = 4;
@@ -43,12 +43,12 @@ impl From<Layer> for Point {
 /// Calibration pictures.
 pub struct Inputs {
     pub point: Point,
-    items: Vec<Item>,
+    /// Shared: the same pictures stand at one point for several networks.
+    items: Vec<Arc<Item>>,
     /// Stands for the pictures, in hexadecimal.
     pub hash: String,
 }
 
-#[derive(Clone)]
 enum Item {
     /// At the size of the network's input.
     Picture(Picture, Pixels),
@@ -88,7 +88,7 @@ impl Inputs {
             match image::open(file).and_then(|picture| fit(&picture, pixels)) {
                 Ok(picture) => {
                     hashes.push(hash::sha256(&picture.rgba));
-                    items.push(Item::Picture(picture, pixels.clone()));
+                    items.push(Arc::new(Item::Picture(picture, pixels.clone())));
                     done();
                 }
                 Err(error) => problem(file, &error),
@@ -103,7 +103,7 @@ impl Inputs {
     /// Pictures that are in memory.
     #[cfg(test)]
     pub fn of(pictures: Vec<Picture>, pixels: &Pixels) -> Self {
-        let items = pictures.into_iter().map(|picture| Item::Picture(fit(&picture, pixels).unwrap(), pixels.clone())).collect();
+        let items = pictures.into_iter().map(|picture| Arc::new(Item::Picture(fit(&picture, pixels).unwrap(), pixels.clone()))).collect();
         Self { point: Point::Pixels, items, hash: String::new() }
     }
 
@@ -142,7 +142,7 @@ impl Inputs {
     fn walk<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize, to: Point) -> Result<Inside> {
         let nobody = &mut |_: &str, _: &Tensor| {};
         let block = if let Point::Block(block) = to { block } else { usize::MAX };
-        let mut inside = match (&self.items[index], self.point) {
+        let mut inside = match (&*self.items[index], self.point) {
             (Item::Picture(picture, pixels), _) => {
                 Inside::Map(detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, block)?)
             }
@@ -182,29 +182,15 @@ impl Inputs {
         if point == self.point {
             return Ok(self.first(self.len()));
         }
-        let items = self.each(config, weights, |detr, index| {
-            Ok(match self.walk(&Cpu, detr, index, point)? {
+        let detr = Detr::load(&Cpu, config, weights)?;
+        let items = in_order(self.len(), |index| {
+            Ok(Arc::new(match self.walk(&Cpu, &detr, index, point)? {
                 Inside::Map(map) => Item::Map(kept(&map)?),
                 Inside::Tokens(tokens) => Item::Tokens(kept(&tokens.memory)?, kept(&tokens.position)?),
                 Inside::Queries(content, encoded) => Item::Queries(kept(&content)?, kept(&encoded.memory)?, kept(&encoded.placed)?),
-            })
+            }))
         })?;
         Ok(Self { point, items, hash: self.hash.clone() })
-    }
-
-    fn each(&self, config: &Config, weights: &Weights, item: impl Fn(&Detr<Cpu>, usize) -> Result<Item> + Sync) -> Result<Vec<Item>> {
-        let detr = Detr::load(&Cpu, config, weights)?;
-        let found = lanes(
-            self.len(),
-            || Ok(Vec::new()),
-            |items, index| {
-                items.push((index, item(&detr, index)?));
-                Ok(())
-            },
-        )?;
-        let mut all: Vec<(usize, Item)> = found.into_iter().flatten().collect();
-        all.sort_by_key(|(index, _)| *index);
-        Ok(all.into_iter().map(|(_, item)| item).collect())
     }
 }
 
@@ -237,6 +223,21 @@ pub fn lanes<S: Send>(count: usize, start: impl Fn() -> Result<S> + Sync, work: 
     let mut all = all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     all.sort_by_key(|(lane, _)| *lane);
     Ok(all.into_iter().map(|(_, state)| state).collect())
+}
+
+/// What `work` makes of every index below `count`, in their order.
+pub fn in_order<T: Send>(count: usize, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let found = lanes(
+        count,
+        || Ok(Vec::new()),
+        |all, index| {
+            all.push((index, work(index)?));
+            Ok(())
+        },
+    )?;
+    let mut all: Vec<(usize, T)> = found.into_iter().flatten().collect();
+    all.sort_by_key(|(index, _)| *index);
+    Ok(all.into_iter().map(|(_, made)| made).collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -59,14 +59,14 @@ impl Survey {
     }
 }
 
-/// Pictures to measure changes on: so many, but fewer where a network has much to do for each.
-fn affordable(parent: &Side, most: usize, dearest: impl Fn(&str) -> bool) -> Result<usize> {
+/// Pictures to measure changes on: so many, but fewer where the parts of the network that count have much to do for each.
+fn affordable(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Result<usize> {
     /// Multiply-accumulates of a measurement: seconds on a laptop, and there is one for each thing that could go.
     const WORK: usize = 200_000_000_000;
     /// So few see hardly any object of some kinds.
     const LEAST: usize = 8;
     let size = target_size(parent.config.pixels.resize, 1280, 960)?;
-    let macs: u64 = cost(parent.config, size).iter().filter(|part| dearest(&part.name)).map(|part| part.macs).sum();
+    let macs: u64 = cost(parent.config, size).iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum();
     Ok((WORK / (macs as usize).max(1)).clamp(LEAST, most))
 }
 
