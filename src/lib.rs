@@ -3,7 +3,11 @@
 //!
 //! Data flows one way: `checkpoint` → `config` + `weights` → `model` (on a backend) → `detector` → the command line or the web.
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod autograd;
 pub mod backend;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod boxes;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;

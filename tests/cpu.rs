@@ -3,10 +3,10 @@
 use crate::kernels::{check_kernels, compare, random};
 use candle_core::{Device, Tensor, Var};
 use detrim::HostTensor;
+use detrim::autograd::Autograd;
 use detrim::backend::{Backend, Padding, Window};
 use detrim::config::Activation;
 use detrim::cpu::{self, Cpu};
-use detrim::train::autograd::Autograd;
 
 fn numbers(x: &Tensor) -> Vec<f32> {
     cpu::to_host(x).unwrap().to_f32().into_owned()

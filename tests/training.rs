@@ -2,12 +2,12 @@
 
 use crate::kernels::{compare, random};
 use candle_core::Device;
+use detrim::autograd::Autograd;
 use detrim::backend::Backend as _;
 use detrim::config::*;
 use detrim::cpu::{Cpu, to_host};
 use detrim::layout::layout;
 use detrim::model::Detr;
-use detrim::train::autograd::Autograd;
 use detrim::train::denoise::{Noise, Noised};
 use detrim::train::groups;
 use detrim::train::loss::Criterion;

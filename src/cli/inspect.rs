@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use detrim::checkpoint::Checkpoint;
 use detrim::config::{Backbone, ClassActivation, Resize};
 use detrim::eval::cost::{Part, cost, part};
-use detrim::image::target_size;
+use detrim::image::typical_size;
 use detrim::weights::Data;
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = arguments.model.open()?;
     let size = match arguments.size {
         Some(size) => size,
-        None => target_size(checkpoint.config.pixels.resize, 1280, 960)?,
+        None => typical_size(checkpoint.config.pixels.resize)?,
     };
     let parts: Vec<(Part, usize)> = cost(&checkpoint.config, size).into_iter().map(|part| (part.clone(), bytes(&checkpoint, &part.name))).collect();
     print(&if arguments.json { json(&checkpoint, size, &parts, arguments.tensors)? } else { tables(&checkpoint, size, &parts, arguments.tensors) })

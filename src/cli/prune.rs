@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
-use detrim::image::target_size;
+use detrim::image::typical_size;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
@@ -121,7 +121,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
-    let meter = Meter { size: target_size(config.pixels.resize, 1280, 960)?, storage: arguments.dtype.storage(), profile: profile.as_ref() };
+    let meter = Meter { size: typical_size(config.pixels.resize)?, storage: arguments.dtype.storage(), profile: profile.as_ref() };
     let (plan, predicted) = match (replay, &arguments.recipe) {
         (Some(plan), _) => (plan, f64::NAN),
         (None, recipe) => {

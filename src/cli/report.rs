@@ -9,7 +9,7 @@ use detrim::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
-use detrim::image::target_size;
+use detrim::image::typical_size;
 use detrim::output::write;
 use detrim::prune::budget::{Limit, Meter};
 use detrim::prune::calibrate::Relevance;
@@ -128,7 +128,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let bars = Bars::default();
     let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
-    let size = target_size(config.pixels.resize, 1280, 960)?;
+    let size = typical_size(config.pixels.resize)?;
     let workshop = Workshop {
         parent: Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance },
         card: &checkpoint.card,

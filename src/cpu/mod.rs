@@ -1,4 +1,4 @@
-//! The [`Backend`] on candle-core tensors: native and wasm, by kernels of our own. No gradients: see `train/autograd`.
+//! The [`Backend`] on candle-core tensors: native and wasm, by kernels of our own. No gradients: see `autograd`.
 
 mod attention;
 mod conv;

@@ -5,11 +5,8 @@ use crate::config::{Config, Resize};
 use crate::detector::{Detector, Device, Info, Times};
 use crate::error::{Error, Result};
 use crate::eval::cost::{Part, cost};
-use crate::image::{Picture, target_size};
+use crate::image::{Picture, TYPICAL_PHOTO, target_size, typical_size};
 use serde::Serialize;
-
-/// Size of the made-up photo when the network takes photos as they come.
-const PHOTO: [usize; 2] = [960, 1280];
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -47,7 +44,7 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
     if let Some([height, width]) = size {
         checkpoint.config.pixels.resize = Resize::Stretch { height, width };
     }
-    let photo = size.map_or_else(|| photo(PHOTO), photo_for)?;
+    let photo = size.map_or_else(|| photo(TYPICAL_PHOTO), photo_for)?;
     let size = target_size(checkpoint.config.pixels.resize, photo.width, photo.height)?;
     let cost = cost(&checkpoint.config, size);
     let mut detector = Detector::load(&checkpoint, device).await?;
@@ -64,8 +61,7 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
 
 /// Height and width of the network's input: `size`, or what the model makes of a photo.
 pub fn input_size(config: &Config, size: Option<[usize; 2]>) -> Result<[usize; 2]> {
-    let [height, width] = PHOTO;
-    size.map_or_else(|| target_size(config.pixels.resize, width, height), Ok)
+    size.map_or_else(|| typical_size(config.pixels.resize), Ok)
 }
 
 /// Milliseconds of the network in a report.

@@ -7,7 +7,7 @@ mod resample;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use decode::open;
-pub use prepare::{prepare, target_size};
+pub use prepare::{TYPICAL_PHOTO, prepare, target_size, typical_size};
 pub use resample::{PRECISION_BITS, Taps, resize};
 
 use crate::error::{Error, Result};

@@ -5,6 +5,15 @@ use crate::config::{Pixels, Resize};
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 
+/// Height and width of the photo that costs are told of where a network takes photos as they come.
+pub const TYPICAL_PHOTO: [usize; 2] = [960, 1280];
+
+/// The height and width that a network takes a [`TYPICAL_PHOTO`] at.
+pub fn typical_size(rule: Resize) -> Result<[usize; 2]> {
+    let [height, width] = TYPICAL_PHOTO;
+    target_size(rule, width, height)
+}
+
 /// The height and width that a picture of this size is resized to (`get_size_with_aspect_ratio` in transformers).
 ///
 /// The long side is truncated, not rounded, and the limit on it only bounds what the short side is rounded from, as there.

@@ -1,11 +1,11 @@
 //! How differently two networks see the same pictures: the one measure that choices are made by. It needs no labels.
 
 use super::inputs::{Inputs, in_order};
+use crate::boxes::iou;
 use crate::config::{ClassActivation, Config};
 use crate::cpu::{Cpu, to_host};
 use crate::error::Result;
 use crate::model::Detr;
-use crate::train::boxes::iou;
 use crate::weights::Weights;
 
 /// What a network says of every query of a picture.

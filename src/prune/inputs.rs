@@ -31,6 +31,13 @@ pub enum Point {
     Decoder(usize),
 }
 
+impl Point {
+    /// The backbone's end.
+    pub fn features(config: &Config) -> Self {
+        Point::Block(config.backbone.blocks())
+    }
+}
+
 impl From<Layer> for Point {
     fn from(layer: Layer) -> Self {
         match layer {

@@ -75,7 +75,7 @@ impl StandIns {
         let fits: Vec<Fit> = runs.iter().map(|run| Fit::new(parent, *run)).collect::<Result<_>>()?;
         let wanted: Vec<String> = fits.iter().flat_map(|fit| [fit.map.clone(), Some(fit.target.clone())]).flatten().collect();
         let start = || {
-            let watch = Watch::new(Cpu, Keep::new(&wanted));
+            let watch = Watch::new(Cpu, Keep::new(&wanted).ending());
             let detr = Detr::load(&watch, parent.config, parent.weights)?;
             Ok((watch, detr, fits.iter().map(Fit::empty).collect::<Vec<_>>()))
         };

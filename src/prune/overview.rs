@@ -74,7 +74,7 @@ pub fn overview(parent: &Side, method: Method, progress: &dyn Progress) -> Resul
 }
 
 fn layers(parent: &Side, repair: bool, progress: &dyn Progress) -> Result<Vec<Absent>> {
-    let features = parent.inputs.first(LOOKED_AT).at(parent.config, parent.weights, Point::Block(parent.config.backbone.blocks()))?;
+    let features = parent.inputs.first(LOOKED_AT).at(parent.config, parent.weights, Point::features(parent.config))?;
     let parent = &Side { inputs: &features, ..*parent };
     let kinds = [Layer::Encoder(0), Layer::Decoder(0)];
     progress.begin("leaving layers out", kinds.iter().map(|kind| kind.count(parent.config)).sum());

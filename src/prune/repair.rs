@@ -18,12 +18,12 @@ use crate::error::{Error, Result};
 use crate::matrix::{Matrix, product};
 use crate::model::Detr;
 use crate::watch::Watch;
-use crate::weights::Weights;
+use crate::weights::{HostTensor, Weights};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Re-solves a map for the units of a structure that are kept, before it is cut: the columns of the others become zero.
-pub fn solve(weights: &mut Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<()> {
+/// A map's weight and bias, re-solved for the units of a structure that are kept, before it is cut: the columns of the others become zero.
+pub fn solve(weights: &Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<[(String, HostTensor); 2]> {
     let mut columns: Vec<usize> = keep.iter().flat_map(|&unit| problem.columns(structure, unit)).collect();
     columns.sort_unstable();
     let solved = problem.solve(&columns)?;
@@ -32,15 +32,15 @@ pub fn solve(weights: &mut Weights, map: &str, problem: &Problem, structure: &St
     for (i, &column) in columns.iter().enumerate() {
         (0..all.ncols()).for_each(|j| all[(column, j)] = solved[(i, j)]);
     }
-    let (weight, bias) = (weights.named(&format!("{map}.weight"))?, weights.named(&format!("{map}.bias"))?);
+    let names = ["weight", "bias"].map(|part| format!("{map}.{part}"));
+    let (weight, bias) = (weights.named(&names[0])?, weights.named(&names[1])?);
     // The means of the outputs stay.
     let before = bias.to_f32();
     let outputs: Vec<f64> =
         (0..all.ncols()).map(|j| f64::from(before[j]) + (0..all.nrows()).map(|i| problem.weight[(i, j)] * problem.mean[i]).sum::<f64>()).collect();
     let (weight, bias) = tensors(&all, &problem.mean, &outputs, &weight.shape);
-    weights.insert(format!("{map}.weight"), weight);
-    weights.insert(format!("{map}.bias"), bias);
-    Ok(())
+    let [weight_name, bias_name] = names;
+    Ok([(weight_name, weight), (bias_name, bias)])
 }
 
 /// A network, and the pictures as it is given them.

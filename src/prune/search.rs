@@ -6,7 +6,7 @@
 use super::budget::{Budget, Costs, Limits, Meter};
 use super::difference::{Answer, difference, look};
 use super::importance::Knowledge;
-use super::inputs::{Inputs, Point};
+use super::inputs::{Inputs, Point, in_order};
 use super::layers::{Dropped, StandIns, order};
 use super::obs::{self, Removal};
 use super::plan::{Keep, Plan};
@@ -17,7 +17,7 @@ use super::trimmed::Trimmed;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::eval::cost::cost;
-use crate::image::target_size;
+use crate::image::typical_size;
 
 /// What is known of a network: what taking each thing out costs it.
 pub struct Survey {
@@ -65,7 +65,7 @@ fn affordable(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Resu
     const WORK: usize = 200_000_000_000;
     /// So few see hardly any object of some kinds.
     const LEAST: usize = 8;
-    let size = target_size(parent.config.pixels.resize, 1280, 960)?;
+    let size = typical_size(parent.config.pixels.resize)?;
     let macs: u64 = cost(parent.config, size).iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum();
     Ok((WORK / (macs as usize).max(1)).clamp(LEAST, most))
 }
@@ -78,10 +78,16 @@ pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, prog
     let points = Points::new(parent)?;
     let seen = look(parent.config, parent.weights, &points.last)?;
 
+    progress.begin("ordering units", all.len());
+    let orders = in_order(all.len(), |i| {
+        let order = knowledge.order(method.importance, &all[i], &knowledge.problems(&all[i])?)?;
+        progress.step();
+        Ok(order)
+    })?;
     progress.begin("measuring what each part is good for", all.len());
     let mut surveyed = Vec::new();
-    for structure in all {
-        surveyed.push(probe(parent, structure, &knowledge, method, &points, &seen)?);
+    for (structure, order) in all.into_iter().zip(orders) {
+        surveyed.push(probe(parent, structure, order, &knowledge, method, &points, &seen)?);
         progress.step();
     }
     Ok(surveyed)
@@ -92,7 +98,7 @@ pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> R
     let (config, weights) = (parent.config, parent.weights);
     let pictures = parent.inputs.first(affordable(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
     // Each begins where the network's parts first differ.
-    let features = pictures.at(config, weights, Point::Block(config.backbone.blocks()))?;
+    let features = pictures.at(config, weights, Point::features(config))?;
     let tokens = features.at(config, weights, Point::Decoder(0))?;
     let rounds = |count: usize| count * (count + 1) / 2 - usize::from(count > 0);
     progress.begin("leaving layers out", rounds(config.encoder.len()) + rounds(config.decoder.len()));
@@ -143,10 +149,16 @@ impl Points {
     }
 }
 
-/// A structure's order, and how much its errors show in the outputs.
-fn probe(parent: &Side, structure: Structure, knowledge: &Knowledge, method: Method, points: &Points, seen: &[Answer]) -> Result<Surveyed> {
-    let problems = knowledge.problems(&structure)?;
-    let order = knowledge.order(method.importance, &structure, &problems)?;
+/// How much the errors of a structure's order show in the outputs.
+fn probe(
+    parent: &Side,
+    structure: Structure,
+    order: Vec<Removal>,
+    knowledge: &Knowledge,
+    method: Method,
+    points: &Points,
+    seen: &[Answer],
+) -> Result<Surveyed> {
     if structure.place == Place::Queries {
         // Their error is a share of what is detected already.
         return Ok(Surveyed { structure, order, slope: 1.0 });
@@ -158,8 +170,10 @@ fn probe(parent: &Side, structure: Structure, knowledge: &Knowledge, method: Met
     let units = obs::kept(&order, structure.units, gone);
     let mut trimmed = Trimmed::new(parent, &[], false, &mut StandIns::default())?;
     if method.repair {
-        for (map, problem) in structure.used_by.iter().zip(&problems) {
-            solve(&mut trimmed.weights, map, problem, &structure, &units)?;
+        for (map, problem) in structure.used_by.iter().zip(&knowledge.problems(&structure)?) {
+            for (name, tensor) in solve(&trimmed.weights, map, problem, &structure, &units)? {
+                trimmed.weights.insert(name, tensor);
+            }
         }
     }
     trimmed.cut(&structure, &units)?;
@@ -221,7 +235,7 @@ pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, 
             None => break,
         }
     }
-    Ok(Found { plan: survey.plan(&state), predicted: survey.predicted(&state) })
+    Ok(Found { plan: survey.exact(&state), predicted: survey.predicted(&state) })
 }
 
 fn refuse_impossible(parent: &Config, survey: &Survey, levels: &[Vec<usize>], limits: &Limits, meter: &Meter) -> Result<()> {
@@ -274,6 +288,17 @@ impl Survey {
             let structure = &surveyed.structure;
             if kept < structure.units && structure.stays(&gone, self.fold) {
                 plan.keep.insert(structure.name.clone(), Keep::Count(kept));
+            }
+        }
+        plan
+    }
+
+    /// The plan, with the units of the backbone named: what stays of it doesn't depend on the layers that go.
+    fn exact(&self, state: &State) -> Plan {
+        let mut plan = self.plan(state);
+        for Surveyed { structure, order, .. } in self.structures.iter().filter(|surveyed| surveyed.structure.layer().is_none()) {
+            if let Some(keep) = plan.keep.get_mut(&structure.name) {
+                *keep = Keep::Units(obs::kept(order, structure.units, structure.units - keep.count()));
             }
         }
         plan

@@ -8,11 +8,11 @@
 use super::inputs::{Inputs, lanes};
 use super::scores::Scores;
 use super::structure::{Structure, structures};
+use crate::autograd::Autograd;
 use crate::config::{ClassActivation, Config};
 use crate::cpu::to_host;
 use crate::error::{Error, Result};
 use crate::model::{Detr, Output};
-use crate::train::autograd::Autograd;
 use crate::weights::Weights;
 use candle_core::{D, Device, Tensor};
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! From a plan to a trimmed network: layers out, units out, repair, and the first decoder layer folded.
 
 use super::importance::{Importance, Knowledge};
-use super::inputs::{Inputs, Point};
+use super::inputs::{Inputs, Point, in_order};
 use super::layers::StandIns;
 use super::obs;
 use super::plan::{Keep, Plan};
@@ -58,8 +58,8 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
     let knowledge = Knowledge::gather(&trimmed.config, &trimmed.weights, parent.inputs, parent.relevance, &cut, method, progress)?;
     progress.begin("choosing and re-solving", cuts.len());
     // Each map is given the channels of one structure alone: none is solved twice.
-    let mut kept = Vec::new();
-    for (structure, keep) in &cuts {
+    let solved = in_order(cuts.len(), |i| {
+        let (structure, keep) = &cuts[i];
         let problems = knowledge.problems(structure)?;
         let units = match keep {
             Keep::Units(units) => units.clone(),
@@ -68,17 +68,21 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
                 obs::kept(&order, structure.units, structure.units - count)
             }
         };
-        if method.repair {
-            for (map, problem) in structure.used_by.iter().zip(&problems) {
-                solve(&mut trimmed.weights, map, problem, structure, &units)?;
-            }
+        let mut tensors = Vec::new();
+        for (map, problem) in structure.used_by.iter().zip(&problems).filter(|_| method.repair) {
+            tensors.extend(solve(&trimmed.weights, map, problem, structure, &units)?);
         }
-        exact.keep.insert(trimmed.parent_name(&structure.name), Keep::Units(units.clone()));
-        kept.push(units);
         progress.step();
+        Ok((units, tensors))
+    })?;
+    let mut kept = Vec::new();
+    for (units, tensors) in solved {
+        tensors.into_iter().for_each(|(name, tensor)| trimmed.weights.insert(name, tensor));
+        kept.push(units);
     }
     for ((structure, _), units) in cuts.iter().zip(&kept) {
         trimmed.cut(structure, units)?;
+        exact.keep.insert(trimmed.parent_name(&structure.name), Keep::Units(units.clone()));
     }
     if method.repair && !(cuts.is_empty() && dropped.is_empty()) {
         repair_in_order(parent, &mut trimmed, &dropped, &cuts, progress)?;

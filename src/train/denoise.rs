@@ -87,8 +87,8 @@ fn moved(rng: &mut fastrand::Rng, bounds: [f32; 4], noise: f32, negative: bool) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::boxes::iou;
     use super::*;
+    use crate::boxes::iou;
 
     fn targets(certain: usize) -> Vec<Target> {
         let doubtful = Target { class: 9, bounds: [0.5; 4], weight: 0.1 };

@@ -12,7 +12,7 @@ mod tests;
 pub(super) use class::{cross_entropy, quality_focal};
 
 use super::Target;
-use super::boxes::giou_with_gradient;
+use crate::boxes::giou_with_gradient;
 use crate::config::ClassActivation;
 use crate::error::{Error, Result};
 use aims::Aims;

@@ -3,9 +3,9 @@
 //! Each target gets the query that costs least, all targets taken together: bipartite matching as in DETR (Carion et al. 2020,
 //! arXiv:2005.12872, section 3.1).
 
-use super::boxes::giou;
 use super::loss::{Criterion, Predicted};
 use super::{Target, loss::Weights};
+use crate::boxes::giou;
 use crate::config::ClassActivation;
 use pathfinding::kuhn_munkres::kuhn_munkres_min;
 use pathfinding::matrix::Matrix;

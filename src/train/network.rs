@@ -13,9 +13,9 @@
 //! Weights without these are trained too, without denoising and dense supervision: detectors that were made elsewhere. Both may have
 //! further groups of queries (`groups.rs`), which come behind the network's own, and a map for a teacher's hints (`hints.rs`).
 
-use super::autograd::{Autograd, Map, Norm};
 use super::trained::Trained;
 use super::{groups, hints};
+use crate::autograd::{Autograd, Map, Norm};
 use crate::backend::Backend;
 use crate::config::{Activation, Config};
 use crate::error::{Error, Result};

@@ -5,9 +5,9 @@
 //! queries that happen to be there.
 
 use super::Criterion;
+use crate::boxes::{iou, part_inside};
 use crate::config::ClassActivation;
 use crate::train::Target;
-use crate::train::boxes::{iou, part_inside};
 
 /// From which overlap on a query is at a doubtful target.
 const OVERLAP: f32 = 0.5;
