@@ -293,7 +293,7 @@ impl Survey {
         plan
     }
 
-    /// The plan, with the units of the backbone named: what stays of it doesn't depend on the layers that go.
+    /// The plan, with the units of all that lies in no layer named: which of them stay doesn't depend on the layers that go.
     fn exact(&self, state: &State) -> Plan {
         let mut plan = self.plan(state);
         for Surveyed { structure, order, .. } in self.structures.iter().filter(|surveyed| surveyed.structure.layer().is_none()) {
