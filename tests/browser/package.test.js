@@ -90,7 +90,7 @@ test('the packed package works in an application that Vite builds', async (t) =>
     await page.waitForFunction(() => document.title === 'done', undefined, { timeout: 60_000 });
     const result = JSON.parse(String(await page.locator('body').getAttribute('data-result')));
     assert.equal(result.cat.label, 'cat');
-    assert.ok(result.cat.score > 0.5 && result.network > 0 && result.memory > 1e6, JSON.stringify(result));
+    assert.ok(result.cat.score > 0.8 && result.network > 0 && result.memory > 1e6, JSON.stringify(result));
     assert.deepEqual([result.backend, result.code, result.worker, result.width, result.attention], ['cpu', 'source', where === '', 451, 1]);
     assert.deepEqual(result.phases.sort(), ['compile', 'download', 'load']);
     await noWorker(page);
@@ -114,7 +114,7 @@ test('without a bundler: the example page, beside nothing but the package and a 
   await page.getByText('Ready, on cpu').waitFor();
   const before = site.requests.length;
   await page.getByLabel('Choose a photo').setInputFiles(CAT);
-  await page.getByText(/^cat 0\.[5-9]/).waitFor();
+  await page.getByText(/^cat 0\.[89]/).waitFor();
   assert.equal(site.requests.length, before, 'a photo that was chosen must not cause a request');
 });
 
