@@ -9,6 +9,7 @@ mod check;
 mod named;
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A whole detector: backbone, transformer, heads, and how pixels go in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -190,6 +191,15 @@ pub enum Resize {
     ShortestSide { short: usize, long: usize },
     /// Every picture is stretched to one size.
     Stretch { height: usize, width: usize },
+}
+
+impl fmt::Display for Resize {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Resize::ShortestSide { short, long } => write!(f, "short side {short}, long side at most {long}"),
+            Resize::Stretch { height, width } => write!(f, "stretched to {height} × {width}"),
+        }
+    }
 }
 
 impl Pixels {

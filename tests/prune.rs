@@ -146,7 +146,7 @@ fn a_budget_is_kept_to_and_an_impossible_one_names_the_smallest() {
     let text = done(&prune(folder, "--pictures 8 --params -40% --macs -30% --out small.safetensors"));
     assert!(model(folder, "small.safetensors").config.decoder[0].self_attention.is_none());
     let count = |model: &Checkpoint| {
-        let parts = detrim::eval::cost::cost(&model.config, [64, 96]);
+        let parts = detrim::eval::cost::cost(&model.config, detrim::image::typical_size(model.config.pixels.resize).unwrap());
         (parts.iter().map(|part| part.parameters as f64).sum::<f64>(), parts.iter().map(|part| part.macs as f64).sum::<f64>())
     };
     let ((params, macs), (all, all_macs)) = (count(&model(folder, "small.safetensors")), count(&network()));
@@ -157,6 +157,36 @@ fn a_budget_is_kept_to_and_an_impossible_one_names_the_smallest() {
     let before = std::fs::read_dir(folder).unwrap().count();
     done(&prune(folder, "--pictures 8 --macs -20% --dry-run"));
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), before);
+}
+
+#[test]
+fn a_smaller_input_is_part_of_a_plan() {
+    let folder = place();
+    let folder = folder.path();
+    std::fs::write(folder.join("plan.toml"), "resize = { rule = \"stretch\", height = 32, width = 64 }\n[keep]\n\"encoder.0.ffn\" = 40\n").unwrap();
+    let text = done(&prune(folder, "--pictures 8 --plan plan.toml --out small.safetensors"));
+    assert!(text.contains("32 × 64") && text.contains("64 × 96"), "{text}");
+    // The network is the same at another size: its outputs are not those at the parent's size, nor anything else.
+    assert!((0.001..1.0).contains(&difference(&text)), "{text}");
+    let small = model(folder, "small.safetensors");
+    assert_eq!(small.config.pixels.resize, Resize::Stretch { height: 32, width: 64 });
+    assert_eq!(small.config.encoder[0].ffn, 40);
+    done(&prune(folder, "--plan small.toml --out again.safetensors"));
+    let again = model(folder, "again.safetensors");
+    assert_eq!((small.config, small.weights), (again.config, again.weights));
+
+    std::fs::write(folder.join("none.toml"), "resize = { rule = \"stretch\", height = 0, width = 64 }\n").unwrap();
+    assert!(complaint(&prune(folder, "--plan none.toml --out x.safetensors")).contains("none.toml"));
+
+    // A budget makes use of it, unless the input is to keep its size.
+    let fewest = |options: &str| -> f64 {
+        let text = complaint(&prune(folder, &format!("--pictures 8 --macs -99.9% --dry-run {options}")));
+        text.split(" are the fewest").next().and_then(|text| text.rsplit(' ').next()).unwrap().parse().unwrap()
+    };
+    let (free, fixed) = (fewest(""), fewest("--keep-size"));
+    assert!(free < 0.5 * fixed, "{free} {fixed}");
+    done(&prune(folder, &format!("--pictures 8 --macs {} --out small.safetensors", 0.9 * fixed)));
+    assert_ne!(model(folder, "small.safetensors").config.pixels, network().config.pixels);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::print;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use detrim::checkpoint::Checkpoint;
-use detrim::config::{Backbone, ClassActivation, Resize};
+use detrim::config::{Backbone, ClassActivation};
 use detrim::eval::cost::{Part, cost, part};
 use detrim::image::typical_size;
 use detrim::weights::Data;
@@ -121,12 +121,8 @@ fn summary(checkpoint: &Checkpoint) -> String {
         ClassActivation::Softmax => "softmax with no-object",
         ClassActivation::Sigmoid => "sigmoid",
     };
-    let input = match config.pixels.resize {
-        Resize::ShortestSide { short, long } => format!("short side {short}, long side at most {long}"),
-        Resize::Stretch { height, width } => format!("stretched to {height} × {width}"),
-    };
     let activation = format!("{:?}", config.activation).to_lowercase();
-    lines.push(format!("  {named} classes ({scores}), feed-forward {activation}, input {input}"));
+    lines.push(format!("  {named} classes ({scores}), feed-forward {activation}, input {}", config.pixels.resize));
     if let Some(threshold) = card.threshold {
         lines.push(format!("  threshold {threshold}"));
     }

@@ -9,7 +9,6 @@ use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
-use detrim::image::typical_size;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
@@ -64,6 +63,9 @@ pub struct Arguments {
     /// What `detrim bench --profile` measured on the device that the network is for
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+    /// Leave the input its size, which a budget may otherwise make smaller
+    #[arg(long)]
+    keep_size: bool,
     /// What decides which units go
     #[arg(long, value_enum, default_value_t)]
     importance: Importance,
@@ -121,7 +123,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
-    let meter = Meter { size: typical_size(config.pixels.resize)?, storage: arguments.dtype.storage(), profile: profile.as_ref() };
+    let meter = Meter { storage: arguments.dtype.storage(), profile: profile.as_ref() };
     let (plan, predicted) = match (replay, &arguments.recipe) {
         (Some(plan), _) => (plan, f64::NAN),
         (None, recipe) => {
@@ -132,12 +134,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 None => Recipe { budget, ..Recipe::default() },
             };
             recipe.multiple = arguments.multiple.or(recipe.multiple);
+            recipe.keep_size |= arguments.keep_size;
             let found = recipe.plan(&parent, method, &meter, &bars)?;
             bars.end();
             (found.plan, found.predicted)
         }
     };
-    let (before, after) = (meter.costs(config), meter.costs(&plan.config(config)));
+    let (before, after) = (meter.costs(config)?, meter.costs(&plan.config(config))?);
     print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted)))?;
     let Some(out) = arguments.out.as_ref().filter(|_| !arguments.dry_run) else { return Ok(()) };
 
@@ -166,6 +169,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["", "kept", "of"]);
+    if let Some(resize) = plan.resize {
+        table.add_row(["input".into(), resize.to_string(), checkpoint.config.pixels.resize.to_string()]);
+    }
     let layers = [
         ("encoder layers", &plan.drop_encoder, checkpoint.config.encoder.len()),
         ("decoder layers", &plan.drop_decoder, checkpoint.config.decoder.len()),

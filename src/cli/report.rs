@@ -9,7 +9,6 @@ use detrim::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
-use detrim::image::typical_size;
 use detrim::output::write;
 use detrim::prune::budget::{Limit, Meter};
 use detrim::prune::calibrate::Relevance;
@@ -128,12 +127,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let bars = Bars::default();
     let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
-    let size = typical_size(config.pixels.resize)?;
     let workshop = Workshop {
         parent: Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance },
         card: &checkpoint.card,
         sha256: &parent_sha256,
-        meter: Meter { size, storage: Storage::F16, profile: profile.as_ref() },
+        meter: Meter { storage: Storage::F16, profile: profile.as_ref() },
         seed: *seed,
         folder: out,
         progress: &bars,
@@ -158,11 +156,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         calibration: inputs.hash.clone(),
         held_out: held_out.len(),
         annotated: annotations.as_ref().map(|_| dataset.images.len()),
-        size,
         browsers: browsers.clone(),
         rows: vec![Row {
             name: "parent".into(),
-            costs: costs(&parent, bytes(&parent_file)?, size)?,
+            costs: costs(&parent, bytes(&parent_file)?)?,
             pace: None,
             unrepaired: Some(quality),
             repaired: None,
@@ -183,14 +180,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 report.problems.push(format!("{name}: {error}"));
             }
             Ok(pair) => {
-                let mut row = measure(name, &pair, &judge, &parent, &arguments, size, &bars)?;
+                let mut row = measure(name, &pair, &judge, &parent, &arguments, &bars)?;
                 match times(name, &out.join(&pair.repaired))? {
                     Ok(times) => row.browser = times,
                     Err(problem) => report.problems.push(format!("{name}: {problem}")),
                 }
                 if let Some(file) = healed.get(&**name) {
                     row.healed = Some(judge.judge(file, true)?);
-                    let parameters = costs(&open(file, &Guess::default())?, 0, size)?.parameters;
+                    let parameters = costs(&open(file, &Guess::default())?, 0)?.parameters;
                     if parameters != row.costs.parameters {
                         let problem = format!("the healed network has {parameters} parameters, the trimmed one {}", row.costs.parameters);
                         report.problems.push(format!("{name}: {problem}: {} isn't what became of it", file.display()));
@@ -235,7 +232,7 @@ fn recipes(given: &[String], profiled: bool) -> Result<Vec<(String, Recipe)>> {
 }
 
 /// A trimmed network's row, without healing and claims.
-fn measure(name: &str, pair: &Pair, judge: &Judge, parent: &Checkpoint, arguments: &Arguments, size: [usize; 2], bars: &Bars) -> Result<Row> {
+fn measure(name: &str, pair: &Pair, judge: &Judge, parent: &Checkpoint, arguments: &Arguments, bars: &Bars) -> Result<Row> {
     let file = arguments.out.join(&pair.repaired);
     let trimmed = open(&file, &Guess::default())?;
     let unrepaired = judge.judge(&arguments.out.join(&pair.unrepaired), true)?;
@@ -244,7 +241,7 @@ fn measure(name: &str, pair: &Pair, judge: &Judge, parent: &Checkpoint, argument
     let pace = pace(parent, &trimmed, arguments.runs, bars)?;
     Ok(Row {
         name: name.into(),
-        costs: costs(&trimmed, bytes(&file)?, size)?,
+        costs: costs(&trimmed, bytes(&file)?)?,
         pace: Some(pace),
         unrepaired: Some(unrepaired),
         repaired: Some(repaired),
@@ -270,7 +267,7 @@ fn draw(report: &mut Report, importance: Importance, pairs: Vec<detrim::Result<P
         for (curve, file) in curves.iter_mut().zip([pair.repaired, pair.unrepaired]) {
             let file = judge.file(&file);
             let quality: Quality = judge.judge(&file, false)?;
-            let costs = costs(&open(&file, &Guess::default())?, bytes(&file)?, report.size)?;
+            let costs = costs(&open(&file, &Guess::default())?, bytes(&file)?)?;
             let (macs, parameters) = (costs.macs as f64 / whole.macs as f64, costs.parameters as f64 / whole.parameters as f64);
             curve.points.push(Point { limit: limit.clone(), macs, parameters, quality });
         }

@@ -5,6 +5,7 @@ use crate::checkpoint::Storage;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::eval::cost::cost;
+use crate::image::typical_size;
 use crate::layout::layout;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -94,21 +95,21 @@ pub struct Costs {
 /// What costs are counted with.
 #[derive(Clone, Copy)]
 pub struct Meter<'a> {
-    /// Height and width of the input.
-    pub size: [usize; 2],
     pub storage: Storage,
     pub profile: Option<&'a Profile>,
 }
 
 impl Meter<'_> {
-    pub fn costs(&self, config: &Config) -> Costs {
-        let parts = cost(config, self.size);
-        Costs {
+    /// Of a network at the size of its input.
+    pub fn costs(&self, config: &Config) -> Result<Costs> {
+        let size = typical_size(config.pixels.resize)?;
+        let parts = cost(config, size);
+        Ok(Costs {
             params: parts.iter().map(|part| part.parameters as f64).sum(),
             macs: parts.iter().map(|part| part.macs as f64).sum(),
             bytes: bytes(config, self.storage) as f64,
-            latency: self.profile.map(|profile| profile.latency(config, self.size)),
-        }
+            latency: self.profile.map(|profile| profile.latency(config, size)),
+        })
     }
 }
 

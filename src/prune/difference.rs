@@ -32,8 +32,9 @@ impl Answer {
     }
 }
 
-/// What a network says of all pictures.
+/// What a network says of all pictures, at the size that it takes them.
 pub fn look(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Vec<Answer>> {
+    let inputs = &inputs.sized(&config.pixels)?;
     let detr = Detr::load(&Cpu, config, weights)?;
     in_order(inputs.len(), |index| {
         let output = inputs.run(&Cpu, &detr, index)?;

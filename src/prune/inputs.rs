@@ -134,6 +134,17 @@ impl Inputs {
         (self, Inputs { point, items: rest, hash })
     }
 
+    /// As networks take them that go by another rule for pixels. What is within a network already stays as it is.
+    pub fn sized(&self, pixels: &Pixels) -> Result<Inputs> {
+        let items = in_order(self.len(), |index| {
+            Ok(match &*self.items[index] {
+                Item::Picture(picture, own) if own != pixels => Arc::new(Item::Picture(fit(picture, pixels)?, pixels.clone())),
+                _ => self.items[index].clone(),
+            })
+        })?;
+        Ok(Self { point: self.point, items, hash: self.hash.clone() })
+    }
+
     /// What a network says of one picture.
     pub fn run<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Output<Tensor>> {
         match self.walk(backend, detr, index, Point::Decoder(usize::MAX))? {

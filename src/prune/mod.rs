@@ -22,6 +22,7 @@ pub mod repair;
 pub mod report;
 mod scores;
 pub mod search;
+pub mod size;
 mod taylor;
 #[cfg(test)]
 mod tiny;

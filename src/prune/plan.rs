@@ -5,7 +5,7 @@ use super::inputs::Inputs;
 use super::structure::{Layer, structures};
 use super::trim::Method;
 use crate::checkpoint::Card;
-use crate::config::Config;
+use crate::config::{Config, Resize};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ pub struct Plan {
     pub drop_encoder: Vec<usize>,
     /// Decoder layers that are left out.
     pub drop_decoder: Vec<usize>,
+    /// A smaller input.
+    pub resize: Option<Resize>,
     /// Whether the first decoder layer that stays is folded, after all else.
     pub fold: bool,
     /// What the plan was made for.
@@ -117,7 +119,7 @@ impl Plan {
                 return fail(format!("{name} has {} units; the plan must keep some of them, in ascending order", structure.units));
             }
         }
-        Ok(())
+        self.config(config).check()
     }
 
     /// What the parent becomes.
@@ -133,6 +135,9 @@ impl Plan {
         config.encoder.retain(|_| (left(&self.drop_encoder, i), i += 1).0);
         i = 0;
         config.decoder.retain(|_| (left(&self.drop_decoder, i), i += 1).0);
+        if let Some(resize) = self.resize {
+            config.pixels.resize = resize;
+        }
         if self.fold {
             config.fold();
         }

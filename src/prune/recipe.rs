@@ -5,6 +5,7 @@ use super::layers::Dropped;
 use super::plan::{Keep, Plan};
 use super::repair::Side;
 use super::search::{Found, Survey, layer_orders, search, survey};
+use super::size;
 use super::structure::{Structure, structures};
 use super::trim::{Method, Progress};
 use crate::config::Config;
@@ -30,6 +31,8 @@ pub struct Recipe {
     /// What stays of all units together of the structures that a pattern names, taken where they are missed least.
     pub total: BTreeMap<String, Amount>,
     pub budget: Budget,
+    /// A budget leaves the input its size.
+    pub keep_size: bool,
     /// Kept neurons and channels are multiples of this.
     pub multiple: Option<usize>,
 }
@@ -100,7 +103,7 @@ impl Recipe {
             return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
         }
         if !self.budget.is_empty() {
-            let survey = Survey::of(parent, method, |_| true, progress)?;
+            let survey = Survey::of(parent, method, |name| name != size::NAME || !self.keep_size, progress)?;
             return search(parent.config, &survey, &self.budget, meter, multiple);
         }
         let mut plan = Plan { fold: method.fold, ..Plan::default() };

@@ -11,6 +11,7 @@ use super::layers::{Dropped, StandIns, order};
 use super::obs::{self, Removal};
 use super::plan::{Keep, Plan};
 use super::repair::{Side, solve};
+use super::size::{self, Smaller, smaller};
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::{Method, Progress};
 use super::trimmed::Trimmed;
@@ -25,6 +26,8 @@ pub struct Survey {
     /// Layers in the order in which they would be left out.
     pub encoder: Vec<Dropped>,
     pub decoder: Vec<Dropped>,
+    /// Smaller inputs, the largest first.
+    pub sizes: Vec<Smaller>,
     /// Whether the first decoder layer is folded in the end: whichever that is, its self-attention then costs nothing from the outset.
     pub fold: bool,
 }
@@ -53,9 +56,10 @@ const PROBED: usize = 48;
 impl Survey {
     /// Looks at everything that could be taken out of the parent: layers, and the structures that are asked for.
     pub fn of(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, progress: &dyn Progress) -> Result<Self> {
+        let sizes = if wanted(size::NAME) { sizes(parent, progress)? } else { vec![] };
         let structures = survey(parent, method, wanted, progress)?;
         let (encoder, decoder) = layer_orders(parent, method, progress)?;
-        Ok(Self { structures, encoder, decoder, fold: method.fold })
+        Ok(Self { structures, encoder, decoder, sizes, fold: method.fold })
     }
 }
 
@@ -91,6 +95,12 @@ pub fn survey(parent: &Side, method: Method, wanted: impl Fn(&str) -> bool, prog
         progress.step();
     }
     Ok(surveyed)
+}
+
+/// What smaller inputs do.
+fn sizes(parent: &Side, progress: &dyn Progress) -> Result<Vec<Smaller>> {
+    let pictures = parent.inputs.first(affordable(parent, 4 * PROBED, |_| true)?);
+    smaller(parent, &look(parent.config, parent.weights, &pictures)?, progress)
 }
 
 /// The orders in which layers are best left out.
@@ -196,21 +206,33 @@ struct State {
     kept: Vec<usize>,
     encoder: usize,
     decoder: usize,
+    /// How many sizes smaller.
+    size: usize,
 }
 
-/// The least predicted difference that keeps to the budget. Kept neurons and channels are multiples of `multiple`.
+/// The least predicted difference that keeps to the budget, as far as greedy steps with look-ahead find it at each size of the input. Kept
+/// neurons and channels are multiples of `multiple`.
 pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, multiple: usize) -> Result<Found> {
-    let whole = meter.costs(parent);
+    let whole = meter.costs(parent)?;
     let limits = budget.limits(&whole)?;
     let levels: Vec<Vec<usize>> = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
-    let mut state = State { kept: survey.structures.iter().map(|surveyed| surveyed.structure.units).collect(), encoder: 0, decoder: 0 };
     refuse_impossible(parent, survey, &levels, &limits, meter)?;
-    let mut costs = whole;
+    // A size goes with other cuts than the next one: a search for each.
+    let states = in_order(survey.sizes.len() + 1, |size| descend(parent, survey, &limits, meter, &levels, size))?;
+    let best = states.into_iter().flatten().min_by(|a, b| survey.predicted(a).total_cmp(&survey.predicted(b)));
+    let state = best.ok_or_else(|| Error::Config("no trimmed network that keeps to the budget was found".into()))?;
+    Ok(Found { plan: survey.exact(&state), predicted: survey.predicted(&state) })
+}
+
+/// From the whole network at one size to one within the limits, if there is any.
+fn descend(parent: &Config, survey: &Survey, limits: &Limits, meter: &Meter, levels: &[Vec<usize>], size: usize) -> Result<Option<State>> {
+    let mut state = State { kept: survey.structures.iter().map(|surveyed| surveyed.structure.units).collect(), encoder: 0, decoder: 0, size };
+    let mut costs = meter.costs(&survey.plan(&state).config(parent))?;
     while limits.excess(&costs) > 0.0 {
         let from = survey.predicted(&state);
         let mut best: Option<(f64, State, Costs)> = None;
-        for next in survey.moves(&state, &levels) {
-            let to = meter.costs(&survey.plan(&next).config(parent));
+        for next in survey.moves(&state, levels) {
+            let to = meter.costs(&survey.plan(&next).config(parent))?;
             let gain = limits.gain(&costs, &to);
             if gain <= 0.0 {
                 continue;
@@ -220,22 +242,24 @@ pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, 
                 best = Some((price, next, to));
             }
         }
-        let Some((_, next, to)) = best else { break };
+        let Some((_, next, to)) = best else { return Ok(None) };
         (state, costs) = (next, to);
     }
     // What the last steps went too far is given back, the dearest first.
     loop {
         let from = survey.predicted(&state);
-        let back = survey.returns(&state, &levels).into_iter().filter_map(|next| {
-            let to = meter.costs(&survey.plan(&next).config(parent));
-            (limits.excess(&to) <= 0.0).then(|| (from - survey.predicted(&next), next))
-        });
-        match back.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, _)| *gained > 0.0) {
+        let mut back = Vec::new();
+        for next in survey.returns(&state, levels) {
+            if limits.excess(&meter.costs(&survey.plan(&next).config(parent))?) <= 0.0 {
+                back.push((from - survey.predicted(&next), next));
+            }
+        }
+        match back.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, _)| *gained > 0.0) {
             Some((_, next)) => state = next,
             None => break,
         }
     }
-    Ok(Found { plan: survey.exact(&state), predicted: survey.predicted(&state) })
+    Ok(Some(state))
 }
 
 fn refuse_impossible(parent: &Config, survey: &Survey, levels: &[Vec<usize>], limits: &Limits, meter: &Meter) -> Result<()> {
@@ -243,8 +267,9 @@ fn refuse_impossible(parent: &Config, survey: &Survey, levels: &[Vec<usize>], li
         kept: levels.iter().zip(&survey.structures).map(|(levels, s)| levels.last().copied().unwrap_or(s.structure.units)).collect(),
         encoder: survey.encoder.len(),
         decoder: survey.decoder.len(),
+        size: survey.sizes.len(),
     };
-    let costs = meter.costs(&survey.plan(&least).config(parent));
+    let costs = meter.costs(&survey.plan(&least).config(parent))?;
     match limits.exceeded(&costs) {
         Some((what, most, least)) => {
             let whole = |x: f64| if x >= 1000.0 { format!("{x:.0}") } else { format!("{x:.3}") };
@@ -272,16 +297,22 @@ impl Survey {
         self.encoder.iter().take(state.encoder).chain(self.decoder.iter().take(state.decoder)).map(|dropped| dropped.layer).collect()
     }
 
+    fn size(&self, state: &State) -> Option<&Smaller> {
+        state.size.checked_sub(1).and_then(|i| self.sizes.get(i))
+    }
+
     fn predicted(&self, state: &State) -> f64 {
         let gone = self.gone(state);
         let last = |order: &[Dropped], count: usize| count.checked_sub(1).and_then(|i| order.get(i)).map_or(0.0, |dropped| dropped.difference);
         let units = self.structures.iter().zip(&state.kept);
         let units = units.filter(|(s, _)| s.structure.stays(&gone, self.fold)).map(|(s, &kept)| s.difference(kept));
-        units.sum::<f64>() + last(&self.encoder, state.encoder) + last(&self.decoder, state.decoder)
+        let size = self.size(state).map_or(0.0, |smaller| smaller.difference);
+        units.sum::<f64>() + last(&self.encoder, state.encoder) + last(&self.decoder, state.decoder) + size
     }
 
     fn plan(&self, state: &State) -> Plan {
-        let mut plan = Plan { fold: self.fold, ..Plan::default() };
+        let resize = self.size(state).map(|smaller| smaller.resize);
+        let mut plan = Plan { fold: self.fold, resize, ..Plan::default() };
         let gone = self.gone(state);
         gone.iter().for_each(|&layer| plan.drop(layer));
         for (surveyed, &kept) in self.structures.iter().zip(&state.kept) {
@@ -312,7 +343,9 @@ impl Survey {
             if !surveyed.structure.stays(&gone, self.fold) {
                 continue;
             }
-            for &level in levels[i].iter().filter(|&&level| level < state.kept[i]) {
+            // Near levels one by one, far ones ever wider apart: steps that go too far are given back.
+            let fewer: Vec<usize> = levels[i].iter().copied().filter(|&level| level < state.kept[i]).collect();
+            for level in (0..).map(|doubled| (1 << doubled) - 1).map_while(|ahead: usize| fewer.get(ahead).copied()) {
                 let mut next = state.clone();
                 next.kept[i] = level;
                 moves.push(next);

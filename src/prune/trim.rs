@@ -1,11 +1,14 @@
 //! From a plan to a trimmed network: layers out, units out, repair, and the first decoder layer folded.
 
+use super::calibrate::Relevance;
+use super::difference::look;
 use super::importance::{Importance, Knowledge};
 use super::inputs::{Inputs, Point, in_order};
 use super::layers::StandIns;
 use super::obs;
 use super::plan::{Keep, Plan};
 use super::repair::{Side, Task, again, solve};
+use super::size;
 use super::structure::{Layer, Place, Structure, structures};
 use super::trimmed::Trimmed;
 use crate::config::Config;
@@ -39,7 +42,16 @@ pub struct Done {
 }
 
 /// Carries a plan out on the parent. Its pictures decide which units go, where the plan only says how many, and how maps are repaired.
+/// With a smaller input all that happens at its size: the parent at that size is what the repair aims at.
 pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
+    let Some(resize) = plan.resize else { return take_out(parent, plan, method, progress) };
+    let config = size::with(parent.config, resize);
+    let inputs = parent.inputs.sized(&config.pixels)?;
+    let relevance = Relevance::of(&look(&config, parent.weights, &inputs)?);
+    take_out(&Side { config: &config, weights: parent.weights, inputs: &inputs, relevance: &relevance }, plan, method, progress)
+}
+
+fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
     let dropped = plan.dropped();
     let mut trimmed = Trimmed::new(parent, &dropped, method.repair, &mut StandIns::default())?;
     let all = structures(&trimmed.config);
@@ -176,7 +188,6 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prune::calibrate::Relevance;
     use crate::prune::difference::Answer;
     use crate::prune::tiny::{self, Silent};
     use std::collections::BTreeMap;

@@ -64,7 +64,7 @@ mod tests {
         let quality = |ap| Quality { ap: Some(ap), ..Quality::default() };
         Row {
             name: String::new(),
-            costs: Costs { parameters, macs: 1, f16_bytes: 1, int8_bytes: 1 },
+            costs: Costs { size: [64, 64], parameters, macs: 1, f16_bytes: 1, int8_bytes: 1 },
             pace: Some(Pace { parent_ms: 1.0, ms: ratio, ratio, runs: 1 }),
             unrepaired: Some(quality(repaired)),
             repaired: Some(quality(repaired)),

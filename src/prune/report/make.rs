@@ -13,6 +13,7 @@ use crate::prune::plan::{Origin, Plan};
 use crate::prune::recipe::{MULTIPLE, Recipe};
 use crate::prune::repair::Side;
 use crate::prune::search::{Survey, search};
+use crate::prune::size;
 use crate::prune::trim::{Method, Progress, carry_out};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,8 @@ impl Workshop<'_> {
         self.pair(name, &what, method, || Ok(recipe.plan(&self.parent, method, &self.meter, self.progress)?.plan))
     }
 
-    /// What a method makes for limits of multiply-accumulates. Queries stay: they cost next to nothing, and outputs are compared query by query.
+    /// What a method makes for limits of multiply-accumulates. The input keeps its size, for no method decides about that. Queries stay: they
+    /// cost next to nothing, and outputs are compared query by query.
     pub fn limits(&self, importance: Importance, limits: &[(String, Limit)]) -> Result<Vec<Result<Pair>>> {
         let method = self.method(importance);
         let mut known: Option<Survey> = None;
@@ -68,7 +70,7 @@ impl Workshop<'_> {
             let pair = self.pair(&name, &format!("at most {text} multiply-accumulates"), method, || {
                 let known = match &mut known {
                     Some(known) => known,
-                    none => none.insert(Survey::of(&self.parent, method, |name| name != "queries", self.progress)?),
+                    none => none.insert(Survey::of(&self.parent, method, |name| name != "queries" && name != size::NAME, self.progress)?),
                 };
                 Ok(search(self.parent.config, known, &budget, &self.meter, MULTIPLE)?.plan)
             });
@@ -106,7 +108,7 @@ impl Workshop<'_> {
         };
         // By the exact plan: what differs is the repair alone.
         let method = Method { repair: false, ..method };
-        if self.there(&unrepaired, &self.made(what, method))?.as_ref().is_none_or(|plan| plan.keep != exact.keep) {
+        if self.there(&unrepaired, &self.made(what, method))?.as_ref().is_none_or(|plan| (&plan.keep, plan.resize) != (&exact.keep, exact.resize)) {
             self.make(&unrepaired, what, &exact, method)?;
         }
         Ok(Pair { repaired: format!("{name}.safetensors"), unrepaired: format!("{unrepaired}.safetensors") })

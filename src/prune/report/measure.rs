@@ -11,16 +11,19 @@ use crate::eval::coco::metrics::Evaluation;
 use crate::eval::coco::run::detect_all;
 use crate::eval::cost::cost;
 use crate::hash::sha256;
+use crate::image::typical_size;
 use crate::output::write;
 use crate::prune::difference::{Answer, difference, look};
 use crate::prune::inputs::Inputs;
 use crate::prune::trim::Progress;
 use std::path::{Path, PathBuf};
 
-/// A network's costs; `bytes` is its file as f16.
-pub fn costs(checkpoint: &Checkpoint, bytes: usize, size: [usize; 2]) -> Result<Costs> {
+/// A network's costs at the size that it takes a typical photo at; `bytes` is its file as f16.
+pub fn costs(checkpoint: &Checkpoint, bytes: usize) -> Result<Costs> {
+    let size = typical_size(checkpoint.config.pixels.resize)?;
     let parts = cost(&checkpoint.config, size);
     Ok(Costs {
+        size,
         parameters: parts.iter().map(|part| part.parameters).sum(),
         macs: parts.iter().map(|part| part.macs).sum(),
         f16_bytes: bytes,

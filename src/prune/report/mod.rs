@@ -30,8 +30,6 @@ pub struct Report {
     pub held_out: usize,
     /// Labelled pictures, where there are any.
     pub annotated: Option<usize>,
-    /// Height and width of the network's input that multiply-accumulates are counted for.
-    pub size: [usize; 2],
     /// What was measured in a browser.
     pub browsers: Option<Browsers>,
     /// The first is the parent's.
@@ -60,8 +58,10 @@ pub struct Row {
 /// What a network costs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Costs {
+    /// Height and width of its input for a typical photo.
+    pub size: [usize; 2],
     pub parameters: usize,
-    /// Multiply-accumulates of one picture.
+    /// Multiply-accumulates of one picture at that size.
     pub macs: u64,
     /// Of the file, as f16 and as int8.
     pub f16_bytes: usize,

@@ -8,12 +8,11 @@ use std::collections::BTreeSet;
 
 /// The whole report. `plots` are files beside it, by what they show.
 pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
-    let Report { parent, parent_sha256, pictures, calibration, held_out, size: [height, width], .. } = report;
+    let Report { parent, parent_sha256, pictures, calibration, held_out, .. } = report;
     let mut text = format!("# {parent}, trimmed\n\n");
     text += &format!(
         "Parent: {parent} (sha256 {parent_sha256}). Trimmed and repaired on {pictures} pictures ({calibration}), without labels or training. "
     );
-    text += &format!("MACs at {height}×{width}. ");
     text += &timing(report);
     match report.annotated {
         Some(count) => {
@@ -66,6 +65,8 @@ pub fn table(report: &Report) -> String {
     let mut column = |name: &str, cell: &dyn Fn(&Row) -> String| columns.push((name.into(), report.rows.iter().map(cell).collect()));
     let of = |part: f64, whole: f64| format!("{:.1}%", 100.0 * part / whole.max(1.0));
     column("", &|row| row.name.clone());
+    let size = |[height, width]: [usize; 2]| format!("{height}×{width}");
+    column("input", &|row| size(row.costs.size));
     column("parameters", &|row| format!("{:.2} M", row.costs.parameters as f64 / 1e6));
     column("of parent", &|row| of(row.costs.parameters as f64, parent.costs.parameters as f64));
     column("f16", &|row| megabytes(row.costs.f16_bytes));
