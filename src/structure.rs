@@ -103,6 +103,11 @@ impl Layer {
         }
     }
 
+    /// All of its kind.
+    pub fn all(self, config: &Config) -> Vec<Self> {
+        (0..self.count(config)).map(|i| self.with(i)).collect()
+    }
+
     /// How many of its kind a network has.
     pub fn count(self, config: &Config) -> usize {
         match self {

@@ -84,7 +84,7 @@ fn parameters(checkpoint: &Checkpoint) -> u64 {
 /// When each network was written.
 fn written(folder: &Path) -> Vec<(String, SystemTime)> {
     let time = |name: &str| std::fs::metadata(folder.join("out").join(name)).unwrap().modified().unwrap();
-    ["layers", "layers-unrepaired", "article", "article-unrepaired", "curves/random-macs-20", "curves/random-macs-20-unrepaired"]
+    ["layers", "layers-unrepaired", "article", "article-unrepaired", "methods/article-magnitude", "curves/random-macs-20", "curves/random-macs-20-unrepaired"]
         .map(|name| (name.to_string(), time(&format!("{name}.safetensors"))))
         .into()
 }
@@ -95,7 +95,7 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
     let root = folder.path();
     model(&root.join("small.safetensors"));
     pictures(root, 10);
-    let options = "--recipe layers --recipe article --importance random --limits -20%";
+    let options = "--recipe layers --recipe article --beside magnitude --importance random --limits -20%";
     let said = success(&report(root, options));
     assert!(said.contains("not measured"), "{said}");
     let first = json_of(root);
@@ -120,6 +120,11 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
         }
     }
     assert_eq!(open(&root.join("out/layers.safetensors"), &Guess::default()).unwrap().config.decoder.len(), 1);
+    let methods = first["methods"].as_array().unwrap();
+    assert_eq!(methods.iter().map(|method| method["recipe"].as_str().unwrap()).collect::<Vec<_>>(), ["layers", "article"]);
+    assert!(methods.iter().all(|method| method["importance"] == "magnitude" && method["repaired"]["difference"].is_number()), "{methods:?}");
+    let plan = std::fs::read_to_string(root.join("out/methods/layers-magnitude.toml")).unwrap();
+    assert!(plan.contains("drop_encoder = [2]") && plan.contains("drop_decoder = [1]"), "by magnitude the last layers go: {plan}");
     let curves = first["curves"].as_array().unwrap();
     assert_eq!(curves.len(), 2);
     assert!(curves[0]["points"][0]["macs"].as_f64().unwrap() <= 0.8 && curves[0]["points"][0]["quality"]["difference"].is_number());
@@ -138,7 +143,7 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
     let more = "--annotations labels.json --photos photos --limit 8 --healed layers=healed.safetensors --browser browser.json";
     let said = success(&report(root, &format!("{options} {more}")));
     assert_eq!(written(root), before);
-    for expected in ["0.512 (12.0 ms)", "0.250 (4.5 ms)", "time WebGPU (software)", "a program on the processor", "Chromium 1.2, 3 rounds (swift"] {
+    for expected in ["Methods in each recipe", "| magnitude","0.512 (12.0 ms)", "0.250 (4.5 ms)", "time WebGPU (software)", "a program on the processor", "Chromium 1.2, 3 rounds (swift"] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     let second = json_of(root);

@@ -19,7 +19,7 @@ use detrim::prune::repair::Side;
 use detrim::prune::report::make::{Pair, Workshop, fatal, word};
 use detrim::prune::report::measure::{Judge, Labelled, costs, pace};
 use detrim::prune::report::show::{line, markdown};
-use detrim::prune::report::{Browsers, Claim, Curve, Point, Quality, Report, Row, plot_curves, verdicts};
+use detrim::prune::report::{Browsers, Claim, Compared, Curve, Point, Quality, Report, Row, plot_curves, verdicts};
 use detrim::prune::trim::Progress;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,9 @@ pub struct Arguments {
     /// What `detrim bench --profile` measured: recipes' limits on latency go by it
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+    /// Methods to carry out every recipe by, to be compared with obs: taylor, magnitude, attention, random
+    #[arg(long, value_name = "METHOD", value_delimiter = ',', value_enum)]
+    beside: Vec<Importance>,
     /// Methods to draw curves of: obs, taylor, magnitude, attention, random
     #[arg(long, value_name = "METHOD", value_delimiter = ',', default_value = "obs,magnitude,random", value_enum)]
     importance: Vec<Importance>,
@@ -168,12 +171,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
             claim: None,
             verdicts: vec![],
         }],
+        methods: vec![],
         curves: vec![],
         problems: vec![],
     };
 
     for (name, recipe) in &recipes {
-        match fatal(workshop.recipe(name, recipe))? {
+        match fatal(workshop.recipe(name, recipe, Importance::Obs))? {
             Err(error) => {
                 bars.end();
                 eprintln!("warning: {name} can't be made: {error}");
@@ -203,6 +207,21 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
         }
         save(&report, out)?;
+    }
+    for &importance in arguments.beside.iter().filter(|importance| **importance != Importance::Obs) {
+        for (name, recipe) in &recipes {
+            let pair = fatal(workshop.recipe(name, recipe, importance))?;
+            match pair {
+                Err(error) => report.problems.push(format!("{name} by {}: {error}", word(importance))),
+                Ok(pair) => {
+                    let [unrepaired, repaired] = [pair.unrepaired, pair.repaired].map(|file| judge.judge(&judge.file(&file), false));
+                    report.methods.push(Compared { recipe: name.clone(), importance, unrepaired: unrepaired?, repaired: repaired? });
+                }
+            }
+            bars.end();
+            save(&report, out)?;
+        }
+        print(&format!("recipes by {} are measured\n", word(importance)))?;
     }
     if !arguments.no_curves {
         for &importance in &arguments.importance {

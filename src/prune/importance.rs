@@ -4,7 +4,7 @@ use super::calibrate::{Grams, Relevance, calibrate};
 use super::inputs::Inputs;
 use super::obs::{Problem, Removal, alone, removals};
 use super::scores::{Scores, scores};
-use super::structure::Structure;
+use super::structure::{Layer, Structure};
 use super::trim::{Method, Progress};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -21,12 +21,28 @@ pub enum Importance {
     Obs,
     /// How much the detector's own outputs change with them, to the first order ("Importance Estimation", Molchanov et al., 2019).
     Taylor,
-    /// The size of their weights ("Pruning Filters", Li et al., 2016).
+    /// The size of their weights ("Pruning Filters", Li et al., 2016); of layers the last go first.
     Magnitude,
     /// For heads, how decidedly they attend (Voita et al., 2019, call it confidence); for all else as magnitude.
     Attention,
     /// As it comes: what every method must beat.
     Random,
+}
+
+impl Importance {
+    /// The order in which the layers of a kind go, first to last, where it isn't measured.
+    pub fn layers(self, mut all: Vec<Layer>, seed: u64) -> Option<Vec<Layer>> {
+        match self {
+            // A decoder's first layers are a detector as they are: its heads are shared. What is measured has that to beat.
+            Importance::Magnitude => all.reverse(),
+            Importance::Random => {
+                let kind = all.first().map_or(String::new(), |layer| layer.prefix());
+                fastrand::Rng::with_seed(hash::number(&[&seed.to_le_bytes(), kind.as_bytes()])).shuffle(&mut all);
+            }
+            Importance::Obs | Importance::Taylor | Importance::Attention => return None,
+        }
+        Some(all)
+    }
 }
 
 /// What the methods are told of a network.

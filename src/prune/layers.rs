@@ -38,7 +38,7 @@ pub fn runs(config: &Config, dropped: &[Layer]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for kind in [Layer::Encoder(0), Layer::Decoder(0)] {
         let begun = runs.len();
-        for layer in (0..kind.count(config)).map(|i| kind.with(i)) {
+        for layer in kind.all(config) {
             if !dropped.contains(&layer) {
                 runs.push((Some(layer), layer));
             } else if let Some(run) = runs[begun..].last_mut() {
@@ -166,12 +166,25 @@ impl Fit {
     }
 }
 
-/// All layers of a kind but one, each time the one whose absence shows least.
-pub fn order(parent: &Side, seen: &[Answer], kind: Layer, repair: bool, stand_ins: &mut StandIns, done: &dyn Fn()) -> Result<Vec<Dropped>> {
+/// All layers of a kind but one, each time the one whose absence shows least, or those that `given` names first to last.
+pub fn order(
+    parent: &Side,
+    seen: &[Answer],
+    kind: Layer,
+    given: Option<&[Layer]>,
+    repair: bool,
+    stand_ins: &mut StandIns,
+    done: &dyn Fn(),
+) -> Result<Vec<Dropped>> {
+    let all = kind.all(parent.config);
     let mut order: Vec<Dropped> = Vec::new();
-    while kind.count(parent.config) - order.len() > 1 {
+    while all.len() - order.len() > 1 {
         let gone: Vec<Layer> = order.iter().map(|dropped| dropped.layer).collect();
-        let found = each(parent, seen, kind, &gone, repair, stand_ins, done)?;
+        let left: Vec<Layer> = match given {
+            Some(given) => given[order.len()..=order.len()].to_vec(),
+            None => all.iter().filter(|layer| !gone.contains(layer)).copied().collect(),
+        };
+        let found = each(parent, seen, &left, &gone, repair, stand_ins, done)?;
         // `min_by` gives the first of equals, and numbers that aren't finite come last.
         match found.into_iter().min_by(|a, b| a.difference.total_cmp(&b.difference)) {
             Some(best) => order.push(best),
@@ -181,18 +194,18 @@ pub fn order(parent: &Side, seen: &[Answer], kind: Layer, repair: bool, stand_in
     Ok(order)
 }
 
-/// What leaving out each remaining layer of a kind does, after those that are `gone`.
+/// What leaving out each of some layers does, after those that are `gone`.
 pub fn each(
     parent: &Side,
     seen: &[Answer],
-    kind: Layer,
+    layers: &[Layer],
     gone: &[Layer],
     repair: bool,
     stand_ins: &mut StandIns,
     done: &dyn Fn(),
 ) -> Result<Vec<Dropped>> {
     let mut found = Vec::new();
-    for layer in (0..kind.count(parent.config)).map(|i| kind.with(i)).filter(|layer| !gone.contains(layer)) {
+    for &layer in layers {
         let mut all = gone.to_vec();
         all.push(layer);
         all.sort_by_key(|layer| layer.number());

@@ -83,7 +83,7 @@ fn layers(parent: &Side, repair: bool, progress: &dyn Progress) -> Result<Vec<Ab
     let mut all = Vec::new();
     // The last layer of a kind can't be left out.
     for kind in kinds.into_iter().filter(|kind| kind.count(parent.config) > 1) {
-        let found = each(parent, &seen, kind, &[], repair, &mut stand_ins, &|| progress.step())?;
+        let found = each(parent, &seen, &kind.all(parent.config), &[], repair, &mut stand_ins, &|| progress.step())?;
         all.extend(found.iter().map(|dropped| Absent { name: dropped.layer.prefix(), difference: dropped.difference }));
     }
     Ok(all)

@@ -110,11 +110,17 @@ pub fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> R
     // Each begins where the network's parts first differ.
     let features = pictures.at(config, weights, Point::features(config))?;
     let tokens = features.at(config, weights, Point::Decoder(0))?;
-    let rounds = |count: usize| count * (count + 1) / 2 - usize::from(count > 0);
-    progress.begin("leaving layers out", rounds(config.encoder.len()) + rounds(config.decoder.len()));
+    let given = |kind: Layer| method.importance.layers(kind.all(config), method.seed);
+    let rounds = |kind: Layer| {
+        let count = kind.count(config);
+        if given(kind).is_some() { count.saturating_sub(1) } else { count * (count + 1) / 2 - usize::from(count > 0) }
+    };
+    progress.begin("leaving layers out", rounds(Layer::Encoder(0)) + rounds(Layer::Decoder(0)));
     let seen = look(config, weights, &tokens)?;
-    let order =
-        |kind: Layer, inputs: &Inputs| order(&Side { inputs, ..*parent }, &seen, kind, method.repair, &mut StandIns::default(), &|| progress.step());
+    let order = |kind: Layer, inputs: &Inputs| {
+        let parent = Side { inputs, ..*parent };
+        order(&parent, &seen, kind, given(kind).as_deref(), method.repair, &mut StandIns::default(), &|| progress.step())
+    };
     Ok((order(Layer::Encoder(0), &features)?, order(Layer::Decoder(0), &tokens)?))
 }
 

@@ -51,11 +51,12 @@ impl Workshop<'_> {
         Ok("parent.safetensors".into())
     }
 
-    /// What a recipe makes.
-    pub fn recipe(&self, name: &str, recipe: &Recipe) -> Result<Pair> {
-        let method = self.method(Importance::Obs);
+    /// What a recipe makes by a method.
+    pub fn recipe(&self, name: &str, recipe: &Recipe, importance: Importance) -> Result<Pair> {
+        let method = self.method(importance);
         let what = format!("recipe {name} ({})", self.stamp(recipe)?);
-        self.pair(name, &what, method, || Ok(recipe.plan(&self.parent, method, &self.meter, self.progress)?.plan))
+        let file = if importance == Importance::Obs { name.into() } else { format!("methods/{name}-{}", word(importance)) };
+        self.pair(&file, &what, method, || Ok(recipe.plan(&self.parent, method, &self.meter, self.progress)?.plan))
     }
 
     /// What a method makes for limits of multiply-accumulates. The input keeps its size, for no method decides about that. Queries stay: they

@@ -34,6 +34,8 @@ pub struct Report {
     pub browsers: Option<Browsers>,
     /// The first is the parent's.
     pub rows: Vec<Row>,
+    /// What other methods make of the recipes.
+    pub methods: Vec<Compared>,
     pub curves: Vec<Curve>,
     /// What could not be made or measured, a sentence each.
     pub problems: Vec<String>,
@@ -90,6 +92,15 @@ pub struct Quality {
     pub against_parent: Option<Intervals>,
     /// Difference of its outputs from the parent's on the held-out pictures (0: none, 1: as if nothing were found).
     pub difference: Option<f64>,
+}
+
+/// A recipe as a method carries it out: the parts that go by number are chosen by it, and layers as it orders them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    pub recipe: String,
+    pub importance: Importance,
+    pub unrepaired: Quality,
+    pub repaired: Quality,
 }
 
 /// Networks that a method makes for smaller and smaller budgets.

@@ -1,8 +1,10 @@
 //! A report for people: a table in Markdown, the claims beside it.
 
 use super::claims::percent;
+use super::make::word;
 use super::{Browsers, Curve, Quality, Report, Row, Time, Turns};
 use crate::eval::coco::bootstrap::{Interval, Intervals};
+use crate::prune::importance::Importance;
 use comfy_table::{Table, presets};
 use std::collections::BTreeSet;
 
@@ -26,6 +28,10 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
     text += &table(report);
     text += "\n\n## Claims\n\nBy the healed network, where there is one, else by the repaired one.\n\n";
     text += &claims(report);
+    if !report.methods.is_empty() {
+        text += "\n\n## Methods in each recipe\n\n";
+        text += &methods(report);
+    }
     for (what, file) in plots {
         text += &format!("\n\n## {what}\n\n![{what}]({file})\n\n");
         text += &curves(&report.curves);
@@ -92,7 +98,7 @@ pub fn table(report: &Report) -> String {
         }
     }
     for (state, which) in more {
-        column(&format!("difference {state}"), &|row| qualities(row)[which].and_then(|q| q.difference).map_or(String::new(), |x| format!("{x:.3}")));
+        column(&format!("difference {state}"), &|row| thousandths(qualities(row)[which].and_then(|q| q.difference)));
     }
     columns.retain(|(name, cells)| name.is_empty() || cells.iter().any(|cell| !cell.is_empty()));
     let mut table = Table::new();
@@ -120,6 +126,32 @@ pub fn claims(report: &Report) -> String {
     table.to_string()
 }
 
+/// What each method makes of each recipe: `obs` as in the first table, then the others.
+fn methods(report: &Report) -> String {
+    let mut table = Table::new();
+    let header = ["", "method", "AP unrepaired", "AP repaired", "difference unrepaired", "difference repaired"];
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header);
+    for row in &report.rows[1..] {
+        let obs = row.unrepaired.as_ref().zip(row.repaired.as_ref()).map(|(unrepaired, repaired)| (Importance::Obs, unrepaired, repaired));
+        let others = report.methods.iter().filter(|other| other.recipe == row.name);
+        let others = others.map(|other| (other.importance, &other.unrepaired, &other.repaired));
+        for (importance, unrepaired, repaired) in obs.into_iter().chain(others) {
+            let [ap, repaired_ap] = [unrepaired, repaired].map(|quality| points(quality.ap));
+            let [difference, repaired] = [unrepaired, repaired].map(|quality| thousandths(quality.difference));
+            table.add_row([row.name.clone(), word(importance), ap, repaired_ap, difference, repaired]);
+        }
+    }
+    table.to_string()
+}
+
+fn points(share: Option<f64>) -> String {
+    share.map_or(String::new(), |share| format!("{:.1}", 100.0 * share))
+}
+
+fn thousandths(difference: Option<f64>) -> String {
+    difference.map_or(String::new(), |difference| format!("{difference:.3}"))
+}
+
 fn curves(curves: &[Curve]) -> String {
     let limits: BTreeSet<&str> = curves.iter().flat_map(|curve| curve.points.iter().map(|point| &*point.limit)).collect();
     let mut table = Table::new();
@@ -128,9 +160,8 @@ fn curves(curves: &[Curve]) -> String {
         for curve in curves {
             for point in curve.points.iter().filter(|point| point.limit == limit) {
                 let share = |x: f64| format!("{:.1}%", 100.0 * x);
-                let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{:.1}", 100.0 * x));
-                let difference = point.quality.difference.map_or(String::new(), |x| format!("{x:.3}"));
-                let [ap, ap50] = [point.quality.ap, point.quality.ap50].map(number);
+                let difference = thousandths(point.quality.difference);
+                let [ap, ap50] = [point.quality.ap, point.quality.ap50].map(points);
                 table.add_row([curve.name(), limit.into(), share(point.macs), share(point.parameters), ap, ap50, difference]);
             }
         }
@@ -141,7 +172,7 @@ fn curves(curves: &[Curve]) -> String {
 impl Curve {
     /// As the legend has it.
     pub fn name(&self) -> String {
-        super::make::word(self.importance) + if self.repair { ", repaired" } else { "" }
+        word(self.importance) + if self.repair { ", repaired" } else { "" }
     }
 }
 

@@ -13,6 +13,7 @@ pub use view::View;
 use super::Example;
 use super::teacher::Teacher;
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 
 /// All examples of a training run, in the order of its steps.
 pub struct Data {
@@ -42,7 +43,8 @@ impl Data {
 
     /// The examples of a step, counted from 0.
     pub fn batch(&self, step: usize) -> Result<Vec<Example>> {
-        self.sampler.step(step).into_iter().map(|(place, view)| self.example(self.features.usable()[place], view)).collect()
+        // A picture for each core at a time, for a teacher has much to do for each.
+        self.sampler.step(step).into_par_iter().map(|(place, view)| self.example(self.features.usable()[place], view)).collect()
     }
 
     /// A picture (its index in the list) in a view.
