@@ -42,7 +42,7 @@ pub struct Arguments {
     /// Trimmed model to write; the plan that was carried out is written beside it
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
-    /// What to take out: layers, heads, channels, article, combined, or a recipe's TOML file
+    /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
     #[arg(long, value_name = "NAME", group = "what")]
     recipe: Option<String>,
     /// A plan that was carried out before, to be carried out again

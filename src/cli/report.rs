@@ -51,7 +51,7 @@ pub struct Arguments {
     /// Use only the first N annotated pictures
     #[arg(long, value_name = "N", requires = "annotations")]
     limit: Option<usize>,
-    /// layers, heads, channels, article, combined, or a recipe's TOML file; may be given several times [default: all five]
+    /// layers, heads, channels, article, combined, speed, or a recipe's TOML file; may be given several times [default: all six]
     #[arg(long = "recipe", value_name = "NAME")]
     recipes: Vec<String>,
     /// A recipe's network after fine-tuning, as layers=healed.safetensors; may be given several times

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 pub struct Arguments {
     /// The detector to trim
     model: PathBuf,
-    /// What to take out: layers, heads, channels, article, combined, or a recipe's TOML file
+    /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
     #[arg(long, value_name = "NAME", default_value = "combined")]
     recipe: String,
     /// What `detrim bench --profile` measured on the device that the detector is for: a recipe's limit on latency goes by it

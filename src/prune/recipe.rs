@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Presets by name.
-pub const PRESETS: [(&str, &str); 5] = [
+pub const PRESETS: [(&str, &str); 6] = [
     ("layers", include_str!("presets/layers.toml")),
     ("heads", include_str!("presets/heads.toml")),
     ("channels", include_str!("presets/channels.toml")),
     ("article", include_str!("presets/article.toml")),
     ("combined", include_str!("presets/combined.toml")),
+    ("speed", include_str!("presets/speed.toml")),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]

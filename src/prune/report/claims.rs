@@ -18,7 +18,7 @@ impl Claim {
             "layers" => (-22.0, 30.0, -1.2),
             "heads" => (-15.0, 20.0, -0.8),
             "channels" => (-40.0, 45.0, -2.5),
-            "article" | "combined" => (-55.0, 65.0, -3.2),
+            "article" | "combined" | "speed" => (-55.0, 65.0, -3.2),
             _ => return None,
         };
         Some(Self { parameters, speed, ap })
