@@ -84,9 +84,17 @@ fn parameters(checkpoint: &Checkpoint) -> u64 {
 /// When each network was written.
 fn written(folder: &Path) -> Vec<(String, SystemTime)> {
     let time = |name: &str| std::fs::metadata(folder.join("out").join(name)).unwrap().modified().unwrap();
-    ["layers", "layers-unrepaired", "article", "article-unrepaired", "methods/article-magnitude", "curves/random-macs-20", "curves/random-macs-20-unrepaired"]
-        .map(|name| (name.to_string(), time(&format!("{name}.safetensors"))))
-        .into()
+    [
+        "layers",
+        "layers-unrepaired",
+        "article",
+        "article-unrepaired",
+        "methods/article-magnitude",
+        "curves/random-macs-20",
+        "curves/random-macs-20-unrepaired",
+    ]
+    .map(|name| (name.to_string(), time(&format!("{name}.safetensors"))))
+    .into()
 }
 
 #[test]
@@ -143,7 +151,15 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
     let more = "--annotations labels.json --photos photos --limit 8 --healed layers=healed.safetensors --browser browser.json";
     let said = success(&report(root, &format!("{options} {more}")));
     assert_eq!(written(root), before);
-    for expected in ["Methods in each recipe", "| magnitude","0.512 (12.0 ms)", "0.250 (4.5 ms)", "time WebGPU (software)", "a program on the processor", "Chromium 1.2, 3 rounds (swift"] {
+    for expected in [
+        "Methods in each recipe",
+        "| magnitude",
+        "0.512 (12.0 ms)",
+        "0.250 (4.5 ms)",
+        "time WebGPU (software)",
+        "a program on the processor",
+        "Chromium 1.2, 3 rounds (swift",
+    ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     let second = json_of(root);

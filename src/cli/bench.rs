@@ -1,14 +1,18 @@
 //! `detrim bench`
 
+use super::bars::Bars;
 use super::model::{ModelArguments, height_width};
 use super::{Backend, print};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
-use detrim::checkpoint::Checkpoint;
+use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::detector::Device;
 use detrim::eval::bench::{Report, bench};
 use detrim::eval::profile::{Measured, Profile, Verified, verify};
 use detrim::output::write;
+use detrim::prune::report::Pace;
+use detrim::prune::report::measure::pace;
+use detrim::prune::trim::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     detrim bench model.safetensors --threads 1\n  \
+    detrim bench small.safetensors --against model.safetensors\n  \
     detrim bench model.safetensors --profile laptop.json\n  \
     detrim prune model.safetensors --images photos --latency 1.65x --profile laptop.json --out faster.safetensors")]
 pub struct Arguments {
@@ -37,6 +42,9 @@ pub struct Arguments {
     /// Compare what a profile predicts for five networks trimmed at random with what they take
     #[arg(long, value_name = "PROFILE", group = "what", conflicts_with = "size")]
     check: Option<PathBuf>,
+    /// Run it in turns with this model, so that whatever else the machine does slows both, and say how their times compare
+    #[arg(long, value_name = "FILE", group = "what", conflicts_with = "size")]
+    against: Option<PathBuf>,
     /// Threads of the CPU backend [default: as many as there are processors]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -62,6 +70,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if let Some(file) = &arguments.check {
         return pool.install(|| check(&arguments, &checkpoint, file));
+    }
+    if let Some(file) = &arguments.against {
+        return pool.install(|| compare(&arguments, &checkpoint, file));
     }
     let report = pool.install(|| pollster::block_on(bench(&checkpoint, arguments.backend.device(), arguments.runs, arguments.size)))?;
     let record = Record { model: arguments.model.model.display().to_string(), threads: pool.current_num_threads(), report };
@@ -117,6 +128,18 @@ fn check(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<
         column.set_cell_alignment(CellAlignment::Right);
     }
     print(&format!("{} (measured on {})\n{table}\n", file.display(), profile.device))
+}
+
+/// Runs two models in turns.
+fn compare(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
+    ensure!(arguments.runs > 0, "--runs: at least one run is needed");
+    let other = checkpoint::open(file, &Guess::default())?;
+    let bars = Bars::default();
+    bars.begin("runs in turns", arguments.runs);
+    let Pace { parent_ms, ms, ratio, runs } = pace(&other, checkpoint, arguments.backend.device(), arguments.runs, &bars)?;
+    bars.end();
+    let (own, other) = (arguments.model.model.display(), file.display());
+    print(&format!("{own}: {ms:.2} ms; {other}: {parent_ms:.2} ms; {:.2} times as fast (the median of {runs} pairs of runs)\n", 1.0 / ratio))
 }
 
 struct Bar(ProgressBar);

@@ -6,6 +6,7 @@ use super::model::ModelArguments;
 use super::print;
 use anyhow::{Context, Result, bail, ensure};
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
+use detrim::detector::Device;
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
@@ -257,7 +258,7 @@ fn measure(name: &str, pair: &Pair, judge: &Judge, parent: &Checkpoint, argument
     let unrepaired = judge.judge(&arguments.out.join(&pair.unrepaired), true)?;
     let repaired = judge.judge(&file, true)?;
     bars.begin(&format!("timing {name} and the parent"), arguments.runs);
-    let pace = pace(parent, &trimmed, arguments.runs, bars)?;
+    let pace = pace(parent, &trimmed, Device::Cpu, arguments.runs, bars)?;
     Ok(Row {
         name: name.into(),
         costs: costs(&trimmed, bytes(&file)?)?,

@@ -1,10 +1,12 @@
 // The menu of models.
 
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
 import { test } from 'node:test';
 import { model } from './embed.js';
-import { open } from './harness.js';
-import { about, labels, pick, ready, runs, twoModels } from './page.js';
+import { open, REPOSITORY } from './harness.js';
+import { about, labels, listing, pick, ready, runs, twoModels } from './page.js';
 
 /** The row of a model. @param {import('./harness.js').Page} page @param {string} name */
 const row = (page, name) => page.locator('#models label', { hasText: name });
@@ -84,10 +86,24 @@ test('the address names a model, and a choice by hand changes it', async (t) => 
 });
 
 test('where there is one model, nothing asks for a choice', async (t) => {
-  const [{ page }, only] = await Promise.all([open(t), model()]);
+  const only = await model();
+  const { page } = await open(t, { server: { intercept: listing([only]) } });
   await ready(page, 'cpu');
   assert.ok(await page.locator('#models').isHidden());
   const [size, ap] = about(only);
   const expected = `${only.name}: ${only.labels.length} classes, ${size}, ${only.licence}. ${ap} on ${only.metrics?.on}`;
   assert.ok((await page.locator('#model-about').innerText()).startsWith(expected), expected);
+});
+
+test('every model of the menu loads and finds the cat', async (t) => {
+  const models = /** @type {{name: string}[]} */ (JSON.parse(await readFile(path.join(REPOSITORY, 'models', 'index.json'), 'utf8')));
+  const { page } = await open(t);
+  await ready(page, 'cpu');
+  await pick(page, 'Chelsea the cat');
+  for (const [number, { name }] of models.entries()) {
+    if (number > 0) await page.locator('#models input').nth(number).check();
+    await page.locator(`#app[data-engine="ready"][data-runs="${number + 1}"]`).waitFor();
+    assert.equal(await page.locator('#models input:checked').inputValue(), name);
+    assert.deepEqual(await labels(page), ['cat'], name);
+  }
 });

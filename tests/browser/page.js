@@ -87,6 +87,17 @@ export async function saved(page, act) {
 }
 
 /**
+ * A site whose menu has these models.
+ * @param {object[]} models
+ * @returns {NonNullable<import('../../www/serve.js').Options['intercept']>}
+ */
+export const listing = (models) => ({ url }, response) => {
+  if (!url?.endsWith('/models/index.json')) return false;
+  response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(models));
+  return true;
+};
+
+/**
  * A site with a second model, which is the first in another file; `hold` keeps that file back until `release`.
  * @param {{hold?: boolean, damaged?: boolean}} [options] `damaged`: until `release`, other bytes come
  */
@@ -97,13 +108,11 @@ export async function twoModels({ hold = false, damaged = false } = {}) {
   /** @type {(() => void)[]} */
   const held = [];
   let free = !hold && !damaged;
+  const list = listing([first, second]);
   /** @type {import('../../www/serve.js').Options['intercept']} */
-  const intercept = ({ url }, response) => {
-    if (url?.endsWith('/models/index.json')) {
-      response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify([first, second]));
-      return true;
-    }
-    if (!url?.endsWith(`/${second.file}`)) return false;
+  const intercept = (request, response) => {
+    if (list(request, response)) return true;
+    if (!request.url?.endsWith(`/${second.file}`)) return false;
     response.writeHead(200, { 'Content-Type': 'application/octet-stream', 'Content-Length': file.length });
     const begun = free || hold ? file.subarray(0, 1_000_000) : Buffer.alloc(1_000_000);
     response.write(begun);

@@ -5,7 +5,7 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { timeReport } from './turns.js';
+import { print, timeReport } from './turns.js';
 
 const USAGE = 'usage: node tests/browser/report.js DIR [--out FILE] [--rounds N] [--backend cpu|webgpu] [--chromium=SWITCH]…';
 
@@ -40,10 +40,7 @@ function read(args) {
 try {
   const { folder, out, options } = read(process.argv.slice(2));
   const times = await timeReport(folder, { ...options, say: (text) => console.error(text) });
-  for (const [name, turns] of /** @type {[string, import('./turns.js').Turns][]} */ (Object.entries(times).filter(([name]) => name !== 'browser'))) {
-    console.log(`${name} in ${times.browser} (${turns.adapter}${turns.software ? ', a program on the processor' : ''}), ${turns.rounds} rounds`);
-    console.table(Object.fromEntries(Object.entries(turns.networks).map(([network, { ms, ratio }]) => [network, { 'median ms': +ms.toFixed(1), 'of parent': +ratio.toFixed(3) }])));
-  }
+  print(times);
   await writeFile(out, `${JSON.stringify(times, null, 2)}\n`);
   console.log(`wrote ${out}; now: detrim report … --browser ${out}`);
 } catch (error) {

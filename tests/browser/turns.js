@@ -10,31 +10,38 @@ import { openBench } from './bench-page.js';
 /** @typedef {{sha256: string, ms: number, ratio: number}} Turn milliseconds of the network alone; `ratio` is to the parent's */
 /** @typedef {{adapter: string, software: boolean, rounds: number, networks: Record<string, Turn>}} Turns */
 /** @typedef {{browser: string, wasm?: Turns, webgpu?: Turns}} Times what `detrim report --browser` reads */
+/** @typedef {{backends?: Backend[], rounds?: number, args?: string[], say?: (text: string) => void}} Options `args` are Chromium's */
 
 /** Rounds unless the user says otherwise: on a GPU that is a program, networks take minutes and nobody goes by them. */
 const ROUNDS = 10;
 const SOFTWARE_ROUNDS = 3;
 
 /**
- * The times of a report's parent and of each of its recipes. A backend that isn't there is told of and left out.
+ * The times of a report's parent and of each of its recipes.
  * @param {string} folder what `detrim report --out` has filled
- * @param {object} [options]
- * @param {Backend[]} [options.backends]
- * @param {number} [options.rounds]
- * @param {string[]} [options.args] arguments of Chromium
- * @param {(text: string) => void} [options.say]
+ * @param {Options} [options]
+ */
+export async function timeReport(folder, options) {
+  const { size, names } = await readReport(folder);
+  return await timeInTurns(Object.fromEntries(names.map((name) => [name, path.join(folder, `${name}.safetensors`)])), size, options);
+}
+
+/**
+ * The times of networks, each beside the first's. A backend that isn't there is told of and left out.
+ * @param {Record<string, string>} files by the networks' names
+ * @param {{height: number, width: number}} size of the first's input
+ * @param {Options} [options]
  * @returns {Promise<Times>}
  */
-export async function timeReport(folder, { backends = ['cpu', 'webgpu'], rounds, args, say = () => {} } = {}) {
-  const { size, names } = await readReport(folder);
+export async function timeInTurns(files, size, { backends = ['cpu', 'webgpu'], rounds, args, say = () => {} } = {}) {
+  const names = Object.keys(files);
   /** @type {Record<string, string>} */
   const models = {};
   /** @type {Record<string, string>} */
   const sha256 = {};
   for (const name of names) {
-    const file = path.join(folder, `${name}.safetensors`);
-    models[address(name)] = file;
-    sha256[name] = createHash('sha256').update(await readFile(file)).digest('hex');
+    models[address(name)] = files[name];
+    sha256[name] = createHash('sha256').update(await readFile(files[name])).digest('hex');
   }
   /** @type {Times} */
   const found = { browser: '' };
@@ -58,6 +65,18 @@ export async function timeReport(folder, { backends = ['cpu', 'webgpu'], rounds,
   }
   if (!found.wasm && !found.webgpu) throw new Error('nothing could be measured');
   return found;
+}
+
+/**
+ * What was measured, for people.
+ * @param {Times} times
+ */
+export function print(times) {
+  for (const [name, turns] of /** @type {[string, Turns][]} */ (Object.entries(times).filter(([name]) => name !== 'browser'))) {
+    console.log(`${name} in ${times.browser} (${turns.adapter}${turns.software ? ', a program on the processor' : ''}), ${turns.rounds} rounds`);
+    const rows = Object.entries(turns.networks).map(([network, { ms, ratio }]) => [network, { 'median ms': +ms.toFixed(1), 'of the first': +ratio.toFixed(3) }]);
+    console.table(Object.fromEntries(rows));
+  }
 }
 
 /** @param {string} name */

@@ -31,10 +31,10 @@ pub fn costs(checkpoint: &Checkpoint, bytes: usize) -> Result<Costs> {
     })
 }
 
-/// Times a network on the CPU in turns with its parent, `runs` times after once to warm up, so that whatever else the machine does slows both.
-pub fn pace(parent: &Checkpoint, other: &Checkpoint, runs: usize, progress: &dyn Progress) -> Result<Pace> {
+/// Times a network in turns with its parent, `runs` times after once to warm up, so that whatever else the machine does slows both.
+pub fn pace(parent: &Checkpoint, other: &Checkpoint, device: Device, runs: usize, progress: &dyn Progress) -> Result<Pace> {
     let photo = photo_for(input_size(&parent.config, None)?)?;
-    let load = |checkpoint| pollster::block_on(Detector::load(checkpoint, Device::Cpu));
+    let load = |checkpoint| pollster::block_on(Detector::load(checkpoint, device));
     let (mut parent, mut other) = (load(parent)?, load(other)?);
     let mut times: [Vec<f64>; 3] = Default::default();
     for run in 0..=runs {
