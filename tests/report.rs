@@ -205,3 +205,21 @@ fn what_cannot_be_is_said_before_anything_is_made() {
     assert!(said.contains("no_such_part") && said.contains("Not done"), "{said}");
     assert_eq!(json_of(root)["rows"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn two_models_are_timed_in_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    model(&root.join("small.safetensors"));
+    let bench = |options: &str| {
+        let arguments = "bench small.safetensors --against".split(' ').chain(options.split(' '));
+        Command::new(env!("CARGO_BIN_EXE_detrim")).current_dir(root).args(arguments).output().unwrap()
+    };
+    let said = success(&bench("small.safetensors --runs 3"));
+    assert!(said.contains("times as fast (the median of 3 pairs of runs)"), "{said}");
+    for (options, expected) in [("absent.safetensors", "absent.safetensors"), ("small.safetensors --runs 0", "--runs")] {
+        let output = bench(options);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(expected), "{options}: {said}");
+    }
+}
