@@ -181,7 +181,7 @@ pub fn order(
     while all.len() - order.len() > 1 {
         let gone: Vec<Layer> = order.iter().map(|dropped| dropped.layer).collect();
         let left: Vec<Layer> = match given {
-            Some(given) => given[order.len()..=order.len()].to_vec(),
+            Some(given) => vec![given[order.len()]],
             None => all.iter().filter(|layer| !gone.contains(layer)).copied().collect(),
         };
         let found = each(parent, seen, &left, &gone, repair, stand_ins, done)?;

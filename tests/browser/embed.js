@@ -47,8 +47,12 @@ export async function noWorker(page) {
 
 /** The embedded model that the site lists first. */
 export async function model() {
-  const [first] = JSON.parse(await readFile(path.join(REPOSITORY, 'models', 'index.json'), 'utf8'));
-  return /** @type {Entry} */ (first);
+  return (await models())[0];
+}
+
+/** All models of the index. @returns {Promise<Entry[]>} */
+export async function models() {
+  return JSON.parse(await readFile(path.join(REPOSITORY, 'models', 'index.json'), 'utf8'));
 }
 
 /**

@@ -1,11 +1,9 @@
 // The menu of models.
 
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
-import path from 'node:path';
 import { test } from 'node:test';
-import { model } from './embed.js';
-import { open, REPOSITORY } from './harness.js';
+import { model, models } from './embed.js';
+import { open } from './harness.js';
 import { about, labels, listing, pick, ready, runs, twoModels } from './page.js';
 
 /** The row of a model. @param {import('./harness.js').Page} page @param {string} name */
@@ -96,11 +94,10 @@ test('where there is one model, nothing asks for a choice', async (t) => {
 });
 
 test('every model of the menu loads and finds the cat', async (t) => {
-  const models = /** @type {{name: string}[]} */ (JSON.parse(await readFile(path.join(REPOSITORY, 'models', 'index.json'), 'utf8')));
-  const { page } = await open(t);
+  const [{ page }, all] = await Promise.all([open(t), models()]);
   await ready(page, 'cpu');
   await pick(page, 'Chelsea the cat');
-  for (const [number, { name }] of models.entries()) {
+  for (const [number, { name }] of all.entries()) {
     if (number > 0) await page.locator('#models input').nth(number).check();
     await page.locator(`#app[data-engine="ready"][data-runs="${number + 1}"]`).waitFor();
     assert.equal(await page.locator('#models input:checked').inputValue(), name);
