@@ -238,6 +238,38 @@ fn a_teacher_is_learnt_from() {
     assert!(!output.status.success() && text(&output).contains("no class name in common"), "{}", text(&output));
 }
 
+/// A trimmed model is fine-tuned with what its parent's run had: it has denoising again, and so has the detector no more than before.
+#[test]
+fn a_trimmed_model_gets_back_its_anchors() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    run(train(folder.path(), "parent", &["--steps", "3"]));
+    let detrim = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.current_dir(folder.path()).args(arguments.split(' '));
+        command
+    };
+    std::fs::write(folder.path().join("one.toml"), "[layers]\ndecoder = 1\n").unwrap();
+    run(detrim("prune parent/last.safetensors --images . --pictures 4 --recipe one.toml --out trimmed.safetensors"));
+    let options = "--labels labels.json --images . --cache cache --views 1 --steps 2 --batch 2 --teacher parent/last.safetensors";
+    run(detrim(&format!("train --out plain --model trimmed.safetensors {options}")));
+    run(detrim(&format!("train --out anchored --model trimmed.safetensors --anchors parent/last.safetensors {options}")));
+    let log =
+        |name: &str| csv::Reader::from_path(folder.path().join(name).join("log.csv")).unwrap().into_deserialize::<Row>().last().unwrap().unwrap();
+    let (plain, anchored) = (log("plain"), log("anchored"));
+    assert_eq!((plain.denoising.unwrap(), plain.dense.unwrap()), (0.0, 0.0));
+    assert!(anchored.denoising.unwrap() > 0.0 && anchored.dense.unwrap() > 0.0);
+    for name in ["plain", "anchored"] {
+        run(detrim(&format!("convert {name}/last.safetensors --fold --out {name}.safetensors")));
+    }
+    let bytes = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
+    assert!(bytes("plain.safetensors").abs_diff(bytes("anchored.safetensors")) < 100);
+    // Of another run.
+    run(train(folder.path(), "other", &["--steps", "1", "--seed", "5"]));
+    let output = detrim(&format!("train --out wrong --model trimmed.safetensors --anchors other/last.safetensors {options}")).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("--anchors") && text(&output).contains("isn't of this run"), "{}", text(&output));
+}
+
 #[test]
 fn what_cannot_be_trained_on_is_named() {
     let folder = tempfile::tempdir().unwrap();

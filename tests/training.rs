@@ -8,7 +8,9 @@ use detrim::config::*;
 use detrim::cpu::{Cpu, to_host};
 use detrim::layout::layout;
 use detrim::model::Detr;
+use detrim::train::anchors::anchored;
 use detrim::train::denoise::{Noise, Noised};
+use detrim::train::fresh::fresh;
 use detrim::train::groups;
 use detrim::train::loss::Criterion;
 use detrim::train::network::{check, extras, finished};
@@ -300,6 +302,26 @@ fn a_finished_network_has_the_detectors_tensors_only() {
     broken.tensors.remove("training.position.1.weight");
     let error = check(&config, &broken).unwrap_err().to_string();
     assert!(error.contains("training.position.1.weight"), "{error}");
+}
+
+/// What was trimmed from a finished network takes over what training added to that.
+#[test]
+fn a_trimmed_network_gets_back_what_its_parents_run_had() {
+    let Fixture { config, weights, .. } = fixture("anchored");
+    // The decoder's first layers alone are a detector.
+    let trimmed = Config { decoder: config.decoder[..1].to_vec(), ..config.clone() };
+    let left = finished(&trimmed, &weights).unwrap();
+    let back = anchored(&trimmed, &left, &weights).unwrap();
+    check(&trimmed, &back).unwrap();
+    assert!(extras(&config).iter().all(|entry| back.tensors[&entry.name] == weights.tensors[&entry.name]));
+    let again = finished(&trimmed, &back).unwrap();
+    assert_eq!(again, left);
+
+    let refused = |config: &Config, left: &Weights, state: &Weights| anchored(config, left, state).unwrap_err().to_string();
+    let other = fresh(config.clone(), &weights, 9).unwrap().weights;
+    assert!(refused(&trimmed, &left, &other).contains("isn't of this run"));
+    assert!(refused(&trimmed, &left, &left).contains("no anchored queries"));
+    assert!(refused(&Config { box_reference: false, ..trimmed }, &left, &weights).contains("box references"));
 }
 
 fn inverted(expansion: Option<usize>, kernel: usize, stride: usize, channels: usize, residual: bool) -> InvertedResidual {

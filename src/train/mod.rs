@@ -4,6 +4,7 @@
 //! of the pictures, which is computed once (`data/cache.rs`). A step is: some examples → the network on candle's autograd → each decoder layer's queries matched with the targets → losses and their gradients
 //! → AdamW.
 
+pub mod anchors;
 pub mod clip;
 pub mod data;
 pub mod denoise;

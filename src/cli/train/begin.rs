@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::hash::sha256;
+use detrim::train::anchors::anchored;
 use detrim::train::folder::Folder;
 use detrim::train::fresh::fresh;
 use detrim::train::options;
@@ -63,7 +64,12 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
     match (&arguments.model, &arguments.backbone, &arguments.state) {
         (Some(path), ..) => {
             let model = model::open(path, &arguments.guess)?;
-            Ok((model.config, State::new(trainable(&model.weights))))
+            let mut weights = trainable(&model.weights);
+            if let Some(file) = &arguments.anchors {
+                let (_, run) = state::read(file)?;
+                weights = anchored(&model.config, &weights, &run.weights).with_context(|| format!("--anchors {}", file.display()))?;
+            }
+            Ok((model.config, State::new(weights)))
         }
         (_, Some(path), _) => {
             let parent = model::open(path, &arguments.guess)?;

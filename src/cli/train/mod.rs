@@ -33,6 +33,8 @@ use work::work;
 #[command(after_help = "Examples:\n  \
     detrim train --out run --backbone lite0.safetensors --labels people.json --labels teacher.json --images photos --cache features --dev dev.json\n  \
     detrim train --out finer --model trimmed.safetensors --labels people.json --images photos --cache features --rate 1e-5 --steps 5000\n  \
+    detrim train --out healed --model trimmed.safetensors --anchors run/last.safetensors --teacher parent.safetensors --labels people.json \
+--images photos --cache features --rate 1e-4 --steps 5000\n  \
     detrim eval --model run/best.safetensors --annotations dev.json --images photos")]
 pub struct Arguments {
     /// Folder of the run: its state, log and plot. A run that is there goes on
@@ -45,6 +47,10 @@ pub struct Arguments {
     /// Begin with a new transformer on the backbone of this model
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     backbone: Option<PathBuf>,
+    /// The state of the run that the model, or what it was trimmed from, came of, whole or compact: gives back what only training needs
+    /// (positions that are made of the queries' boxes, denoising, heads on the encoder's tokens), to learn faster
+    #[arg(long, value_name = "STATE", requires = "model")]
+    anchors: Option<PathBuf>,
     /// Begin with the state of another run, whole or compact
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backbone"])]
     state: Option<PathBuf>,
