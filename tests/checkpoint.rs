@@ -118,6 +118,29 @@ fn convert_writes_int8() {
     assert!(convert(&smaller, &small, "f16").len() == half.len());
 }
 
+/// Weights that are rounded by what they are given on pictures change less of what the network sees than the nearest numbers do.
+#[test]
+fn convert_rounds_by_pictures() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let convert = |dtype: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.arg("convert").arg(root.join("models/training/detr-lite0-base.safetensors")).arg("--images").arg(root.join("www/samples"));
+        command.args(["--dtype", dtype, "--out"]).arg(directory.path().join("int8.safetensors")).args(more).output().unwrap()
+    };
+    let output = convert("int8", &["--pictures", "4"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<f64> = text.lines().next().unwrap().split([' ', ')']).filter_map(|word| word.parse().ok()).collect();
+    let &[pictures, by_pictures, nearest] = &numbers[..] else { panic!("{text} {}", String::from_utf8_lossy(&output.stderr)) };
+    assert!(pictures == 4.0 && by_pictures < 0.5 * nearest, "{text}");
+    let int8 = open(&directory.path().join("int8.safetensors"), &Guess::default()).unwrap();
+    let is_int8 = |name: &str| matches!(int8.weights.tensors[name].data, Data::I8(_));
+    assert!(is_int8("backbone.stage3.block0.depthwise.weight") && is_int8("encoder.0.ffn2.weight") && !is_int8("class_head.weight"));
+    assert!(int8.card.provenance.iter().any(|line| line.contains("rounded to int8 on 4 pictures")));
+    let refused = convert("f16", &[]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("only --dtype int8"));
+}
+
 #[test]
 fn any_model_can_be_given_another_input_size() {
     let directory = tempfile::tempdir().unwrap();

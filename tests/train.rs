@@ -264,6 +264,11 @@ fn a_trimmed_model_gets_back_its_anchors() {
     }
     let bytes = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
     assert!(bytes("plain.safetensors").abs_diff(bytes("anchored.safetensors")) < 100);
+    // Trimming a state, all in one command.
+    let trim =
+        "trim parent/last.safetensors --recipe one.toml --images . --pictures 4 --labels labels.json --views 1 --steps 2 --out small.safetensors";
+    let output = run(detrim(trim));
+    assert!(text(&output).contains("--anchors parent/last.safetensors"), "{}", text(&output));
     // Of another run.
     run(train(folder.path(), "other", &["--steps", "1", "--seed", "5"]));
     let output = detrim(&format!("train --out wrong --model trimmed.safetensors --anchors other/last.safetensors {options}")).output().unwrap();

@@ -1,14 +1,18 @@
 //! `detrim convert`
 
+use super::bars::Bars;
+use super::calibration::{self, HELD_OUT};
 use super::index::{self, Metrics};
 use super::model::{self, GuessArguments};
 use super::print;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use detrim::Config;
 use detrim::checkpoint::{Checkpoint, Storage, random, write_own};
 use detrim::config::{Backbone, EfficientNetLite, ResNet};
 use detrim::fold::fold;
+use detrim::prune::difference::{difference, look};
+use detrim::prune::quantise::{nearest, quantise};
 use std::path::PathBuf;
 
 /// Convert a checkpoint to detrim's own file.
@@ -26,6 +30,15 @@ pub struct Arguments {
     /// How matrices and convolutions are stored
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
+    /// Folder of pictures to round to int8 by, so that the network goes on giving what it gives; without any, each number goes to the nearest
+    #[arg(long, value_name = "DIR")]
+    images: Vec<PathBuf>,
+    /// Pictures to use of them
+    #[arg(long, value_name = "N", default_value_t = 128, requires = "images")]
+    pictures: usize,
+    /// Chooses the pictures: the same seed gives the same file
+    #[arg(long, default_value_t = 0, requires = "images")]
+    seed: u64,
     /// Store what the first decoder layer's self-attention gives, which is the same for every picture, instead of that self-attention
     #[arg(long)]
     fold: bool,
@@ -93,6 +106,7 @@ impl Dtype {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
+    ensure!(arguments.images.is_empty() || arguments.dtype == Dtype::Int8, "--images: only --dtype int8 goes by pictures");
     let mut checkpoint = match (&arguments.model, &arguments.random) {
         (Some(path), _) => model::open(path, &arguments.guess)?,
         (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?,
@@ -100,6 +114,24 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     if arguments.fold && !fold(&mut checkpoint.config, &mut checkpoint.weights)? {
         eprintln!("warning: --fold: the first decoder layer has no self-attention that could be folded");
+    }
+    if !arguments.images.is_empty() {
+        let bars = Bars::default();
+        let config = &checkpoint.config;
+        let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, arguments.seed, &config.pixels, &bars)?;
+        let weights = quantise(config, &checkpoint.weights, &inputs, &bars)?;
+        bars.end();
+        if !held_out.is_empty() {
+            let before = look(config, &checkpoint.weights, &held_out)?;
+            let far = |weights: &detrim::Weights| anyhow::Ok(difference(&before, &look(config, weights, &held_out)?));
+            let (by_pictures, nearest) = (far(&weights)?, far(&nearest(config, &checkpoint.weights)?)?);
+            print(&format!(
+                "difference of the outputs on {} other pictures: {by_pictures:.4} (by the nearest numbers: {nearest:.4})\n",
+                held_out.len()
+            ))?;
+        }
+        checkpoint.weights = weights;
+        checkpoint.card.provenance.push(format!("rounded to int8 on {} pictures ({})", inputs.len(), inputs.hash));
     }
     let card = &mut checkpoint.card;
     card.name = arguments.name.unwrap_or(std::mem::take(&mut card.name));

@@ -2,6 +2,7 @@
 
 use super::bars::Bars;
 use super::calibration::{self, HELD_OUT, open_recipe};
+use super::convert::Dtype;
 use super::model::ModelArguments;
 use super::print;
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,7 @@ use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::{difference, look};
 use detrim::prune::importance::Importance;
 use detrim::prune::plan::{Keep, Origin, Plan};
+use detrim::prune::quantise::quantise;
 use detrim::prune::recipe::Recipe;
 use detrim::prune::repair::Side;
 use detrim::prune::structure::structures;
@@ -84,7 +86,7 @@ pub struct Arguments {
     seed: u64,
     /// How matrices and convolutions are stored
     #[arg(long, value_enum, default_value_t)]
-    dtype: super::convert::Dtype,
+    dtype: Dtype,
     /// Show the plan and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -144,7 +146,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted)))?;
     let Some(out) = arguments.out.as_ref().filter(|_| !arguments.dry_run) else { return Ok(()) };
 
-    let done = carry_out(&parent, &plan, method, &bars)?;
+    let mut done = carry_out(&parent, &plan, method, &bars)?;
+    if arguments.dtype == Dtype::Int8 {
+        done.weights = quantise(&done.config, &done.weights, &inputs, &bars)?;
+    }
     bars.end();
     let queries = plan.keep.contains_key("queries");
     if !queries && !held_out.is_empty() {

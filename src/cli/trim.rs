@@ -1,11 +1,16 @@
 //! `detrim trim`: the commands of a whole trimming, one after another.
 
+use super::bars::Bars;
+use super::calibration;
 use super::convert::Dtype;
 use super::model::{self, GuessArguments};
 use super::{eval, print, prune, train};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use detrim::checkpoint::{self, Guess, write_own};
+use detrim::prune::quantise::quantise;
+use detrim::train::network::is_anchored;
+use detrim::train::state;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
@@ -18,7 +23,7 @@ use std::path::PathBuf;
     detrim trim base.safetensors --images photos --labels people.json --out small.safetensors --dtype int8\n  \
     detrim trim base.safetensors --recipe layers --images photos --labels people.json --dev dev.json --steps 3000 --out small.safetensors")]
 pub struct Arguments {
-    /// The detector to trim
+    /// The detector to trim. Where it is the state of a training run, its denoising and dense supervision take part in the fine-tuning
     model: PathBuf,
     /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
     #[arg(long, value_name = "NAME", default_value = "combined")]
@@ -95,6 +100,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let mut line = Line::new("train");
     line.option("--out", &healing).option("--model", &trimmed).option("--teacher", &parent).option("--images", &arguments.images);
+    // (What isn't the state of a run has been opened as another kind of model by now.)
+    if state::read(&arguments.model).is_ok_and(|(_, run)| is_anchored(&run.weights)) {
+        line.option("--anchors", &arguments.model);
+    }
     for labels in &arguments.labels {
         line.option("--labels", labels);
     }
@@ -116,6 +125,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     result.card = card;
     result.card.name = arguments.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
+    if arguments.dtype == Dtype::Int8 {
+        let bars = Bars::default();
+        let folders = std::slice::from_ref(&arguments.images);
+        let (inputs, _) = calibration::read(folders, arguments.pictures, 0, arguments.seed, &result.config.pixels, &bars)?;
+        result.weights = quantise(&result.config, &result.weights, &inputs, &bars)?;
+        bars.end();
+    }
     write_own(&arguments.out, &result, arguments.dtype.storage())?;
     let plan = trimmed.with_extension("toml");
     if plan.exists() {

@@ -17,6 +17,7 @@ pub mod obs;
 pub mod overview;
 pub mod plan;
 pub mod plot;
+pub mod quantise;
 pub mod recipe;
 pub mod repair;
 pub mod report;

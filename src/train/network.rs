@@ -35,7 +35,7 @@ const TOKEN_SIZE: f32 = 0.2;
 const HIDDEN: f32 = -1e30;
 
 /// Whether weights have what training adds to a network with anchored queries.
-pub(super) fn is_anchored(weights: &Weights) -> bool {
+pub fn is_anchored(weights: &Weights) -> bool {
     let parts = ["label", "position.", "dense."];
     weights.tensors.keys().filter_map(|name| name.strip_prefix(PREFIX)).any(|name| parts.iter().any(|part| name.starts_with(part)))
 }

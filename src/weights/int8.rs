@@ -34,11 +34,16 @@ impl Int8 {
             channel.extend(places(c, count, numbers.len(), channels).map(|i| numbers[i]));
             let scale = fit(&channel);
             for (i, &x) in places(c, count, numbers.len(), channels).zip(&channel) {
-                values[i] = quantise(x, scale) as i8;
+                values[i] = Self::value(x, scale);
             }
             scales.push(scale);
         }
         Self { values, scales, channels }
+    }
+
+    /// The value that stands for a number, given the scale.
+    pub fn value(x: f32, scale: f32) -> i8 {
+        quantise(x, scale) as i8
     }
 
     /// The numbers that the values stand for.
