@@ -8,10 +8,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::detector::Device;
 use detrim::eval::bench::{Report, bench};
+use detrim::eval::pace::{Pace, pace};
 use detrim::eval::profile::{Measured, Profile, Verified, verify};
 use detrim::output::write;
-use detrim::prune::report::Pace;
-use detrim::prune::report::measure::pace;
 use detrim::prune::trim::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -136,7 +135,7 @@ fn compare(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Resul
     let other = checkpoint::open(file, &Guess::default())?;
     let bars = Bars::default();
     bars.begin("runs in turns", arguments.runs);
-    let Pace { parent_ms, ms, ratio, runs } = pace(&other, checkpoint, arguments.backend.device(), arguments.runs, &bars)?;
+    let Pace { parent_ms, ms, ratio, runs } = pace(&other, checkpoint, arguments.backend.device(), arguments.runs, &|| bars.step())?;
     bars.end();
     let (own, other) = (arguments.model.model.display(), file.display());
     print(&format!("{own}: {ms:.2} ms; {other}: {parent_ms:.2} ms; {:.2} times as fast (the median of {runs} pairs of runs)\n", 1.0 / ratio))

@@ -20,6 +20,7 @@ use detrim::prune::quantise::quantise;
 use detrim::prune::recipe::Recipe;
 use detrim::prune::repair::Side;
 use detrim::prune::structure::structures;
+use detrim::prune::survey::Surveyor;
 use detrim::prune::trim::{Method, carry_out};
 use std::path::PathBuf;
 
@@ -137,7 +138,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             };
             recipe.multiple = arguments.multiple.or(recipe.multiple);
             recipe.keep_size |= arguments.keep_size;
-            let found = recipe.plan(&parent, method, &meter, &bars)?;
+            let found = recipe.plan(&Surveyor::new(&parent, method, &bars), &meter)?;
             bars.end();
             (found.plan, found.predicted)
         }

@@ -5,9 +5,11 @@ use super::calibration::{self, HELD_OUT, open_recipe};
 use super::model::ModelArguments;
 use super::print;
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
 use detrim::detector::Device;
 use detrim::eval::coco::dataset::Dataset;
+use detrim::eval::pace::pace;
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
 use detrim::output::write;
@@ -18,10 +20,11 @@ use detrim::prune::importance::Importance;
 use detrim::prune::recipe::{PRESETS, Recipe};
 use detrim::prune::repair::Side;
 use detrim::prune::report::make::{Pair, Workshop, fatal, word};
-use detrim::prune::report::measure::{Judge, Labelled, costs, pace};
+use detrim::prune::report::measure::{Judge, Labelled, costs};
 use detrim::prune::report::show::{line, markdown};
 use detrim::prune::report::{Browsers, Claim, Compared, Curve, Point, Quality, Report, Row, plot_curves, verdicts};
-use detrim::prune::trim::Progress;
+use detrim::prune::survey::Surveyor;
+use detrim::prune::trim::{Method, Progress};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -131,12 +134,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let bars = Bars::default();
     let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
+    let side = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
+    // What one recipe had to know of the parent, the next needn't measure again.
+    let surveyors: Vec<Surveyor> = Importance::value_variants()
+        .iter()
+        .map(|&importance| Surveyor::new(&side, Method { importance, repair: true, seed: *seed, fold: true }, &bars))
+        .collect();
+    let by = |importance: Importance| surveyors.iter().find(|surveyor| surveyor.method.importance == importance).context("no such method");
     let workshop = Workshop {
-        parent: Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance },
+        parent: &side,
         card: &checkpoint.card,
         sha256: &parent_sha256,
         meter: Meter { storage: Storage::F16, profile: profile.as_ref() },
-        seed: *seed,
         folder: out,
         progress: &bars,
     };
@@ -178,7 +187,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
 
     for (name, recipe) in &recipes {
-        match fatal(workshop.recipe(name, recipe, Importance::Obs))? {
+        match fatal(workshop.recipe(name, recipe, by(Importance::Obs)?))? {
             Err(error) => {
                 bars.end();
                 eprintln!("warning: {name} can't be made: {error}");
@@ -211,7 +220,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     for &importance in arguments.beside.iter().filter(|importance| **importance != Importance::Obs) {
         for (name, recipe) in &recipes {
-            let pair = fatal(workshop.recipe(name, recipe, importance))?;
+            let pair = fatal(workshop.recipe(name, recipe, by(importance)?))?;
             match pair {
                 Err(error) => report.problems.push(format!("{name} by {}: {error}", word(importance))),
                 Ok(pair) => {
@@ -226,7 +235,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if !arguments.no_curves {
         for &importance in &arguments.importance {
-            let pairs = workshop.limits(importance, &limits)?;
+            let pairs = workshop.limits(by(importance)?, &limits)?;
             draw(&mut report, importance, pairs, &limits, &judge)?;
             bars.end();
             print(&format!("curves by {} are measured\n", word(importance)))?;
@@ -258,7 +267,7 @@ fn measure(name: &str, pair: &Pair, judge: &Judge, parent: &Checkpoint, argument
     let unrepaired = judge.judge(&arguments.out.join(&pair.unrepaired), true)?;
     let repaired = judge.judge(&file, true)?;
     bars.begin(&format!("timing {name} and the parent"), arguments.runs);
-    let pace = pace(parent, &trimmed, Device::Cpu, arguments.runs, bars)?;
+    let pace = pace(parent, &trimmed, Device::Cpu, arguments.runs, &|| bars.step())?;
     Ok(Row {
         name: name.into(),
         costs: costs(&trimmed, bytes(&file)?)?,

@@ -5,7 +5,7 @@
 
 use crate::config::{Backbone, Config};
 use crate::eval::operations::{Step, operations};
-use crate::layout::{Role, layout};
+use crate::layout::{Entry, Role, layout};
 
 /// A part of a network and its cost for one picture.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -28,8 +28,7 @@ pub fn cost(config: &Config, size: [usize; 2]) -> Vec<Part> {
             parts.push(Part { name: name.into(), shape: describe(config, name, &steps), parameters: 0, macs: 0 });
             parts.len() - 1
         });
-        let frozen = entry.role == Role::Bias && entry.name.starts_with("backbone.");
-        parts[place].parameters += if frozen { 0 } else { entry.shape.iter().product() };
+        parts[place].parameters += parameters(&entry);
     }
     for Step { module, operation } in &steps {
         let name = part(module);
@@ -38,6 +37,12 @@ pub fn cost(config: &Config, size: [usize; 2]) -> Vec<Part> {
         }
     }
     parts
+}
+
+/// How many of a tensor's numbers are counted.
+pub fn parameters(entry: &Entry) -> usize {
+    let frozen = entry.role == Role::Bias && entry.name.starts_with("backbone.");
+    if frozen { 0 } else { entry.shape.iter().product() }
 }
 
 /// The part that a tensor belongs to.

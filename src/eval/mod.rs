@@ -5,4 +5,6 @@ pub mod bench;
 pub mod coco;
 pub mod cost;
 pub mod operations;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod pace;
 pub mod profile;

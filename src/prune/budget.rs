@@ -4,7 +4,8 @@ use super::profile::Profile;
 use crate::checkpoint::Storage;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::eval::cost::cost;
+use crate::eval::cost::parameters;
+use crate::eval::operations::operations;
 use crate::image::typical_size;
 use crate::layout::layout;
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,7 @@ impl From<Limit> for String {
 pub struct Costs {
     pub params: f64,
     pub macs: f64,
+    /// Of all tensors as they are stored; a file's header adds some kB.
     pub bytes: f64,
     /// Milliseconds, where there is a profile.
     pub latency: Option<f64>,
@@ -102,20 +104,15 @@ pub struct Meter<'a> {
 impl Meter<'_> {
     /// Of a network at the size of its input.
     pub fn costs(&self, config: &Config) -> Result<Costs> {
-        let size = typical_size(config.pixels.resize)?;
-        let parts = cost(config, size);
+        // A search asks this thousands of times: both lists are made once.
+        let (tensors, steps) = (layout(config), operations(config, typical_size(config.pixels.resize)?));
         Ok(Costs {
-            params: parts.iter().map(|part| part.parameters as f64).sum(),
-            macs: parts.iter().map(|part| part.macs as f64).sum(),
-            bytes: bytes(config, self.storage) as f64,
-            latency: self.profile.map(|profile| profile.latency(config, size)),
+            params: tensors.iter().map(|tensor| parameters(tensor) as f64).sum(),
+            macs: steps.iter().map(|step| step.operation.macs() as f64).sum(),
+            bytes: tensors.iter().map(|tensor| self.storage.bytes(tensor) as f64).sum(),
+            latency: self.profile.map(|profile| profile.sum(&steps)),
         })
     }
-}
-
-/// Bytes of all tensors as they are stored; the header adds some kB.
-pub fn bytes(config: &Config, storage: Storage) -> usize {
-    layout(config).iter().map(|entry| storage.bytes(entry)).sum()
 }
 
 /// Which of the costs a limit is on.

@@ -24,6 +24,7 @@ pub mod report;
 mod scores;
 pub mod search;
 pub mod size;
+pub mod survey;
 mod taylor;
 #[cfg(test)]
 mod tiny;

@@ -3,11 +3,9 @@
 use super::budget::{Budget, Meter};
 use super::layers::Dropped;
 use super::plan::{Keep, Plan};
-use super::repair::Side;
-use super::search::{Found, Survey, layer_orders, search, survey};
-use super::size;
+use super::search::{Found, search};
 use super::structure::{Structure, structures};
-use super::trim::{Method, Progress};
+use super::survey::Surveyor;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -97,27 +95,26 @@ impl Recipe {
     }
 
     /// What the recipe takes out of a network.
-    pub fn plan(&self, parent: &Side, method: Method, meter: &Meter, progress: &dyn Progress) -> Result<Found> {
+    pub fn plan(&self, surveyor: &Surveyor, meter: &Meter) -> Result<Found> {
+        let (config, method) = (surveyor.parent.config, surveyor.method);
         let multiple = self.multiple.unwrap_or(MULTIPLE);
         let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
         if by_hand && !self.budget.is_empty() {
             return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
         }
         if !self.budget.is_empty() {
-            let survey = Survey::of(parent, method, |name| name != size::NAME || !self.keep_size, progress)?;
-            return search(parent.config, &survey, &self.budget, meter, multiple);
+            return search(config, &surveyor.survey(!self.keep_size, |_| true)?, &self.budget, meter, multiple);
         }
         let mut plan = Plan { fold: method.fold, ..Plan::default() };
-        let config = parent.config;
         if self.layers != Layers::default() {
-            let (encoder, decoder) = layer_orders(parent, method, progress)?;
+            let [encoder, decoder] = surveyor.layers()?;
             let mut leave_out = |amount: Option<Amount>, count: usize, order: &[Dropped]| -> Result<()> {
                 let kept = amount.map_or(Ok(count), |amount| amount.of(count, 1))?;
                 order.iter().take(count - kept).for_each(|dropped| plan.drop(dropped.layer));
                 Ok(())
             };
-            leave_out(self.layers.encoder, config.encoder.len(), &encoder)?;
-            leave_out(self.layers.decoder, config.decoder.len(), &decoder)?;
+            leave_out(self.layers.encoder, config.encoder.len(), encoder)?;
+            leave_out(self.layers.decoder, config.decoder.len(), decoder)?;
         }
         let dropped = plan.dropped();
         let all = structures(config);
@@ -131,7 +128,7 @@ impl Recipe {
         }
         for (pattern, amount) in &self.total {
             known(pattern, config)?;
-            let survey = survey(parent, method, |name| matches(&full(pattern, config), name), progress)?;
+            let survey = surveyor.structures(|name| matches(&full(pattern, config), name))?;
             let named: Vec<_> = survey.iter().filter(|s| s.structure.stays(&dropped, method.fold)).collect();
             let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();
             let units: usize = kept.iter().sum();

@@ -6,9 +6,6 @@ use super::trim::Progress;
 use crate::config::{Config, Pixels, Resize};
 use crate::error::Result;
 
-/// What recipes and searches call it, as they call structures by their names.
-pub const NAME: &str = "input";
-
 /// A smaller input, and what it does to the outputs if nothing else changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Smaller {

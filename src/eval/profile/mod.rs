@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::detector::Device;
 use crate::error::{Error, Result};
-use crate::eval::operations::{Operation, operations};
+use crate::eval::operations::{Operation, Step, operations};
 use serde::{Deserialize, Serialize};
 
 /// A device's measurements.
@@ -80,7 +80,11 @@ impl Profile {
 
     /// Milliseconds of one picture at an input of height and width `size`. More channels never take less.
     pub fn latency(&self, config: &Config, size: [usize; 2]) -> f64 {
-        let steps = operations(config, size);
+        self.sum(&operations(config, size))
+    }
+
+    /// Milliseconds of operations one after another.
+    pub fn sum(&self, steps: &[Step]) -> f64 {
         let steps = steps.iter().map(|step| &step.operation);
         match &self.measured {
             Measured::Operations { scale, entries } => scale * steps.map(|operation| grid::predict(entries, operation)).sum::<f64>(),

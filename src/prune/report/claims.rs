@@ -1,6 +1,7 @@
 //! What is claimed for the presets, and whether it holds.
 
-use super::{Pace, Row};
+use super::Row;
+use crate::eval::pace::Pace;
 use serde::Serialize;
 
 /// Changes in percent; of AP in points.

@@ -12,20 +12,19 @@ use crate::prune::importance::Importance;
 use crate::prune::plan::{Origin, Plan};
 use crate::prune::recipe::{MULTIPLE, Recipe};
 use crate::prune::repair::Side;
-use crate::prune::search::{Survey, search};
-use crate::prune::size;
+use crate::prune::search::search;
+use crate::prune::survey::Surveyor;
 use crate::prune::trim::{Method, Progress, carry_out};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Where a parent is trimmed, and with what.
 pub struct Workshop<'a> {
-    pub parent: Side<'a>,
+    pub parent: &'a Side<'a>,
     pub card: &'a Card,
     /// Of the parent's file.
     pub sha256: &'a str,
     pub meter: Meter<'a>,
-    pub seed: u64,
     /// Where the networks and their plans go.
     pub folder: &'a Path,
     pub progress: &'a dyn Progress,
@@ -51,37 +50,29 @@ impl Workshop<'_> {
         Ok("parent.safetensors".into())
     }
 
-    /// What a recipe makes by a method.
-    pub fn recipe(&self, name: &str, recipe: &Recipe, importance: Importance) -> Result<Pair> {
-        let method = self.method(importance);
+    /// What a recipe makes by the surveyor's method.
+    pub fn recipe(&self, name: &str, recipe: &Recipe, surveyor: &Surveyor) -> Result<Pair> {
+        let importance = surveyor.method.importance;
         let what = format!("recipe {name} ({})", self.stamp(recipe)?);
         let file = if importance == Importance::Obs { name.into() } else { format!("methods/{name}-{}", word(importance)) };
-        self.pair(&file, &what, method, || Ok(recipe.plan(&self.parent, method, &self.meter, self.progress)?.plan))
+        self.pair(&file, &what, surveyor.method, || Ok(recipe.plan(surveyor, &self.meter)?.plan))
     }
 
-    /// What a method makes for limits of multiply-accumulates. The input keeps its size, for no method decides about that. Queries stay: they
+    /// What the surveyor's method makes for limits of multiply-accumulates. The input keeps its size, for no method decides about that. Queries stay: they
     /// cost next to nothing, and outputs are compared query by query.
-    pub fn limits(&self, importance: Importance, limits: &[(String, Limit)]) -> Result<Vec<Result<Pair>>> {
-        let method = self.method(importance);
-        let mut known: Option<Survey> = None;
+    pub fn limits(&self, surveyor: &Surveyor, limits: &[(String, Limit)]) -> Result<Vec<Result<Pair>>> {
+        let importance = surveyor.method.importance;
         let mut pairs = Vec::new();
         for (text, limit) in limits {
             let budget = Budget { macs: Some(*limit), ..Budget::default() };
             let name = format!("curves/{}-{}", word(importance), file_name(text));
-            let pair = self.pair(&name, &format!("at most {text} multiply-accumulates"), method, || {
-                let known = match &mut known {
-                    Some(known) => known,
-                    none => none.insert(Survey::of(&self.parent, method, |name| name != "queries" && name != size::NAME, self.progress)?),
-                };
-                Ok(search(self.parent.config, known, &budget, &self.meter, MULTIPLE)?.plan)
+            let pair = self.pair(&name, &format!("at most {text} multiply-accumulates"), surveyor.method, || {
+                let survey = surveyor.survey(false, |name| name != "queries")?;
+                Ok(search(self.parent.config, &survey, &budget, &self.meter, MULTIPLE)?.plan)
             });
             pairs.push(fatal(pair)?);
         }
         Ok(pairs)
-    }
-
-    fn method(&self, importance: Importance) -> Method {
-        Method { importance, repair: true, seed: self.seed, fold: true }
     }
 
     /// Stands for a recipe and all that it goes by.
@@ -134,7 +125,7 @@ impl Workshop<'_> {
 
     /// Carries a plan out and writes what comes of it.
     fn make(&self, name: &str, what: &str, plan: &Plan, method: Method) -> Result<Plan> {
-        let done = carry_out(&self.parent, plan, method, self.progress)?;
+        let done = carry_out(self.parent, plan, method, self.progress)?;
         let mut plan = done.plan;
         plan.origin = Origin::new(self.card, self.sha256, self.parent.inputs, method);
         let mut card = self.card.clone();

@@ -1,10 +1,8 @@
 //! Measures the networks of a report: costs, time in turns with the parent, accuracy on labelled pictures, difference of the outputs.
 
-use super::{Costs, Pace, Quality};
+use super::{Costs, Quality};
 use crate::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
-use crate::detector::{Detector, Device};
 use crate::error::{Error, Result};
-use crate::eval::bench::{input_size, median, photo_for};
 use crate::eval::coco::bootstrap::paired;
 use crate::eval::coco::dataset::{Dataset, Scored, read_detections};
 use crate::eval::coco::metrics::Evaluation;
@@ -29,27 +27,6 @@ pub fn costs(checkpoint: &Checkpoint, bytes: usize) -> Result<Costs> {
         f16_bytes: bytes,
         int8_bytes: to_bytes(checkpoint, Storage::Int8)?.len(),
     })
-}
-
-/// Times a network in turns with its parent, `runs` times after once to warm up, so that whatever else the machine does slows both.
-pub fn pace(parent: &Checkpoint, other: &Checkpoint, device: Device, runs: usize, progress: &dyn Progress) -> Result<Pace> {
-    let photo = photo_for(input_size(&parent.config, None)?)?;
-    let load = |checkpoint| pollster::block_on(Detector::load(checkpoint, device));
-    let (mut parent, mut other) = (load(parent)?, load(other)?);
-    let mut times: [Vec<f64>; 3] = Default::default();
-    for run in 0..=runs {
-        let time = |detector: &mut Detector| Ok::<f64, Error>(pollster::block_on(detector.detect(&photo, 0.5))?.times.network);
-        let (theirs, ours) = (time(&mut parent)?, time(&mut other)?);
-        if run > 0 {
-            times.iter_mut().zip([theirs, ours, ours / theirs]).for_each(|(all, time)| all.push(time));
-            progress.step();
-        }
-    }
-    let [parent_ms, ms, ratio] = times.map(|mut all| {
-        all.sort_by(f64::total_cmp);
-        median(&all).unwrap_or(f64::NAN)
-    });
-    Ok(Pace { parent_ms, ms, ratio, runs })
 }
 
 /// Labelled pictures.

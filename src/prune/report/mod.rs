@@ -15,6 +15,7 @@ pub use plot::curves as plot_curves;
 
 use super::importance::Importance;
 use crate::eval::coco::bootstrap::Intervals;
+use crate::eval::pace::Pace;
 use serde::Serialize;
 
 /// All that was measured.
@@ -68,16 +69,6 @@ pub struct Costs {
     /// Of the file, as f16 and as int8.
     pub f16_bytes: usize,
     pub int8_bytes: usize,
-}
-
-/// How long the network takes, in milliseconds, by runs that alternate with the parent's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Pace {
-    pub parent_ms: f64,
-    pub ms: f64,
-    /// The median of its time over the parent's, run by run.
-    pub ratio: f64,
-    pub runs: usize,
 }
 
 /// How good a network is.

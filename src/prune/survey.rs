@@ -1,0 +1,236 @@
+//! What taking each thing out of a network costs it: every structure's error at every width, layers, and smaller inputs.
+//!
+//! Errors of different structures are made comparable by measuring what one level of each does to the detector's outputs.
+
+use super::difference::{Answer, difference, look};
+use super::importance::Knowledge;
+use super::inputs::{Inputs, Point, in_order};
+use super::layers::{Dropped, StandIns, order};
+use super::obs::{self, Removal};
+use super::repair::{Side, solve};
+use super::size::{Smaller, smaller};
+use super::structure::{Layer, Place, Structure, structures};
+use super::trim::{Method, Progress};
+use super::trimmed::Trimmed;
+use crate::config::Config;
+use crate::error::Result;
+use crate::eval::cost::cost;
+use crate::image::typical_size;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+
+/// What is known of a network: what taking each thing out costs it.
+pub struct Survey {
+    pub structures: Vec<Surveyed>,
+    /// Layers in the order in which they would be left out.
+    pub encoder: Vec<Dropped>,
+    pub decoder: Vec<Dropped>,
+    /// Smaller inputs, the largest first.
+    pub sizes: Vec<Smaller>,
+    /// Whether the first decoder layer is folded in the end: whichever that is, its self-attention then costs nothing from the outset.
+    pub fold: bool,
+}
+
+/// A structure, its units in the order of removal, and what their removal does to the outputs.
+#[derive(Clone)]
+pub struct Surveyed {
+    pub structure: Structure,
+    pub order: Vec<Removal>,
+    /// From a removal's error to the difference that it makes.
+    pub slope: f64,
+}
+
+impl Surveyed {
+    /// The predicted difference with so many units kept.
+    pub fn difference(&self, kept: usize) -> f64 {
+        match self.structure.units - kept {
+            0 => 0.0,
+            gone => self.slope * self.order.get(gone - 1).map_or(f64::INFINITY, |removal| removal.error),
+        }
+    }
+}
+
+/// Pictures on which one level of each structure is measured.
+const PROBED: usize = 48;
+
+/// Looks at a parent by one method and remembers what it has seen: recipes ask for much that is the same.
+pub struct Surveyor<'a> {
+    pub parent: &'a Side<'a>,
+    pub method: Method,
+    progress: &'a dyn Progress,
+    layers: OnceCell<[Vec<Dropped>; 2]>,
+    sizes: OnceCell<Vec<Smaller>>,
+    structures: RefCell<BTreeMap<String, Surveyed>>,
+}
+
+impl<'a> Surveyor<'a> {
+    pub fn new(parent: &'a Side<'a>, method: Method, progress: &'a dyn Progress) -> Self {
+        Self { parent, method, progress, layers: OnceCell::new(), sizes: OnceCell::new(), structures: RefCell::default() }
+    }
+
+    /// Everything that could be taken out: layers, smaller inputs if they are asked for, and the structures that are.
+    pub fn survey(&self, sizes: bool, wanted: impl Fn(&str) -> bool) -> Result<Survey> {
+        let sizes = if sizes { self.sizes()?.to_vec() } else { vec![] };
+        let structures = self.structures(wanted)?;
+        let [encoder, decoder] = self.layers()?.clone();
+        Ok(Survey { structures, encoder, decoder, sizes, fold: self.method.fold })
+    }
+
+    /// The structures that are asked for.
+    pub fn structures(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Surveyed>> {
+        let Self { parent, method, .. } = self;
+        let matters = |structure: &Structure| structure.stays(&[], method.fold) && wanted(&structure.name);
+        let all: Vec<Structure> = structures(parent.config).into_iter().filter(matters).collect();
+        let unknown: Vec<Structure> = all.iter().filter(|structure| !self.structures.borrow().contains_key(&structure.name)).cloned().collect();
+        if !unknown.is_empty() {
+            let found = structures_of(parent, *method, unknown, self.progress)?;
+            self.structures.borrow_mut().extend(found.into_iter().map(|found| (found.structure.name.clone(), found)));
+        }
+        let known = self.structures.borrow();
+        Ok(all.iter().filter_map(|structure| known.get(&structure.name)).cloned().collect())
+    }
+
+    /// The orders in which the encoder's and the decoder's layers are best left out.
+    pub fn layers(&self) -> Result<&[Vec<Dropped>; 2]> {
+        if let Some(known) = self.layers.get() {
+            return Ok(known);
+        }
+        let found = layer_orders(self.parent, self.method, self.progress)?;
+        Ok(self.layers.get_or_init(|| found))
+    }
+
+    fn sizes(&self) -> Result<&[Smaller]> {
+        if let Some(known) = self.sizes.get() {
+            return Ok(known);
+        }
+        let pictures = self.parent.inputs.first(affordable(self.parent, 4 * PROBED, |_| true)?);
+        let found = smaller(self.parent, &look(self.parent.config, self.parent.weights, &pictures)?, self.progress)?;
+        Ok(self.sizes.get_or_init(|| found))
+    }
+}
+
+/// Pictures to measure changes on: so many, but fewer where the parts of the network that count have much to do for each.
+fn affordable(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Result<usize> {
+    /// Multiply-accumulates of a measurement: seconds on a laptop, and there is one for each thing that could go.
+    const WORK: usize = 200_000_000_000;
+    /// So few see hardly any object of some kinds.
+    const LEAST: usize = 8;
+    let size = typical_size(parent.config.pixels.resize)?;
+    let macs: u64 = cost(parent.config, size).iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum();
+    Ok((WORK / (macs as usize).max(1)).clamp(LEAST, most))
+}
+
+fn structures_of(parent: &Side, method: Method, all: Vec<Structure>, progress: &dyn Progress) -> Result<Vec<Surveyed>> {
+    let knowledge = Knowledge::gather(parent.config, parent.weights, parent.inputs, parent.relevance, &all, method, progress)?;
+    let points = Points::new(parent)?;
+    let seen = look(parent.config, parent.weights, &points.last)?;
+
+    progress.begin("ordering units", all.len());
+    let orders = in_order(all.len(), |i| {
+        let order = knowledge.order(method.importance, &all[i], &knowledge.problems(&all[i])?)?;
+        progress.step();
+        Ok(order)
+    })?;
+    progress.begin("measuring what each part is good for", all.len());
+    let mut surveyed = Vec::new();
+    for (structure, order) in all.into_iter().zip(orders) {
+        surveyed.push(probe(parent, structure, order, &knowledge, method, &points, &seen)?);
+        progress.step();
+    }
+    Ok(surveyed)
+}
+
+fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> Result<[Vec<Dropped>; 2]> {
+    let (config, weights) = (parent.config, parent.weights);
+    let pictures = parent.inputs.first(affordable(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
+    // Each begins where the network's parts first differ.
+    let features = pictures.at(config, weights, Point::features(config))?;
+    let tokens = features.at(config, weights, Point::Decoder(0))?;
+    let given = |kind: Layer| method.importance.layers(kind.all(config), method.seed);
+    let rounds = |kind: Layer| {
+        let count = kind.count(config);
+        if given(kind).is_some() { count.saturating_sub(1) } else { count * (count + 1) / 2 - usize::from(count > 0) }
+    };
+    progress.begin("leaving layers out", rounds(Layer::Encoder(0)) + rounds(Layer::Decoder(0)));
+    let seen = look(config, weights, &tokens)?;
+    let order = |kind: Layer, inputs: &Inputs| {
+        let parent = Side { inputs, ..*parent };
+        order(&parent, &seen, kind, given(kind).as_deref(), method.repair, &mut StandIns::default(), &|| progress.step())
+    };
+    Ok([order(Layer::Encoder(0), &features)?, order(Layer::Decoder(0), &tokens)?])
+}
+
+/// A few pictures at several points of their way: what comes before a structure needn't be computed again and again.
+struct Points {
+    before: Vec<Inputs>,
+    last: Inputs,
+}
+
+impl Points {
+    fn new(parent: &Side) -> Result<Self> {
+        let pictures = parent.inputs.first(affordable(parent, PROBED, |_| true)?);
+        let (blocks, encoder, decoder) = (parent.config.backbone.blocks(), parent.config.encoder.len(), parent.config.decoder.len());
+        let mut points = Self { last: pictures, before: Vec::new() };
+        let backbone = (0..=blocks).map(Point::Block);
+        for point in backbone.chain((0..encoder).map(Point::Encoder)).chain((0..decoder).map(Point::Decoder)) {
+            let next = points.last.at(parent.config, parent.weights, point)?;
+            points.before.push(std::mem::replace(&mut points.last, next));
+        }
+        Ok(points)
+    }
+
+    /// The last point before a structure.
+    fn before(&self, config: &Config, structure: &Structure) -> &Inputs {
+        let blocks = config.backbone.blocks();
+        let point = match structure.layer() {
+            Some(layer) => layer.into(),
+            None => match structure.name.strip_prefix("backbone.") {
+                // A stream begins with a stage; what is within a block has its name.
+                Some(name) => {
+                    let name = format!("{name}.");
+                    let within = |block: &usize| {
+                        let block = format!("{}.", config.backbone.block_name(*block));
+                        name.starts_with(&block) || block.starts_with(&name)
+                    };
+                    (0..blocks).find(within).map_or(Point::Pixels, Point::Block)
+                }
+                None => Point::Block(blocks),
+            },
+        };
+        self.before.iter().chain([&self.last]).rev().find(|inputs| inputs.point <= point).unwrap_or(&self.last)
+    }
+}
+
+/// How much the errors of a structure's order show in the outputs.
+fn probe(
+    parent: &Side,
+    structure: Structure,
+    order: Vec<Removal>,
+    knowledge: &Knowledge,
+    method: Method,
+    points: &Points,
+    seen: &[Answer],
+) -> Result<Surveyed> {
+    if structure.place == Place::Queries {
+        // Their error is a share of what is detected already.
+        return Ok(Surveyed { structure, order, slope: 1.0 });
+    }
+    if order.is_empty() {
+        return Ok(Surveyed { structure, order, slope: 0.0 });
+    }
+    let gone = structure.units / 2;
+    let units = obs::kept(&order, structure.units, gone);
+    let mut trimmed = Trimmed::new(parent, &[], false, &mut StandIns::default())?;
+    if method.repair {
+        for (map, problem) in structure.used_by.iter().zip(&knowledge.problems(&structure)?) {
+            for (name, tensor) in solve(&trimmed.weights, map, problem, &structure, &units)? {
+                trimmed.weights.insert(name, tensor);
+            }
+        }
+    }
+    trimmed.cut(&structure, &units)?;
+    let inputs = points.before(parent.config, &structure);
+    let found = difference(seen, &look(&trimmed.config, &trimmed.weights, inputs)?);
+    let error = order.get(gone.max(1) - 1).map_or(0.0, |removal| removal.error);
+    Ok(Surveyed { structure, order, slope: found / error.max(1e-12) })
+}
