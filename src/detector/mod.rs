@@ -104,12 +104,26 @@ impl Detector {
         Ok(Self { config: checkpoint.config.clone(), network, weights_bytes: numbers * size_of::<f32>() })
     }
 
-    /// Detections whose score is at least `threshold`, the best first.
+    /// Detections whose score is at least `threshold`, the best first: of each query its likeliest class.
     pub async fn detect(&mut self, picture: &Picture, threshold: f32) -> Result<Detections> {
-        picture.check()?;
         if threshold.is_nan() {
             return Err(Error::Config("the threshold is not a number".into()));
         }
+        self.run(picture, |config, output, size| post::detections(config, output, size, threshold)).await
+    }
+
+    /// The `most` best detections, as average precision counts them. Where each class has a score of its own (sigmoid), a query may give
+    /// several: its box as each of them, as "Deformable DETR" (Zhu et al., 2020, arXiv:2010.04159) and those after it are measured.
+    pub async fn rank(&mut self, picture: &Picture, most: usize) -> Result<Detections> {
+        self.run(picture, |config, output, size| post::ranked(config, output, size, most)).await
+    }
+
+    async fn run(
+        &mut self,
+        picture: &Picture,
+        post: impl FnOnce(&Config, &Output<HostTensor>, [usize; 2]) -> Result<Vec<Detection>>,
+    ) -> Result<Detections> {
+        picture.check()?;
         let start = Instant::now();
         let (output, pre, parts) = match &mut self.network {
             Network::Cpu(detr) => {
@@ -126,7 +140,7 @@ impl Detector {
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();
-        let detections = post::detections(&self.config, &output, [picture.width, picture.height], threshold)?;
+        let detections = post(&self.config, &output, [picture.width, picture.height])?;
         let times = Times { pre, network, post: milliseconds(start), parts };
         Ok(Detections { detections, times, width: picture.width, height: picture.height })
     }

@@ -30,18 +30,39 @@ pub struct Bounds {
 }
 
 /// Every query whose best class reaches `threshold`, even where no-object is likelier; the best first.
-pub(super) fn detections(config: &Config, output: &Output<HostTensor>, [width, height]: [usize; 2], threshold: f32) -> Result<Vec<Detection>> {
+pub(super) fn detections(config: &Config, output: &Output<HostTensor>, size: [usize; 2], threshold: f32) -> Result<Vec<Detection>> {
+    let mut found = each(config, output, size, |logits| vec![best(config.class_activation, logits)])?;
+    found.retain(|detection| detection.score >= threshold);
+    Ok(found)
+}
+
+/// The `most` best pairs of a query and a class; where classes exclude each other (softmax), only a query's best counts.
+pub(super) fn ranked(config: &Config, output: &Output<HostTensor>, size: [usize; 2], most: usize) -> Result<Vec<Detection>> {
+    let activation = config.class_activation;
+    let mut found = each(config, output, size, |logits| match activation {
+        ClassActivation::Softmax => vec![best(activation, logits)],
+        ClassActivation::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).enumerate().collect(),
+    })?;
+    found.truncate(most);
+    Ok(found)
+}
+
+/// Detections of what `classes` says of each query's logits: classes and their scores. The best first.
+fn each(
+    config: &Config,
+    output: &Output<HostTensor>,
+    [width, height]: [usize; 2],
+    classes: impl Fn(&[f32]) -> Vec<(usize, f32)>,
+) -> Result<Vec<Detection>> {
     let logits = finite("class logits", &output.logits, [1, config.queries, config.classes])?;
     let boxes = finite("boxes", &output.boxes, [1, config.queries, 4])?;
     let mut found = Vec::new();
     for (query, (logits, place)) in logits.chunks_exact(config.classes).zip(boxes.chunks_exact(4)).enumerate() {
-        let (class, score) = best(config.class_activation, logits);
-        if score < threshold {
-            continue;
-        }
-        let label = &config.labels[class];
         let bounds = Bounds::from_fractions([place[0], place[1], place[2], place[3]], width as f32, height as f32);
-        found.push(Detection { query, class, id: label.id, label: label.name.clone(), score, bounds });
+        for (class, score) in classes(logits) {
+            let label = &config.labels[class];
+            found.push(Detection { query, class, id: label.id, label: label.name.clone(), score, bounds });
+        }
     }
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     Ok(found)
@@ -75,9 +96,13 @@ fn best(activation: ClassActivation, logits: &[f32]) -> (usize, f32) {
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             (logit - most).exp() / logits.iter().map(|x| (x - most).exp()).sum::<f32>()
         }
-        ClassActivation::Sigmoid => 1.0 / (1.0 + (-logit).exp()),
+        ClassActivation::Sigmoid => sigmoid(logit),
     };
     (class, score)
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 impl Bounds {
@@ -135,6 +160,23 @@ mod tests {
         let config = config(ClassActivation::Sigmoid, 1, 2, 2);
         let found = detections(&config, &output(1, &[-1.0, 0.0], &[0.5; 4]), [2, 2], 0.5).unwrap();
         assert_eq!((found[0].class, found[0].score), (1, 0.5));
+    }
+
+    /// `(logits.sigmoid().flatten().topk(3))`, as `post_process_object_detection` of Deformable DETR in Hugging Face's transformers.
+    #[test]
+    fn with_sigmoid_a_query_may_be_ranked_as_several_classes() {
+        let config = config(ClassActivation::Sigmoid, 2, 2, 2);
+        let output = output(2, &[2.0, 1.0, -1.0, 0.0], &[0.5; 8]);
+        let found = ranked(&config, &output, [2, 2], 3).unwrap();
+        assert_eq!(found.iter().map(|found| (found.query, found.class)).collect::<Vec<_>>(), [(0, 0), (0, 1), (1, 1)]);
+        assert!((found[1].score - 0.731_06).abs() < 1e-4);
+    }
+
+    #[test]
+    fn with_softmax_a_query_is_ranked_as_its_best_class() {
+        let config = config(ClassActivation::Softmax, 2, 3, 2);
+        let output = output(2, &[0.0, 2.0, 3.0, 1.0, -1.0, 0.0], &[0.5; 8]);
+        assert_eq!(ranked(&config, &output, [2, 2], 100).unwrap(), detections(&config, &output, [2, 2], 0.0).unwrap());
     }
 
     #[test]

@@ -19,7 +19,9 @@ const backend = /** @type {'cpu' | 'webgpu'} */ (values.backend);
 if (others.length > 0) {
   // A photo twice as large as the embedded models' input, unless told otherwise.
   const [height, width] = size ?? [384, 384];
-  const files = Object.fromEntries(positionals.map((file) => [path.basename(file, '.safetensors'), file]));
+  // Files of one name in several folders are told apart by their paths.
+  const names = positionals.map((file) => path.basename(file, '.safetensors'));
+  const files = Object.fromEntries(positionals.map((file, i) => [names.indexOf(names[i]) === names.lastIndexOf(names[i]) ? names[i] : file, file]));
   print(await timeInTurns(files, { height, width }, { backends: [backend], rounds: Number(values.runs), say: (text) => console.error(text) }));
   process.exit(0);
 }

@@ -30,7 +30,7 @@ export async function pick(page, title) {
 
 /** What is told of a model in a few words: its size and its accuracy. @param {import('./embed.js').Entry} entry */
 export function about({ bytes, metrics }) {
-  return [`${(bytes / 1e6).toFixed(1)} MB`, `AP ${metrics?.AP}`];
+  return [`${(bytes / 1e6).toFixed(1)} MB`, `AP ${metrics?.AP?.toFixed(1)}`];
 }
 
 /** The class that the list begins with, and a threshold in percent that it alone reaches. @param {Page} page */

@@ -43,11 +43,11 @@ function makeRow(model) {
 export function factsOf(model) {
   const ap = model.metrics?.AP;
   const took = state.measured[measuredAs(model, state.info?.backend ?? '')];
-  return [bytes(model.bytes), ap !== undefined && `AP ${ap}`, took !== undefined && `${time(took)} a picture`].filter(Boolean).join(' · ');
+  return [bytes(model.bytes), ap !== undefined && `AP ${ap.toFixed(1)}`, took !== undefined && `${time(took)} a picture`].filter(Boolean).join(' · ');
 }
 
 /** @param {Model} model */
 function describe({ name, labels, bytes: size, licence, metrics }) {
   const facts = [plural(labels.length, 'class', 'classes'), bytes(size), licence].filter(Boolean).join(', ');
-  return `${name}: ${facts}${metrics?.AP !== undefined && metrics.on ? `. AP ${metrics.AP} on ${metrics.on}` : ''}`;
+  return `${name}: ${facts}${metrics?.AP !== undefined && metrics.on ? `. AP ${metrics.AP.toFixed(1)} on ${metrics.on}` : ''}`;
 }

@@ -15,7 +15,10 @@ pub struct Run {
     pub problems: Vec<String>,
 }
 
-/// Every query of every picture under `folder`, whatever its score; `done` is called after each picture.
+/// Detections of a picture, as many as published figures of DETR and Deformable DETR count.
+const RANKED: usize = 100;
+
+/// The best detections of every picture under `folder`, whatever their scores; `done` is called after each picture.
 ///
 /// Each thread has its own copy of the network.
 pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, done: impl Fn() + Sync) -> Result<Run> {
@@ -24,7 +27,7 @@ pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, don
     let load = || pollster::block_on(Detector::load(checkpoint, Device::Cpu));
     share::each(dataset.images.len(), load, |detector, index| {
         let picture = &dataset.images[index];
-        let found = image::open(&folder.join(&picture.file_name)).and_then(|pixels| pollster::block_on(detector.detect(&pixels, 0.0)));
+        let found = image::open(&folder.join(&picture.file_name)).and_then(|pixels| pollster::block_on(detector.rank(&pixels, RANKED)));
         let found = found.map(|found| scored(picture, &found, &categories)).map_err(|error| error.to_string());
         all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, found));
         done();
