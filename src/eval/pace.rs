@@ -1,9 +1,11 @@
 //! How long one network takes beside another: in turns, so that whatever else the machine does slows both.
+//!
+//! In each turn a network runs once before it is timed, as after another frame: the other has driven its weights out of the caches.
 
 use super::bench::{input_size, median, photo_for};
 use crate::checkpoint::Checkpoint;
 use crate::detector::{Detector, Device};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde::Serialize;
 
 /// How long the network takes, in milliseconds, by runs that alternate with the parent's.
@@ -23,7 +25,10 @@ pub fn pace(parent: &Checkpoint, other: &Checkpoint, device: Device, runs: usize
     let (mut parent, mut other) = (load(parent)?, load(other)?);
     let mut times: [Vec<f64>; 3] = Default::default();
     for run in 0..=runs {
-        let time = |detector: &mut Detector| Ok::<f64, Error>(pollster::block_on(detector.detect(&photo, 0.5))?.times.network);
+        let time = |detector: &mut Detector| -> Result<f64> {
+            pollster::block_on(detector.detect(&photo, 0.5))?;
+            Ok(pollster::block_on(detector.detect(&photo, 0.5))?.times.network)
+        };
         let (theirs, ours) = (time(&mut parent)?, time(&mut other)?);
         if run > 0 {
             times.iter_mut().zip([theirs, ours, ours / theirs]).for_each(|(all, time)| all.push(time));

@@ -1,5 +1,6 @@
 // How fast the networks of a report's folder are in a browser. They take turns (the parent, one after another of the others, the parent again …),
-// so that whatever else the machine does slows all of them, and each is compared with its parent round by round.
+// so that whatever else the machine does slows all of them, and each is compared with its parent round by round. Each runs once before it is
+// timed, as after another frame: the others have driven its weights out of the caches. (A GPU that is a program has more to do than to fetch them.)
 
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
@@ -132,7 +133,8 @@ async function load(page, names, { height, width }, backend) {
   const { problem, ...kind } = await handle.evaluate(({ adapter, software, problem }) => ({ adapter, software, problem }));
   if (problem && problem.code !== 'unsupported') throw new Error(`${problem.name}: ${problem.message}`);
   /** Milliseconds. @param {string} name */
-  const time = (name) => handle.evaluate(async ({ detectors, photo }, { name, backend }) => {
+  const time = (name) => handle.evaluate(async ({ detectors, photo, software }, { name, backend }) => {
+    if (backend === 'cpu' || !software) await detectors[name].detect(photo);
     const { times } = await detectors[name].detect(photo);
     if (detectors[name].info.backend !== backend) throw new Error(`${name} has left ${backend}: ${detectors[name].info.why}`);
     return times.network;
