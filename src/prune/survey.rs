@@ -234,3 +234,51 @@ fn probe(
     let error = order.get(gone.max(1) - 1).map_or(0.0, |removal| removal.error);
     Ok(Surveyed { structure, order, slope: found / error.max(1e-12) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prune::calibrate::Relevance;
+    use crate::prune::importance::Importance;
+    use crate::prune::tiny;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts what is begun.
+    #[derive(Default)]
+    struct Begun(AtomicUsize);
+
+    impl Progress for Begun {
+        fn begin(&self, _: &str, _: usize) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn step(&self) {}
+    }
+
+    #[test]
+    fn nothing_is_looked_at_twice_and_what_is_known_does_not_depend_on_when_it_was_asked() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, 3);
+        let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
+        let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
+        let method = Method { importance: Importance::Obs, repair: true, seed: 0, fold: true };
+        let (begun, other) = (Begun::default(), Begun::default());
+        let (surveyor, fresh) = (Surveyor::new(&parent, method, &begun), Surveyor::new(&parent, method, &other));
+        let work = |ask: &dyn Fn()| {
+            let before = begun.0.load(Ordering::Relaxed);
+            ask();
+            begun.0.load(Ordering::Relaxed) - before
+        };
+        assert!(work(&|| drop(surveyor.structures(|name| name == "encoder.1.ffn").unwrap())) > 0);
+        assert_eq!(work(&|| drop(surveyor.structures(|name| name == "encoder.1.ffn").unwrap())), 0);
+        assert!(work(&|| drop(surveyor.survey(true, |_| true).unwrap())) > 0);
+        assert_eq!(work(&|| drop(surveyor.survey(true, |_| true).unwrap())), 0);
+
+        let (piecewise, whole) = (surveyor.survey(true, |_| true).unwrap(), fresh.survey(true, |_| true).unwrap());
+        assert_eq!((&piecewise.encoder, &piecewise.decoder, &piecewise.sizes), (&whole.encoder, &whole.decoder, &whole.sizes));
+        assert_eq!(piecewise.structures.len(), whole.structures.len());
+        for (a, b) in piecewise.structures.iter().zip(&whole.structures) {
+            assert_eq!((&a.structure, &a.order, a.slope), (&b.structure, &b.order, b.slope));
+        }
+    }
+}
