@@ -28,8 +28,9 @@ pub fn anchored(config: &Config, weights: &Weights, state: &Weights) -> Result<W
     let square = |x: f32| f64::from(x).powi(2);
     let apart: f64 = theirs.iter().zip(&ours).map(|(theirs, ours)| square(theirs - ours)).sum();
     let whole: f64 = ours.iter().map(|&x| square(x)).sum();
-    // Written so that what is no number is refused.
-    if !(apart.sqrt() <= f64::from(ROUNDING) * whole.sqrt()) {
+    // What is no number is refused, too.
+    let off = apart.sqrt() / whole.sqrt();
+    if off.is_nan() || off > f64::from(ROUNDING) {
         return Err(Error::Config("the run makes other positions of the queries' boxes than the model has: the model isn't of this run".into()));
     }
     Ok(all)
