@@ -28,7 +28,23 @@ enum Command {
     Bench(cli::bench::Arguments),
 }
 
+/// Has glibc keep the memory that one picture needed for the next: given back and asked for again, each page of it costs a fault, which
+/// makes a picture take half as long again.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn keep_memory() {
+    // SAFETY: no other thread is running yet. A value that is refused leaves all as it was.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_memory() {}
+
 fn main() -> std::process::ExitCode {
+    keep_memory();
     // candle's own threads spin while they wait for a sum of two tensors to be shared out among them; ours are busy.
     // SAFETY: no other thread is running yet.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };

@@ -1,6 +1,6 @@
 //! How long one network takes beside another: in turns, so that whatever else the machine does slows both.
 //!
-//! In each turn a network runs once before it is timed, as after another frame: the other has driven its weights out of the caches.
+//! In each turn a network runs once before it is timed, as after another frame.
 
 use super::bench::{input_size, median, photo_for};
 use crate::checkpoint::Checkpoint;

@@ -1,6 +1,6 @@
 // How fast the networks of a report's folder are in a browser. They take turns (the parent, one after another of the others, the parent again …),
 // so that whatever else the machine does slows all of them, and each is compared with its parent round by round. Each runs once before it is
-// timed, as after another frame: the others have driven its weights out of the caches. (A GPU that is a program has more to do than to fetch them.)
+// timed, as after another frame (but on a GPU that is a program, which takes its time anyway).
 
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
