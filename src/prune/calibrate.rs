@@ -83,24 +83,39 @@ pub fn calibrate(
         };
         maps.iter().map(gram).collect()
     };
-    let start = || {
-        let watch = Watch::new(Cpu, Gather { grams: empty()?, relevance, picture: 0 });
-        let detr = Detr::load(&watch, config, weights)?;
-        Ok((watch, detr))
-    };
-    let found = lanes(inputs.len(), start, |(watch, detr), index| {
-        watch.with_observer(|gather| gather.picture = index);
-        inputs.run(watch, detr, index)?;
-        done();
-        Ok(())
-    })?;
+    let start = || Ok(Gather { grams: empty()?, relevance, picture: 0 });
+    let found = observed(config, weights, inputs, start, |gather, picture| gather.picture = picture, done)?;
     let mut sums = empty()?;
-    for (watch, _) in found {
-        for (name, gram) in watch.into_observer().grams {
+    for gather in found {
+        for (name, gram) in gather.grams {
             if let Some(sum) = sums.get_mut(&name) {
                 sum.merge(&gram);
             }
         }
     }
     Ok(sums)
+}
+
+/// One pass over the pictures with observers, which `start` makes and which are told before each picture which one it is; what they have
+/// gathered, in the order of the lanes. `done` is called after each picture.
+pub fn observed<O: Observe<Tensor> + Send>(
+    config: &Config,
+    weights: &Weights,
+    inputs: &Inputs,
+    start: impl Fn() -> Result<O> + Sync,
+    tell: impl Fn(&mut O, usize) + Sync,
+    done: &(dyn Fn() + Sync),
+) -> Result<Vec<O>> {
+    let start = || {
+        let watch = Watch::new(Cpu, start()?);
+        let detr = Detr::load(&watch, config, weights)?;
+        Ok((watch, detr))
+    };
+    let found = lanes(inputs.len(), start, |(watch, detr), index| {
+        watch.with_observer(|observer| tell(observer, index));
+        inputs.run(watch, detr, index)?;
+        done();
+        Ok(())
+    })?;
+    Ok(found.into_iter().map(|(watch, _)| watch.into_observer()).collect())
 }

@@ -5,19 +5,17 @@
 //! arXiv:2208.11580 and arXiv:2210.17323). In the end the bias gives every output its mean back. A depthwise convolution's channels
 //! are maps of their own, whose inputs are the taps. The scales are those that are nearest without pictures.
 
-use super::calibrate::{Relevance, calibrate, offset};
+use super::calibrate::{Relevance, calibrate, observed, offset};
 use super::difference::look;
 use super::gram::{Gram, Sampling, rows};
-use super::inputs::{Inputs, in_order, lanes};
+use super::inputs::{Inputs, in_order};
 use super::keep::numbers;
 use super::obs::{Problem, factor};
 use super::trim::Progress;
 use crate::config::Config;
-use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::layout::layout;
-use crate::model::Detr;
-use crate::watch::{Observe, Seen, Watch};
+use crate::watch::{Observe, Seen};
 use crate::weights::{Channels, Data, HostTensor, Int8, Weights};
 use candle_core::Tensor;
 use faer::Mat;
@@ -164,20 +162,11 @@ fn calibrate_taps(
         };
         maps.iter().map(grams).collect()
     };
-    let start = || {
-        let watch = Watch::new(Cpu, Taps { grams: empty()?, picture: 0 });
-        let detr = Detr::load(&watch, config, weights)?;
-        Ok((watch, detr))
-    };
-    let found = lanes(inputs.len(), start, |(watch, detr), index| {
-        watch.with_observer(|taps| taps.picture = index);
-        inputs.run(watch, detr, index)?;
-        done();
-        Ok(())
-    })?;
+    let start = || Ok(Taps { grams: empty()?, picture: 0 });
+    let found = observed(config, weights, inputs, start, |taps, picture| taps.picture = picture, done)?;
     let mut sums = empty()?;
-    for (watch, _) in found {
-        for (sum, part) in sums.values_mut().flatten().zip(watch.into_observer().grams.values().flatten()) {
+    for taps in found {
+        for (sum, part) in sums.values_mut().flatten().zip(taps.grams.values().flatten()) {
             sum.merge(part);
         }
     }
