@@ -57,7 +57,14 @@ fn measure(config: &Config, groups: usize, seconds: f64) -> detrim::Result<f64> 
     let mut state = State::new(trainable(&fresh(config.clone(), &backbone, 2)?.weights));
     groups::set(config, &mut state, groups, 4)?;
     let mut weights = state.weights;
-    let method = Method { criterion: Criterion::new(config.class_activation), denoising: 40, noise: Default::default(), tokens: 4, shards: 2 };
+    let method = Method {
+        criterion: Criterion::new(config.class_activation),
+        denoising: 40,
+        noise: Default::default(),
+        tokens: 4,
+        shards: 2,
+        device: candle_core::Device::Cpu,
+    };
     let mut rng = fastrand::Rng::with_seed(3);
     let examples: Vec<Example> = (0..BATCH).map(|_| example(&mut rng)).collect();
     let mut moments = Moments::default();

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use std::io::Write;
 use std::path::Path;
 
-/// Writes to a temporary file beside `path`, then renames it.
+/// Writes to a temporary file beside `path`, then renames it: not before the disk has it, lest a crash leave the new name without its content.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |source| Error::Io { file: path.display().to_string(), source };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -13,7 +13,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(directory).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
     file.persist(path).map_err(|error| fail(error.error))?;
     Ok(())
 }

@@ -94,26 +94,41 @@ fn the_command_measures_saved_detections_and_writes_its_reports() {
     let file = |name: &str| folder.path().join(name);
     std::fs::write(file("found.json"), serde_json::to_vec(&fixture.detections).unwrap()).unwrap();
     std::fs::write(file("half.json"), serde_json::to_vec(&fixture.detections.iter().step_by(2).collect::<Vec<_>>()).unwrap()).unwrap();
-    let detrim = |detections: &str| {
+    let elsewhere = |found: &Scored| Scored { image_id: found.image_id + 1_000_000, ..found.clone() };
+    let strange: Vec<Scored> = fixture.detections.iter().map(elsewhere).collect();
+    std::fs::write(file("strange.json"), serde_json::to_vec(&strange).unwrap()).unwrap();
+    std::fs::write(file("mixed.json"), serde_json::to_vec(&[&fixture.detections[..], &strange[..2]].concat()).unwrap()).unwrap();
+    let detrim = |detections: &str, against: &str| {
         std::process::Command::new(env!("CARGO_BIN_EXE_detrim"))
             .args(["eval", "--resamples", "50", "--annotations"])
             .arg(&fixture.truth)
-            .args(["--detections", detections, "--against", "half.json", "--json", "report.json", "--plot", "plot.svg"])
+            .args(["--detections", detections, "--against", against, "--json", "report.json", "--plot", "plot.svg"])
             .current_dir(folder.path())
             .output()
             .unwrap()
     };
-    let run = detrim("found.json");
+    let run = detrim("mixed.json", "half.json");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let told = String::from_utf8(run.stderr).unwrap();
+    assert!(told.contains("mixed.json: 2 detections count for nothing") && told.contains("there is no picture 1000"), "{told}");
     let said = String::from_utf8(run.stdout).unwrap();
     assert!(said.contains("AP50") && said.contains("class 3") && said.contains("against half.json"), "{said}");
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(file("report.json")).unwrap()).unwrap();
     assert!((report["metrics"]["ap"].as_f64().unwrap() - fixture.metrics[0]).abs() < 1e-6);
     assert!(std::fs::read_to_string(file("plot.svg")).unwrap().contains("recall"));
 
-    let missing = detrim("none.json");
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&missing.stderr).contains("none.json"));
+    for (detections, against, expected) in [("none.json", "half.json", "none.json"), ("found.json", "strange.json", "strange.json: all detections")] {
+        let refused = detrim(detections, against);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(expected));
+    }
+    let none = std::process::Command::new(env!("CARGO_BIN_EXE_detrim"))
+        .args(["eval", "--resamples", "0", "--annotations"])
+        .arg(&fixture.truth)
+        .args(["--detections", "found.json"])
+        .output()
+        .unwrap();
+    assert!(none.status.code() == Some(2) && String::from_utf8_lossy(&none.stderr).contains("above 0"));
 }
 
 #[test]

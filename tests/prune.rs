@@ -99,7 +99,14 @@ fn a_plan_is_carried_out_repaired_and_carries_out_the_same_again() {
     // The third decoder layer is the second now.
     assert_eq!((trimmed.config.decoder[0].ffn, trimmed.config.decoder[1].ffn), (40, 24));
     assert!(text.contains("parameters"), "{text}");
-    assert!(trimmed.card.provenance.iter().any(|line| line.contains("sha256")), "{:?}", trimmed.card);
+    for told in ["sha256", "--plan plan.toml", "chosen and repaired on 16 pictures"] {
+        assert!(trimmed.card.provenance.iter().any(|line| line.contains(told)), "{told}: {:?}", trimmed.card);
+    }
+    // A plan that somebody wrote goes by the options.
+    done(&prune(folder, "--pictures 16 --plan plan.toml --no-repair --out bare.safetensors"));
+    assert_ne!(model(folder, "bare.safetensors").weights, trimmed.weights);
+    let bare = Plan::parse(&std::fs::read_to_string(folder.join("bare.toml")).unwrap(), "bare.toml").unwrap();
+    assert!(bare.origin.is_some_and(|origin| !origin.repair && origin.pictures == 16));
 
     let carried = std::fs::read_to_string(folder.join("a.toml")).unwrap();
     let exact = Plan::parse(&carried, "a.toml").unwrap();
@@ -157,6 +164,32 @@ fn a_budget_is_kept_to_and_an_impossible_one_names_the_smallest() {
     let before = std::fs::read_dir(folder).unwrap().count();
     done(&prune(folder, "--pictures 8 --macs -20% --dry-run"));
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), before);
+    // A file is no larger than was asked for, with all that is in it.
+    let whole = folder.join("base.safetensors").metadata().unwrap().len();
+    done(&prune(folder, &format!("--pictures 8 --bytes {}kB --out light.safetensors", whole * 7 / 10_000)));
+    let light = folder.join("light.safetensors").metadata().unwrap().len();
+    assert!((whole / 2..=whole * 7 / 10).contains(&light), "{light} of {whole}");
+    let told = model(folder, "light.safetensors").card.provenance.join("; ");
+    assert!(told.contains("--bytes"), "{told}");
+    assert!(complaint(&prune(folder, "--params 40ms --dry-run")).contains("milliseconds"));
+}
+
+#[test]
+fn a_limit_on_latency_goes_by_a_profile() {
+    let folder = place();
+    let folder = folder.path();
+    let bench = Command::new(env!("CARGO_BIN_EXE_detrim"))
+        .current_dir(folder)
+        .args("bench base.safetensors --backend cpu --runs 1 --profile device.json".split(' '))
+        .output()
+        .unwrap();
+    done(&bench);
+    assert!(complaint(&prune(folder, "--latency 1.3x --dry-run")).contains("--profile"));
+    let text = done(&prune(folder, "--pictures 8 --latency 1.3x --profile device.json --out fast.safetensors"));
+    let predicted = text.lines().find(|line| line.starts_with("milliseconds")).and_then(|line| line.split(['(', 'x']).nth(1)?.parse::<f64>().ok());
+    assert!(predicted.is_some_and(|times| times >= 1.295), "{text}");
+    assert_ne!(model(folder, "fast.safetensors").config, network().config);
+    assert!(complaint(&prune(folder, "--pictures 8 --latency 1000x --profile device.json --dry-run")).contains("the fewest"));
 }
 
 #[test]
@@ -199,6 +232,10 @@ fn wrong_input_is_named() {
     };
     assert!(recipe("[keep]\n\"encoder.9.ffn\" = 0.5\n").contains("encoder.9.ffn"));
     assert!(recipe("[kep]\n").contains("recipe.toml"));
+    // Its plan would be written over it.
+    assert!(complaint(&prune(folder, "--recipe recipe.toml --out recipe.safetensors")).contains("would be written over"));
+    assert!(std::fs::read_to_string(folder.join("recipe.toml")).unwrap().starts_with("[kep]"));
+    assert!(complaint(&prune(folder, "--recipe heads --pictures 0 --out x.safetensors")).contains("above 0"));
     assert!(recipe("[keep]\n\"*.ffn\" = 1.5\n").contains("share"));
     assert!(complaint(&prune(folder, "--recipe nothing --out x.safetensors")).contains("layers, heads"));
     assert!(complaint(&prune(folder, "--out x.safetensors")).contains("nothing is asked for"));
@@ -305,6 +342,8 @@ fn a_whole_trimming_is_one_command() {
     let labels = serde_json::json!({ "images": images, "annotations": boxes, "categories": classes });
     std::fs::write(folder.join("labels.json"), labels.to_string()).unwrap();
     std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.5\n").unwrap();
+    // Stored in another type than the steps' copy of it.
+    write_own(&folder.join("base.safetensors"), &network(), Storage::F16).unwrap();
     let trim = |steps: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
         command.current_dir(folder).args("trim base.safetensors --recipe recipe.toml --images photos --labels labels.json".split(' '));
@@ -325,10 +364,16 @@ fn a_whole_trimming_is_one_command() {
     assert!(small.config.decoder[0].self_attention.is_none() && trimmed.config == small.config);
     assert_ne!(small.weights.tensors["query_content"], trimmed.weights.tensors["query_content"].to_f16());
     assert!(small.card.provenance.iter().any(|line| line.contains("trimmed")) && small.card.provenance.iter().any(|line| line.contains("teacher")));
-    assert!(folder.join("small.toml").exists());
+    // The plan is for the model that was given, whatever the steps worked on.
+    done(&prune(folder, "--plan small.toml --out again.safetensors"));
+    assert_eq!(model(folder, "again.safetensors").weights, trimmed.weights);
+    assert!(small.card.provenance.iter().any(|line| line.contains("rounded to int8 on 8 pictures")), "{:?}", small.card);
     // What is done isn't done again, and more steps go on from there.
     let text = done(&trim("9"));
     assert!(!text.contains("1/4") && text.contains("9 steps of 9"), "{text}");
+    std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.75\n").unwrap();
+    assert!(complaint(&trim("12")).contains("another recipe"));
+    std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.5\n").unwrap();
     // Another parent must not be healed in the place of this one.
     write_own(&folder.join("base.safetensors"), &random(network().config, "other", 8), Storage::F32).unwrap();
     assert!(complaint(&trim("12")).contains("another model"));

@@ -60,10 +60,15 @@ fn text(output: &Output) -> String {
 #[test]
 fn eight_pictures_are_learnt_by_heart() {
     let folder = tempfile::tempdir().unwrap();
-    pictures(folder.path());
-    let options = "--steps 500 --rate 1e-3 --warmup 50 --schedule cosine:0.5 --average 0.98 --seed 3 --dev labels.json";
-    let output = run(train(folder.path(), "run", &options.split(' ').collect::<Vec<_>>()));
-    assert!(text(&output).contains("500 steps of 500"), "{}", text(&output));
+    let labels = pictures(folder.path());
+    let options = "--rate 1e-3 --warmup 50 --schedule cosine:0.5 --average 0.98 --seed 3";
+    let with = |more: &str| run(train(folder.path(), "run", &options.split(' ').chain(more.split(' ')).collect::<Vec<_>>()));
+    let output = with("--steps 500 --dev labels.json");
+    // Without a terminal too it is told how the run goes.
+    for expected in ["500 steps of 500", "step 50 of 500", ": class ", " · l1 ", " · denoising ", "step 500: AP "] {
+        assert!(text(&output).contains(expected), "{expected}: {}", text(&output));
+    }
+    assert!(!text(&output).contains("· teacher"), "{}", text(&output));
     let eval = Command::new(env!("CARGO_BIN_EXE_detrim"))
         .current_dir(folder.path())
         .args("eval --model run/last.safetensors --annotations labels.json --images . --json found.json --resamples 10".split(' '))
@@ -77,14 +82,26 @@ fn eight_pictures_are_learnt_by_heart() {
     let log = std::fs::read_to_string(folder.path().join("run/log.csv")).unwrap();
     assert!(log.starts_with("step,seconds,") && log.lines().count() >= 12, "{log}");
     assert!(std::fs::read_to_string(folder.path().join("run/plot.svg")).unwrap().contains("</svg>"));
-    assert!(state::read(&folder.path().join("run/best.safetensors")).is_ok());
+    let best = || state::read(&folder.path().join("run/best.safetensors")).unwrap().1.step;
+    assert_eq!(best(), 500);
+
+    // Held-out boxes of which half aren't there: the best on them is chosen anew, though less is found of them than of those before.
+    let mut content: Value = serde_json::from_slice(&std::fs::read(labels).unwrap()).unwrap();
+    let wrong: Vec<Value> = (1..=8).map(|i| json!({ "image_id": i, "category_id": i % 3 + 1, "bbox": [0, 90, 5, 5], "iscrowd": 0 })).collect();
+    content["annotations"].as_array_mut().unwrap().extend(wrong);
+    std::fs::write(folder.path().join("dev.json"), content.to_string()).unwrap();
+    let output = with("--steps 501 --dev dev.json");
+    assert!(text(&output).contains("this --dev decides"), "{}", text(&output));
+    assert_eq!(best(), 501);
+    let output = with("--steps 501 --dev dev.json");
+    assert!(text(&output).contains("501 steps of 501") && !text(&output).contains("this --dev decides"), "{}", text(&output));
 }
 
 #[test]
 fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
-    let options = ["--rate", "1e-3", "--warmup", "5", "--schedule", "constant", "--batch", "3", "--save-minutes", "0"];
+    let options = "--rate 1e-3 --warmup 5 --schedule constant --batch 3 --save-minutes 0 --repeat-rare 0.9".split(' ').collect::<Vec<_>>();
     for groups in ["0", "2"] {
         let with = |steps: &'static str| [&options[..], &["--groups", groups, "--steps", steps]].concat();
         let name = |name: &str| format!("{name}{groups}");
@@ -129,8 +146,9 @@ fn groups_of_queries_come_and_go() {
 fn an_interrupted_run_saves_and_goes_on_and_has_its_folder_to_itself() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
-    let with = |steps: &str| ["--rate", "1e-3", "--schedule", "constant", "--batch", "2", "--save-minutes", "0", "--steps", steps].map(String::from);
-    let command = |out: &str, steps: &str| train(folder.path(), out, &with(steps).each_ref().map(String::as_str));
+    // Mostly it measures, so that this is what is interrupted.
+    let options = "--rate 1e-3 --schedule constant --batch 2 --dev labels.json --measure-minutes 0 --steps";
+    let command = |out: &str, steps: &str| train(folder.path(), out, &options.split(' ').chain([steps]).collect::<Vec<_>>());
     let last = |out: &str| folder.path().join(out).join("last.safetensors");
 
     let child = command("broken", "1000000").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -160,7 +178,7 @@ fn a_run_does_not_go_on_with_other_examples() {
     let folder = tempfile::tempdir().unwrap();
     let labels = pictures(folder.path());
     let options = ["--batch", "2", "--steps", "1"];
-    run(train(folder.path(), "run", &options));
+    run(train(folder.path(), "run", &[&options[..], &["--shards", "1"]].concat()));
     let refused = |options: &[&str], expected: &str| {
         let output = train(folder.path(), "run", options).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
@@ -168,6 +186,21 @@ fn a_run_does_not_go_on_with_other_examples() {
     };
     refused(&["--batch", "3", "--steps", "2"], "--batch was 2, not 3");
     refused(&["--batch", "2", "--steps", "2", "--seed", "7"], "--seed was 0, not 7");
+    refused(&["--batch", "2", "--steps", "2", "--shards", "2"], "--shards was 1, not 2");
+    let rare = ["--batch", "2", "--steps", "2", "--repeat-rare", "0.5"];
+    refused(&rare, "--repeat-rare was 0.0, not 0.5");
+    // A run of a version that had no such option.
+    let path = folder.path().join("run/options.json");
+    let mut before: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    before.as_object_mut().unwrap().remove("repeat_rare");
+    before["queries"] = json!(9);
+    std::fs::write(&path, before.to_string()).unwrap();
+    refused(&rare, "--repeat-rare was 0.0, not 0.5");
+    // It goes on in as many shards, and with its network.
+    let output = run(train(folder.path(), "run", &["--batch", "2", "--steps", "2"]));
+    assert!(text(&output).contains("--queries was 9, not 8"), "{}", text(&output));
+    let now: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!((&now["shards"], &now["queries"]), (&json!(1), &json!(9)));
     std::fs::write(&labels, std::fs::read_to_string(&labels).unwrap() + " ").unwrap();
     refused(&options, "given by --labels");
 }
@@ -183,6 +216,13 @@ fn a_state_is_a_model_to_every_command() {
         let output = run(command);
         assert!(arguments.starts_with("convert") || text(&output).contains("trained for 1 steps"), "{arguments}: {}", text(&output));
     }
+    // To do what is done again is to do nothing; to begin where no step is left is a mistake.
+    let output = run(train(folder.path(), "run", &["--batch", "2", "--steps", "1"]));
+    assert!(text(&output).contains("1 steps of 1"), "{}", text(&output));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.current_dir(folder.path()).args("train --labels labels.json --images . --cache cache --views 1 --out other --steps 1 --state".split(' '));
+    let output = command.arg("run/last.safetensors").output().unwrap();
+    assert!(output.status.code() == Some(1) && text(&output).contains("at step 1 already"), "{}", text(&output));
 }
 
 /// A teacher of another width, from which a run that was stopped goes on exactly where it stopped; a teacher of pictures of another size.
@@ -289,12 +329,30 @@ fn what_cannot_be_trained_on_is_named() {
     fails(&["--batch", "0"], "batch");
     fails(&["--rate=-1"], "rate");
     fails(&["--state", "labels.json"], "--state");
+    fails(&["--save-minutes", "nan"], "a number of minutes");
+    fails(&["--measure-minutes=-1"], "a number of minutes");
+    // Nor what can't be measured on.
+    let dev = |names: [&str; 2], category: u32| {
+        let images: Vec<Value> = (1..=2).zip(names).map(|(id, name)| json!({ "id": id, "file_name": name, "width": 96, "height": 96 })).collect();
+        let boxes = json!([{ "image_id": 1, "category_id": category, "bbox": [6, 8, 24, 20] }]);
+        let content = json!({ "images": images, "annotations": boxes, "categories": [{ "id": category, "name": "thing" }] });
+        std::fs::write(folder.path().join("dev.json"), content.to_string()).unwrap();
+    };
+    fails(&["--dev", "absent.json"], "absent.json");
+    dev(["0.png", "1.png"], 77);
+    fails(&["--dev", "dev.json"], "nothing in common");
+    dev(["gone.png", "lost.png"], 1);
+    fails(&["--dev", "dev.json"], "none of its 2 pictures");
+    dev(["0.png", "lost.png"], 1);
     // Labels that can't be used are counted and named, and the rest is trained on.
     let mut content: Value = serde_json::from_slice(&std::fs::read(&labels).unwrap()).unwrap();
     let boxes = content["annotations"].as_array_mut().unwrap();
     boxes.push(json!({ "image_id": 1, "category_id": 1, "bbox": [200, 200, 10, 10] }));
     boxes.push(json!({ "image_id": 99, "category_id": 1, "bbox": [1, 1, 10, 10] }));
     std::fs::write(&labels, content.to_string()).unwrap();
-    let output = run(train(folder.path(), "run", &["--steps", "1"]));
+    let output = run(train(folder.path(), "run", &["--steps", "1", "--dev", "dev.json"]));
     assert!(text(&output).contains("2 ") && text(&output).contains("99"), "{}", text(&output));
+    for expected in ["1 of 2 pictures are not there", "on 2 pictures", "1 pictures could not be used"] {
+        assert!(text(&output).contains(expected), "{expected}: {}", text(&output));
+    }
 }

@@ -138,7 +138,14 @@ impl Fixture {
     }
 
     fn method(&self, shards: usize) -> Method {
-        Method { criterion: Criterion::new(self.case.kind), denoising: 0, noise: Noise::default(), tokens: 2, shards }
+        Method {
+            criterion: Criterion::new(self.case.kind),
+            denoising: 0,
+            noise: Noise::default(),
+            tokens: 2,
+            shards,
+            device: candle_core::Device::Cpu,
+        }
     }
 }
 

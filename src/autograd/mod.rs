@@ -22,6 +22,8 @@ use std::sync::Mutex;
 /// Makes layers whose weights are variables, and remembers these by their names.
 pub struct Autograd {
     device: Device,
+    /// Whether what takes the time is done by operations of our own, which work on the CPU.
+    own: bool,
     /// Which layers are trained.
     trained: Box<dyn Fn(&str) -> bool + Send + Sync>,
     variables: Mutex<BTreeMap<String, Var>>,
@@ -50,7 +52,11 @@ pub struct Norm {
 impl Autograd {
     /// `trained` tells by a tensor's name whether it is a variable.
     pub fn new(device: Device, trained: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        Self { device, trained: Box::new(trained), variables: Mutex::default() }
+        Self { own: device.is_cpu(), device, trained: Box::new(trained), variables: Mutex::default() }
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// All variables so far, by their names (those of `weights.rs`). Their numbers are in the file's order, if not in its shape.
@@ -109,19 +115,6 @@ fn within<'a>(gradient: &'a [f32], out: &[f32], bounds: Option<[f32; 2]>) -> Cow
     }
 }
 
-/// x·Wᵀ + b with its activation and residual.
-fn linear(x: &Tensor, map: &Map, activation: Activation, residual: Option<&Tensor>) -> candle_core::Result<Tensor> {
-    if !x.device().is_cpu() {
-        return composed::linear(x, &map.weight, &map.bias, activation, residual);
-    }
-    let bounds = bounds(activation).filter(|_| residual.is_none());
-    let mut x = contiguous(x)?.apply_op3(&map.weight, &map.bias, linear::Linear { bounds })?;
-    if let Some(residual) = residual {
-        x = (x + residual)?;
-    }
-    composed::activate(x, if bounds.is_some() { Activation::None } else { activation })
-}
-
 impl Backend for Autograd {
     type Tensor = Tensor;
     type Conv = Map;
@@ -169,13 +162,13 @@ impl Backend for Autograd {
 
     fn conv(&self, x: &Tensor, conv: &Map, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
         Ok(match conv.window {
-            Some(window) if !window.is_pointwise() => linear(&composed::unfold(x, window)?, conv, activation, residual)?,
-            _ => linear(x, conv, activation, residual)?,
+            Some(window) if !window.is_pointwise() => self.linear(&composed::unfold(x, window)?, conv, activation, residual)?,
+            _ => self.linear(x, conv, activation, residual)?,
         })
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
-        if !x.device().is_cpu() {
+        if !self.own {
             return Ok(composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?);
         }
         let bounds = bounds(activation);
@@ -187,12 +180,21 @@ impl Backend for Autograd {
         Ok(composed::max_pool(x, window)?)
     }
 
+    /// x·Wᵀ + b with its activation and residual.
     fn linear(&self, x: &Tensor, map: &Map, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        Ok(linear(x, map, activation, residual)?)
+        if !self.own {
+            return Ok(composed::linear(x, &map.weight, &map.bias, activation, residual)?);
+        }
+        let bounds = bounds(activation).filter(|_| residual.is_none());
+        let mut x = contiguous(x)?.apply_op3(&map.weight, &map.bias, linear::Linear { bounds })?;
+        if let Some(residual) = residual {
+            x = (x + residual)?;
+        }
+        Ok(composed::activate(x, if bounds.is_some() { Activation::None } else { activation })?)
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-        if !q.device().is_cpu() {
+        if !self.own {
             return Ok(composed::attention(q, k, v, heads, bias)?);
         }
         let bias = bias.map(Tensor::contiguous).transpose()?;
@@ -200,7 +202,7 @@ impl Backend for Autograd {
     }
 
     fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        if !x.device().is_cpu() {
+        if !self.own {
             return Ok(composed::layer_norm(x, &norm.weight, &norm.bias, norm.epsilon)?);
         }
         Ok(contiguous(x)?.apply_op3(&norm.weight, &norm.bias, norm::LayerNorm { epsilon: norm.epsilon })?)
@@ -209,5 +211,55 @@ impl Backend for Autograd {
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
         let sum = if a.dims() == b.dims() { (a + b)? } else { a.broadcast_add(b)? };
         Ok(composed::activate(sum, activation)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(rng: &mut fastrand::Rng, shape: &[usize]) -> HostTensor {
+        HostTensor::f32(shape, (0..shape.iter().product()).map(|_| 4.0 * rng.f32() - 2.0).collect())
+    }
+
+    /// What an operation gives, and the gradients by its argument and its variables.
+    fn run(own: bool, x: &HostTensor, operation: impl Fn(&Autograd, &Tensor) -> Result<Tensor>) -> Vec<Vec<f32>> {
+        let backend = Autograd { own, ..Autograd::new(Device::Cpu, |_| true) };
+        let x = Var::from_tensor(&backend.constant(x).unwrap()).unwrap();
+        let y = operation(&backend, x.as_tensor()).unwrap();
+        // Squares, so that each place has a gradient of its own.
+        let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let variables = backend.variables().into_values().chain([x]);
+        let gradients = variables.map(|variable| gradients.get(&variable).unwrap().clone());
+        [y].into_iter().chain(gradients).map(|tensor| tensor.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    }
+
+    type Operation<'a> = &'a dyn Fn(&Autograd, &Tensor, &[HostTensor]) -> Result<Tensor>;
+
+    #[test]
+    fn other_devices_compute_what_the_cpu_does() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut check = |name: &str, shape: &[usize], weights: &[&[usize]], operation: Operation| {
+            let (x, weights) = (random(&mut rng, shape), weights.iter().map(|shape| random(&mut rng, shape)).collect::<Vec<_>>());
+            let [own, composed] = [true, false].map(|own| run(own, &x, |backend, x| operation(backend, x, &weights)));
+            assert_eq!(own.len(), composed.len());
+            for (own, composed) in own.iter().flatten().zip(composed.iter().flatten()) {
+                assert!((own - composed).abs() <= 1e-4 * (1.0 + own.abs()), "{name}: {own} {composed}");
+            }
+        };
+        for activation in [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu] {
+            check("linear", &[2, 3, 5], &[&[7, 5], &[7]], &|backend, x, w| {
+                backend.linear(x, &backend.load_linear("map", &w[0], &w[1])?, activation, None)
+            });
+        }
+        check("attention", &[2, 3, 8], &[&[2, 4, 8], &[2, 4, 8], &[2, 3, 4]], &|backend, x, w| {
+            let [k, v] = [("k", &w[0]), ("v", &w[1])].map(|(name, w)| backend.parameter(name, w, &w.shape));
+            backend.attention(x, &k?, &v?, 2, Some(&backend.constant(&w[2])?))
+        });
+        check("layer norm", &[2, 3, 8], &[&[8], &[8]], &|backend, x, w| backend.layer_norm(x, &backend.load_norm("norm", &w[0], &w[1], 1e-5)?));
+        let window = Window::new(3, 1, crate::backend::Padding::Even(1));
+        check("depthwise", &[1, 5, 4, 3], &[&[3, 3, 3], &[3]], &|backend, x, w| {
+            backend.depthwise(x, &backend.load_depthwise("depthwise", &w[0], &w[1], window)?, Activation::Relu6)
+        });
     }
 }

@@ -18,8 +18,10 @@ use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use open::{open, write_own};
+pub use open::{file_of, open, write_own};
 pub use own::Storage;
+#[cfg(not(target_arch = "wasm32"))]
+pub use own::frame_bytes;
 pub use random::random;
 
 /// A detector as read from a file.

@@ -24,7 +24,7 @@ pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
 }
 
 fn read(path: &Path, guess: &Guess) -> Result<Checkpoint> {
-    let file = find(path)?;
+    let file = file_of(path)?;
     let name = file.display().to_string();
     let fail = |problem: String| Error::Checkpoint { file: name.clone(), problem };
     let bytes = map(&file)?;
@@ -54,8 +54,8 @@ fn named(mut checkpoint: Checkpoint, file: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// The checkpoint's file: the path itself, or what lies in it.
-fn find(path: &Path) -> Result<PathBuf> {
+/// A checkpoint's file: the path itself, or what lies in a directory.
+pub fn file_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.into());
     }

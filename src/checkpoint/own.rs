@@ -46,15 +46,42 @@ fn scale_name(name: &str) -> String {
 }
 
 impl Storage {
-    /// Bytes of a tensor, with its scales if it has any.
+    /// The most bytes of a file that a tensor takes, with its scales if it has any and what the header says of them.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn bytes(self, entry: &Entry) -> usize {
         let numbers: usize = entry.shape.iter().product();
+        let header = header_bytes(&entry.name, &entry.shape);
         match entry.int8_channels().filter(|_| self == Storage::Int8) {
-            Some(channels) => numbers + 4 * axis(&entry.shape, channels)[0],
-            None => numbers * if self != Storage::F32 && entry.is_large() { 2 } else { 4 },
+            Some(channels) => {
+                let scales = axis(&entry.shape, channels);
+                numbers + 4 * scales[0] + header + header_bytes(&scale_name(&entry.name), scales)
+            }
+            None => numbers * if self != Storage::F32 && entry.is_large() { 2 } else { 4 } + header,
         }
     }
+}
+
+/// The most bytes that the header has for a tensor: its name, type, shape and place, as the longest numbers there are in networks.
+#[cfg(not(target_arch = "wasm32"))]
+fn header_bytes(name: &str, shape: &[usize]) -> usize {
+    const PLACES: usize = "\"\":{\"dtype\":\"F16\",\"shape\":[],\"data_offsets\":[12345678,12345678]},".len();
+    const NUMBER: usize = "2048,".len();
+    name.len() + PLACES + shape.len() * NUMBER
+}
+
+/// The bytes of a file that aren't its tensors': the config and the card.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn frame_bytes(config: &Config, card: &Card) -> Result<usize> {
+    /// The length before the header, what fills it up to a multiple of 8, and the names and braces around our text.
+    const AROUND: usize = 64;
+    // As a text within JSON, with all that has to be escaped.
+    let text = serde_json::to_string(&header(config, card)?).map_err(|error| Error::Config(error.to_string()))?;
+    Ok(text.len() + AROUND)
+}
+
+fn header(config: &Config, card: &Card) -> Result<String> {
+    let header = Header { version: VERSION, config: config.clone(), card: card.clone() };
+    serde_json::to_string(&header).map_err(|error| Error::Config(error.to_string()))
 }
 
 /// Whether a safetensors header is one of ours.
@@ -149,8 +176,6 @@ fn axis(shape: &[usize], channels: Channels) -> &[usize] {
 pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
     let Checkpoint { config, weights, card, .. } = checkpoint;
     layout::check(config, weights)?;
-    let header = Header { version: VERSION, config: config.clone(), card: card.clone() };
-    let header = serde_json::to_string(&header).map_err(|error| Error::Config(error.to_string()))?;
     let mut tensors = Vec::new();
     for entry in layout(config) {
         let tensor = weights.get(&entry.name, &entry.shape)?;
@@ -170,6 +195,6 @@ pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
         }
         tensors.push((entry.name, Stored::new(&tensor.shape, tensor.to_f32(), small)));
     }
-    let metadata = [(KEY.to_string(), header)].into();
+    let metadata = [(KEY.to_string(), header(config, card)?)].into();
     ::safetensors::serialize(tensors, Some(metadata)).map_err(|error| Error::Config(error.to_string()))
 }

@@ -26,6 +26,11 @@ pub fn read(folders: &[PathBuf], pictures: usize, held_out: usize, seed: u64, pi
     Ok(inputs?.split(pictures))
 }
 
+/// What a card says of a network that was rounded to int8 by pictures.
+pub fn rounded(inputs: &Inputs) -> String {
+    format!("rounded to int8 on {} pictures ({})", inputs.len(), inputs.hash)
+}
+
 /// A recipe, without what there is no profile for.
 pub fn open_recipe(name: &str, profiled: bool) -> Result<Recipe> {
     let mut recipe = Recipe::open(name)?;

@@ -1,7 +1,7 @@
 //! `detrim convert`
 
 use super::bars::Bars;
-use super::calibration::{self, HELD_OUT};
+use super::calibration::{self, HELD_OUT, rounded};
 use super::index::{self, Metrics};
 use super::model::{self, GuessArguments};
 use super::print;
@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     images: Vec<PathBuf>,
     /// Pictures to use of them
-    #[arg(long, value_name = "N", default_value_t = 128, requires = "images")]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::count, requires = "images")]
     pictures: usize,
     /// Chooses the pictures: the same seed gives the same file
     #[arg(long, default_value_t = 0, requires = "images")]
@@ -131,7 +131,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             ))?;
         }
         checkpoint.weights = weights;
-        checkpoint.card.provenance.push(format!("rounded to int8 on {} pictures ({})", inputs.len(), inputs.hash));
+        checkpoint.card.provenance.push(rounded(&inputs));
     }
     let card = &mut checkpoint.card;
     card.name = arguments.name.unwrap_or(std::mem::take(&mut card.name));

@@ -2,7 +2,7 @@
 
 use super::model::{self, GuessArguments};
 use super::{complain, print};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use comfy_table::{Table, presets};
 use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
 use detrim::eval::coco::dataset::{Category, Dataset, Scored, read_detections};
@@ -14,7 +14,8 @@ use detrim::output::write;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 /// Measure how good a detector is: COCO's average precision on labelled pictures.
 ///
@@ -53,7 +54,7 @@ pub struct Arguments {
     #[arg(long, value_name = "SVG")]
     plot: Option<PathBuf>,
     /// Resampled sets of pictures behind the interval
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = super::count)]
     resamples: usize,
     /// Seed of the resampling
     #[arg(long, default_value_t = 0)]
@@ -65,14 +66,16 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let mut dataset = Dataset::open(&arguments.annotations)?;
     complain(&arguments.annotations.display().to_string(), "left out", &dataset.problems);
+    let open = |file: &Option<PathBuf>| file.as_deref().map(|file| read(file, &dataset)).transpose();
+    let (given, other) = (open(&arguments.detections)?, open(&arguments.against)?);
     if let Some(limit) = arguments.limit {
         dataset.truncate(limit);
     }
     if dataset.images.is_empty() {
         bail!("{}: there are no pictures", arguments.annotations.display());
     }
-    let detections = match &arguments.detections {
-        Some(path) => read_detections(path)?,
+    let detections = match given {
+        Some(detections) => detections,
         None => detect(&arguments, &dataset)?,
     };
     if let Some(path) = &arguments.save {
@@ -98,8 +101,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let mut report = json!({ "pictures": pictures, "metrics": metrics, "intervals": intervals, "classes": classes, "best_threshold": best });
 
-    if let Some(path) = &arguments.against {
-        let other = Evaluation::new(&dataset, &read_detections(path)?);
+    if let (Some(path), Some(other)) = (&arguments.against, other) {
+        let lacking = without(&dataset, &detections, &other);
+        if lacking > 0 {
+            eprintln!("{}: nothing is found in {lacking} pictures in which the other found something: is it of the same pictures?", path.display());
+        }
+        let other = Evaluation::new(&dataset, &other);
         let theirs = other.metrics();
         let difference = bootstrap::paired(&evaluation, &other, pictures, arguments.resamples, arguments.seed);
         let by = |ours: Option<f64>, theirs: Option<f64>| signed(ours.unwrap_or(0.0) - theirs.unwrap_or(0.0));
@@ -123,6 +130,24 @@ pub fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Detections from a file. Those that go with nothing in the annotations are told; if all are so, they are of another dataset.
+fn read(file: &Path, annotations: &Dataset) -> Result<Vec<Scored>> {
+    let detections = read_detections(file)?;
+    let (name, strays) = (file.display().to_string(), annotations.strays(&detections));
+    if let Some(first) = strays.first() {
+        ensure!(strays.len() < detections.len(), "{name}: all detections are of pictures or categories that the annotations don't have ({first})");
+    }
+    complain(&name, "detections count for nothing", &strays);
+    Ok(detections)
+}
+
+/// In how many pictures only `ours` found something.
+fn without(dataset: &Dataset, ours: &[Scored], theirs: &[Scored]) -> usize {
+    let pictures = |found: &[Scored]| -> HashSet<u64> { found.iter().map(|found| found.image_id).collect() };
+    let (ours, theirs) = (pictures(ours), pictures(theirs));
+    dataset.images.iter().filter(|image| ours.contains(&image.id) && !theirs.contains(&image.id)).count()
+}
+
 /// Runs the model over the pictures, with a progress bar.
 fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
@@ -133,6 +158,7 @@ fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     bar.finish_and_clear();
     let run = run?;
     complain(&images.display().to_string(), "could not be used", &run.problems);
+    complain(&images.display().to_string(), "labelled as if they weren't turned upright", &run.turned);
     if run.problems.len() == dataset.images.len() {
         bail!("{}: none of the pictures could be used", images.display());
     }

@@ -15,6 +15,7 @@ pub mod importance;
 mod index;
 pub mod inspect;
 pub mod model;
+mod outputs;
 mod photos;
 pub mod prune;
 pub mod report;
@@ -38,6 +39,14 @@ impl Backend {
             Backend::Cpu => Device::Cpu,
             Backend::Gpu => Device::Gpu,
         }
+    }
+}
+
+/// A number of things, of which there must be one.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a whole number above 0 is needed".into()),
+        Ok(count) => Ok(count),
     }
 }
 

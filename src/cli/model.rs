@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::config::{Activation, ClassActivation, Resize};
+use detrim::hash;
 use std::path::{Path, PathBuf};
 
 /// A model, and what its file may not say.
@@ -16,7 +17,7 @@ pub struct ModelArguments {
 }
 
 /// What the tensors of a foreign checkpoint can't tell. Goes before its config.json.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 #[command(next_help_heading = "What a foreign checkpoint may not say")]
 pub struct GuessArguments {
     /// Attention heads of every layer
@@ -63,6 +64,12 @@ impl ModelArguments {
     pub fn open(&self) -> Result<Checkpoint> {
         open(&self.model, &self.guess)
     }
+}
+
+/// Of the file that a model is read from.
+pub fn sha256(model: &Path) -> Result<String> {
+    let file = checkpoint::file_of(model)?;
+    Ok(hash::sha256(&std::fs::read(&file).with_context(|| file.display().to_string())?))
 }
 
 /// Opens a model and says on the standard error what had to be assumed.

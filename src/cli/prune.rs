@@ -1,15 +1,15 @@
 //! `detrim prune`
 
 use super::bars::Bars;
-use super::calibration::{self, HELD_OUT, open_recipe};
+use super::calibration::{self, HELD_OUT, open_recipe, rounded};
 use super::convert::Dtype;
-use super::model::ModelArguments;
+use super::model::{self, ModelArguments};
+use super::outputs::plan_beside;
 use super::print;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
 use detrim::eval::profile::Profile;
-use detrim::hash::sha256;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
@@ -22,7 +22,7 @@ use detrim::prune::repair::Side;
 use detrim::prune::structure::structures;
 use detrim::prune::survey::Surveyor;
 use detrim::prune::trim::{Method, carry_out};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Take layers, heads, neurons and channels out of a detector, where they are missed least, and repair what is left.
 ///
@@ -40,7 +40,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", required = true)]
     images: Vec<PathBuf>,
     /// Pictures to use of them
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = super::count)]
     pictures: usize,
     /// Trimmed model to write; the plan that was carried out is written beside it
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
@@ -48,7 +48,8 @@ pub struct Arguments {
     /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
     #[arg(long, value_name = "NAME", group = "what")]
     recipe: Option<String>,
-    /// A plan that was carried out before, to be carried out again
+    /// A plan to carry out. One that was carried out before says by how many pictures, which method and seed; one that you write goes by the
+    /// options here
     #[arg(long, value_name = "TOML", group = "what")]
     plan: Option<PathBuf>,
     /// Fewer parameters: -55% of the model's, or at most 4.5M
@@ -61,7 +62,7 @@ pub struct Arguments {
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
     bytes: Option<Limit>,
     /// A faster network by a device's profile: 1.65x, or at most 40ms a picture
-    #[arg(long, value_name = "LIMIT", conflicts_with = "what", requires = "profile")]
+    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what", requires = "profile")]
     latency: Option<Limit>,
     /// What `detrim bench --profile` measured on the device that the network is for
     #[arg(long, value_name = "FILE")]
@@ -91,50 +92,58 @@ pub struct Arguments {
     /// Show the plan and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Where the model is a copy: of the file that it is a copy of
+    #[arg(skip)]
+    pub parent_sha256: Option<String>,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.model.model;
     // Before anything that takes long.
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
+    let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: arguments.latency };
+    budget.check()?;
+    let recipe = arguments.recipe.as_deref().map(Path::new);
+    let given: Vec<&Path> = [Some(&**path), recipe, arguments.plan.as_deref(), arguments.profile.as_deref()].into_iter().flatten().collect();
+    let beside = arguments.out.as_ref().map(|out| plan_beside(out, &given)).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
     let (repair, fold) = (!arguments.no_repair, !arguments.no_fold);
     let mut method = Method { importance: arguments.importance, repair, seed: arguments.seed, fold };
-    let parent_sha256 = if path.is_file() { sha256(&std::fs::read(path).with_context(|| path.display().to_string())?) } else { String::new() };
+    let parent_sha256 = arguments.parent_sha256.map_or_else(|| model::sha256(path), Ok)?;
     let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let plan = Plan::parse(&text, &file.display().to_string())?;
-        if !plan.origin.parent_sha256.is_empty() && plan.origin.parent_sha256 != parent_sha256 {
-            bail!("{}: this plan is for {} (sha256 {}), not for {}", file.display(), plan.origin.parent, plan.origin.parent_sha256, path.display());
+        if let Some(Origin { parent, parent_sha256: sha256, .. }) = plan.origin.as_ref().filter(|origin| origin.parent_sha256 != parent_sha256) {
+            bail!("{}: this plan is for {parent} (sha256 {sha256}), not for {}", file.display(), path.display());
         }
         plan.check(config).with_context(|| file.display().to_string())?;
         Ok(plan)
     });
     let replay = replay.transpose()?;
     let (mut pictures, mut seed) = (arguments.pictures, arguments.seed);
-    if let Some(plan) = &replay {
-        (pictures, seed) = (plan.origin.pictures.max(1), plan.origin.seed);
-        method = Method { importance: plan.origin.importance, repair: plan.origin.repair, seed, fold: plan.fold };
+    let origin = replay.as_ref().and_then(|plan| plan.origin.clone());
+    if let Some(origin) = &origin {
+        (pictures, seed) = (origin.pictures.max(1), origin.seed);
+        method = Method { importance: origin.importance, repair: origin.repair, seed, ..method };
     }
 
     let bars = Bars::default();
     let (inputs, held_out) = calibration::read(&arguments.images, pictures, HELD_OUT, seed, &config.pixels, &bars)?;
-    if let Some(plan) = replay.as_ref().filter(|plan| plan.origin.calibration != inputs.hash) {
-        eprintln!("warning: the plan was carried out with other pictures ({}), so that its repair will differ", plan.origin.pictures);
+    if let Some(origin) = origin.filter(|origin| origin.calibration != inputs.hash) {
+        eprintln!("warning: the plan was carried out with {} other pictures, so that its repair will differ", origin.pictures);
     }
 
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
-    let meter = Meter { storage: arguments.dtype.storage(), profile: profile.as_ref() };
+    let meter = Meter::new(config, &checkpoint.card, arguments.dtype.storage(), profile.as_ref())?;
     let (plan, predicted) = match (replay, &arguments.recipe) {
         (Some(plan), _) => (plan, f64::NAN),
         (None, recipe) => {
-            let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: arguments.latency };
             let mut recipe = match recipe {
                 Some(name) => open_recipe(name, profile.is_some())?,
                 None if budget.is_empty() => bail!("nothing is asked for: give --recipe, --plan, or a budget (--params, --macs, --bytes, --latency)"),
-                None => Recipe { budget, ..Recipe::default() },
+                None => Recipe { budget: budget.clone(), ..Recipe::default() },
             };
             recipe.multiple = arguments.multiple.or(recipe.multiple);
             recipe.keep_size |= arguments.keep_size;
@@ -145,29 +154,41 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let (before, after) = (meter.costs(config)?, meter.costs(&plan.config(config))?);
     print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted)))?;
-    let Some(out) = arguments.out.as_ref().filter(|_| !arguments.dry_run) else { return Ok(()) };
+    let Some((out, beside)) = arguments.out.as_ref().zip(beside).filter(|_| !arguments.dry_run) else { return Ok(()) };
 
     let mut done = carry_out(&parent, &plan, method, &bars)?;
     if arguments.dtype == Dtype::Int8 {
         done.weights = quantise(&done.config, &done.weights, &inputs, &bars)?;
     }
     bars.end();
-    let queries = plan.keep.contains_key("queries");
-    if !queries && !held_out.is_empty() {
+    if done.config.queries < config.queries {
+        print("with fewer queries the outputs can't be compared one by one: detrim eval measures what was lost\n")?;
+    } else if held_out.is_empty() {
+        print(&format!("all {} pictures took part, so that there are none to measure the difference of the outputs on\n", inputs.len()))?;
+    } else {
         let (theirs, ours) = (look(config, &checkpoint.weights, &held_out)?, look(&done.config, &done.weights, &held_out)?);
         print(&format!("difference of the outputs on {} other pictures: {:.3}\n", held_out.len(), difference(&theirs, &ours)))?;
     }
     let mut plan = done.plan;
-    plan.origin = Origin::new(&checkpoint.card, &parent_sha256, &inputs, method);
+    plan.origin = Some(Origin::new(&checkpoint.card, &parent_sha256, &inputs, method));
     let mut card = checkpoint.card.clone();
     card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let what = arguments.recipe.clone().unwrap_or_else(|| "a budget".into());
-    card.provenance.push(format!("trimmed from {} (sha256 {parent_sha256}) by detrim {}: {what}", checkpoint.card.name, plan.origin.version));
-    card.provenance.push(format!("repaired on {} pictures ({})", inputs.len(), inputs.hash));
+    let what = match (&arguments.recipe, &arguments.plan) {
+        (Some(recipe), _) => format!("--recipe {recipe}"),
+        (_, Some(plan)) => format!("--plan {}", plan.display()),
+        _ => budget.options(),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    card.provenance.push(format!("trimmed from {} (sha256 {parent_sha256}) by detrim {version}: {what}", checkpoint.card.name));
+    let how = if method.repair { "chosen and repaired" } else { "chosen, not repaired," };
+    card.provenance.push(format!("{how} on {} pictures ({})", inputs.len(), inputs.hash));
+    if arguments.dtype == Dtype::Int8 {
+        card.provenance.push(rounded(&inputs));
+    }
     let trimmed = Checkpoint { config: done.config, weights: done.weights, card, guesses: Vec::new() };
-    write_own(out, &trimmed, arguments.dtype.storage())?;
-    let beside = out.with_extension("toml");
+    // The model last: where it is, its plan is.
     write(&beside, plan.to_toml()?.as_bytes())?;
+    write_own(out, &trimmed, arguments.dtype.storage())?;
     print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
 }
 
@@ -207,7 +228,7 @@ fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
 fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
     let less = |before: f64, after: f64| format!("{:+.1}%", 100.0 * (after / before - 1.0));
     let mut text = format!(
-        "parameters {:.2} M → {:.2} M ({}), MACs {:.3} G → {:.3} G ({}), weights {:.2} MB → {:.2} MB ({})\n",
+        "parameters {:.2} M → {:.2} M ({}), MACs {:.3} G → {:.3} G ({}), file {:.2} MB → {:.2} MB ({})\n",
         before.params / 1e6,
         after.params / 1e6,
         less(before.params, after.params),

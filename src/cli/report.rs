@@ -6,7 +6,7 @@ use super::model::ModelArguments;
 use super::print;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use detrim::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open};
 use detrim::detector::Device;
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::pace::pace;
@@ -44,7 +44,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", required = true)]
     images: Vec<PathBuf>,
     /// Pictures to use of them
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = super::count)]
     pictures: usize,
     /// True boxes in COCO's format, to measure average precision with
     #[arg(long, value_name = "JSON", requires = "photos")]
@@ -115,9 +115,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.model.model;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
-    let whole = if path.is_file() { std::fs::read(path).with_context(|| path.display().to_string())? } else { to_bytes(&checkpoint, Storage::F32)? };
-    let parent_sha256 = sha256(&whole);
-    drop(whole);
+    let parent_sha256 = super::model::sha256(path)?;
     let (dataset, annotations_sha256) = match annotations {
         Some(path) => {
             let mut dataset = Dataset::open(path)?;
@@ -145,7 +143,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         parent: &side,
         card: &checkpoint.card,
         sha256: &parent_sha256,
-        meter: Meter { storage: Storage::F16, profile: profile.as_ref() },
+        meter: Meter::new(config, &checkpoint.card, Storage::F16, profile.as_ref())?,
         folder: out,
         progress: &bars,
     };

@@ -1,18 +1,22 @@
 //! `detrim trim`: the commands of a whole trimming, one after another.
 
 use super::bars::Bars;
-use super::calibration;
+use super::calibration::{self, open_recipe, rounded};
 use super::convert::Dtype;
 use super::model::{self, GuessArguments};
+use super::outputs::plan_beside;
 use super::{eval, print, prune, train};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use detrim::checkpoint::{self, Guess, write_own};
+use detrim::eval::profile::Profile;
+use detrim::output::write;
 use detrim::prune::quantise::quantise;
 use detrim::train::network::is_anchored;
 use detrim::train::state;
+use serde_json::Value;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Trim a detector from start to finish: take out, repair, fine-tune with the whole one as the teacher, quantise, measure.
 ///
@@ -35,7 +39,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
     /// Pictures to choose and repair by
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = super::count)]
     pictures: usize,
     /// Boxes in COCO's format to fine-tune on; see detrim train
     #[arg(long, value_name = "JSON", required = true)]
@@ -71,36 +75,106 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let work = arguments.work.clone().unwrap_or_else(|| arguments.out.with_extension("work"));
-    std::fs::create_dir_all(&work).with_context(|| work.display().to_string())?;
-    // Whatever kind of file the parent is, from here on it is ours: the steps need no guesses about it.
+    let Arguments { model: file, images, out, dev, .. } = &arguments;
+    let work = arguments.work.clone().unwrap_or_else(|| out.with_extension("work"));
     let (parent, trimmed, healing) = (work.join("parent.safetensors"), work.join("trimmed.safetensors"), work.join("healing"));
-    let whole = model::open(&arguments.model, &arguments.guess)?;
+    // Whatever is wrong with what was asked for, before anything that takes long.
+    let recipe = Path::new(&arguments.recipe);
+    let mut given = vec![&**file, recipe];
+    given.extend([&arguments.profile, dev].into_iter().flatten().chain(&arguments.labels).map(|path| &**path));
+    let beside = plan_beside(out, &given)?;
+    let heal = heal(&arguments, &work, [&trimmed, &parent, &healing]);
+    let healed: train::Arguments = heal.parse()?;
+    let whole = model::open(file, &arguments.guess)?;
+    let sha256 = model::sha256(file)?;
+    begin(&arguments, &work, &trimmed, &sha256)?;
+    // Whatever kind of file the parent is, from here on it is ours: the steps need no guesses about it.
     let bytes = checkpoint::to_bytes(&whole, checkpoint::Storage::F32)?;
-    let same = std::fs::read(&parent).is_ok_and(|before| before == bytes);
-    ensure!(
-        same || !trimmed.exists(),
-        "{}: what is half done there was begun with another model than {}; give another --work, or remove it",
-        work.display(),
-        arguments.model.display()
-    );
-    if !same {
-        detrim::output::write(&parent, &bytes)?;
+    if std::fs::read(&parent).ok().as_ref() != Some(&bytes) {
+        write(&parent, &bytes)?;
     }
 
     if !trimmed.exists() {
         let mut line = Line::new("prune");
-        line.put(&parent).option("--recipe", &arguments.recipe).option("--images", &arguments.images);
+        line.put(&parent).option("--recipe", &arguments.recipe).option("--images", images);
         line.option("--pictures", arguments.pictures.to_string()).option("--seed", arguments.seed.to_string());
         if let Some(profile) = &arguments.profile {
             line.option("--profile", profile);
         }
-        prune::run(line.option("--dtype", "f32").option("--out", &trimmed).parse("1/4")?)?;
+        line.option("--dtype", "f32").option("--out", &trimmed).show("1/4")?;
+        let mut prune: prune::Arguments = line.parse()?;
+        // The plan is for the user's own file.
+        prune.parent_sha256 = Some(sha256);
+        prune::run(prune)?;
     }
 
+    heal.show("2/4")?;
+    if !train::run(healed)? {
+        return print("fine-tuning isn't finished: the same command goes on with it\n");
+    }
+
+    // (An earlier run may have had a --dev by which it chose.)
+    let best = Some(healing.join("best.safetensors")).filter(|best| dev.is_some() && best.exists());
+    let healed = best.unwrap_or_else(|| healing.join("last.safetensors"));
+    print(&format!("3/4 {} becomes {}\n", healed.display(), out.display()))?;
+    let card = checkpoint::open(&trimmed, &Guess::default())?.card;
+    let mut result = checkpoint::open(&healed, &Guess::default())?;
+    result.card = card;
+    result.card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
+    if arguments.dtype == Dtype::Int8 {
+        let bars = Bars::default();
+        let (inputs, _) = calibration::read(std::slice::from_ref(images), arguments.pictures, 0, arguments.seed, &result.config.pixels, &bars)?;
+        result.weights = quantise(&result.config, &result.weights, &inputs, &bars)?;
+        result.card.provenance.push(rounded(&inputs));
+        bars.end();
+    }
+    let plan = trimmed.with_extension("toml");
+    if plan.exists() {
+        write(&beside, &std::fs::read(&plan)?)?;
+    }
+    write_own(out, &result, arguments.dtype.storage())?;
+    let Some(dev) = dev else {
+        return print("4/4 without --dev there is nothing to measure on\n");
+    };
+    let found = work.join("parent.json");
+    let mut line = Line::new("eval");
+    line.option("--model", &parent).option("--annotations", dev).option("--images", images).option("--save", &found).show("4/4")?;
+    eval::run(line.parse()?)?;
+    let mut line = Line::new("eval");
+    line.option("--model", out).option("--annotations", dev).option("--images", images).option("--against", &found).show("4/4")?;
+    eval::run(line.parse()?)
+}
+
+/// Opens the folder of what is half done, and refuses to go on there with what was begun by asking for something else.
+fn begin(arguments: &Arguments, work: &Path, trimmed: &Path, sha256: &str) -> Result<()> {
+    let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
+    let recipe = open_recipe(&arguments.recipe, profile.is_some())?;
+    let Arguments { images, pictures, seed, .. } = arguments;
+    let asked = serde_json::json!({
+        "model": sha256, "recipe": recipe, "profile": profile, "folder of pictures": images, "number of pictures": pictures, "seed": seed,
+    });
+    std::fs::create_dir_all(work).with_context(|| work.display().to_string())?;
+    let file = work.join("asked.json");
+    if trimmed.exists() {
+        let before: Value = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        for (what, is) in asked.as_object().into_iter().flatten() {
+            ensure!(
+                before.get(what) == Some(is),
+                "{}: what is half done there was begun with another {what}; give another --work, or remove it",
+                work.display()
+            );
+        }
+    }
+    write(&file, &serde_json::to_vec_pretty(&asked)?)?;
+    Ok(())
+}
+
+/// The fine-tuning of what is trimmed, with its parent as the teacher.
+fn heal(arguments: &Arguments, work: &Path, [trimmed, parent, healing]: [&Path; 3]) -> Line {
     let mut line = Line::new("train");
-    line.option("--out", &healing).option("--model", &trimmed).option("--teacher", &parent).option("--images", &arguments.images);
-    // (What isn't the state of a run has been opened as another kind of model by now.)
+    line.option("--out", healing).option("--model", trimmed).option("--teacher", parent).option("--images", &arguments.images);
+    // (What isn't the state of a run is opened as another kind of model.)
     if state::read(&arguments.model).is_ok_and(|(_, run)| is_anchored(&run.weights)) {
         line.option("--anchors", &arguments.model);
     }
@@ -113,40 +187,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     line.option("--cache", work.join("features")).option("--views", arguments.views.to_string()).option("--seed", arguments.seed.to_string());
     line.option("--steps", arguments.steps.to_string()).option("--rate", arguments.rate.to_string());
     line.option("--unfreeze", arguments.unfreeze.to_string()).option("--schedule", "cosine").option("--average", "0.999");
-    if !train::run(line.parse("2/4")?)? {
-        return print("fine-tuning isn't finished: the same command goes on with it\n");
-    }
-
-    let best = healing.join("best.safetensors");
-    let healed = if best.exists() { best } else { healing.join("last.safetensors") };
-    print(&format!("3/4 {} becomes {}\n", healed.display(), arguments.out.display()))?;
-    let card = checkpoint::open(&trimmed, &Guess::default())?.card;
-    let mut result = checkpoint::open(&healed, &Guess::default())?;
-    result.card = card;
-    result.card.name = arguments.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
-    if arguments.dtype == Dtype::Int8 {
-        let bars = Bars::default();
-        let folders = std::slice::from_ref(&arguments.images);
-        let (inputs, _) = calibration::read(folders, arguments.pictures, 0, arguments.seed, &result.config.pixels, &bars)?;
-        result.weights = quantise(&result.config, &result.weights, &inputs, &bars)?;
-        bars.end();
-    }
-    write_own(&arguments.out, &result, arguments.dtype.storage())?;
-    let plan = trimmed.with_extension("toml");
-    if plan.exists() {
-        detrim::output::write(&arguments.out.with_extension("toml"), &std::fs::read(&plan)?)?;
-    }
-    let Some(dev) = &arguments.dev else {
-        return print("4/4 without --dev there is nothing to measure on\n");
-    };
-    let found = work.join("parent.json");
-    let mut line = Line::new("eval");
-    line.option("--model", &parent).option("--annotations", dev).option("--images", &arguments.images).option("--save", &found);
-    eval::run(line.parse("4/4")?)?;
-    let mut line = Line::new("eval");
-    line.option("--model", &arguments.out).option("--annotations", dev).option("--images", &arguments.images).option("--against", &found);
-    eval::run(line.parse("4/4")?)
+    line
 }
 
 /// A command line.
@@ -166,10 +207,14 @@ impl Line {
         self.put(name).put(value)
     }
 
-    /// What the command is given; shown to the user as they would type it.
-    fn parse<A: clap::Args>(&self, step: &str) -> Result<A> {
+    /// Shows the command to the user as they would type it.
+    fn show(&self, step: &str) -> Result<()> {
         let words: Vec<_> = self.0.iter().map(|word| word.to_string_lossy()).collect();
-        print(&format!("{step} detrim {}\n", words.join(" ")))?;
+        print(&format!("{step} detrim {}\n", words.join(" ")))
+    }
+
+    /// What the command is given.
+    fn parse<A: clap::Args>(&self) -> Result<A> {
         Ok(Whole::try_parse_from(&self.0)?.arguments)
     }
 }

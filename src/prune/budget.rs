@@ -1,7 +1,7 @@
 //! What a trimmed network may cost.
 
 use super::profile::Profile;
-use crate::checkpoint::Storage;
+use crate::checkpoint::{Card, Storage, frame_bytes};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::eval::cost::parameters;
@@ -31,15 +31,23 @@ pub struct Budget {
 pub enum Limit {
     /// A share of the parent's.
     Share(f64),
-    /// Bytes, numbers, or milliseconds.
-    Most(f64),
+    Most(f64, Unit),
+}
+
+/// What an absolute limit is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Whatever the limit is on.
+    Plain,
+    Bytes,
+    Milliseconds,
 }
 
 impl Limit {
     fn of(self, parent: f64) -> f64 {
         match self {
             Limit::Share(share) => share * parent,
-            Limit::Most(most) => most,
+            Limit::Most(most, _) => most,
         }
     }
 }
@@ -59,10 +67,17 @@ impl FromStr for Limit {
             let times = number(times)?;
             return if times >= 1.0 { Ok(Limit::Share(1.0 / times)) } else { Err(fail()) };
         }
-        let units = [("ms", 1.0), ("kB", 1e3), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("", 1.0)];
-        let (unit, scale) = units.into_iter().find(|(unit, _)| trimmed.ends_with(unit)).ok_or_else(fail)?;
-        let most = scale * number(&trimmed[..trimmed.len() - unit.len()])?;
-        if most > 0.0 { Ok(Limit::Most(most)) } else { Err(fail()) }
+        let (rest, unit) = if let Some(rest) = trimmed.strip_suffix("ms") {
+            (rest, Unit::Milliseconds)
+        } else if let Some(rest) = trimmed.strip_suffix('B') {
+            (rest, Unit::Bytes)
+        } else {
+            (trimmed, Unit::Plain)
+        };
+        let scales = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("G", 1e9), ("", 1.0)];
+        let (letter, scale) = scales.into_iter().find(|(letter, _)| rest.ends_with(letter)).ok_or_else(fail)?;
+        let most = scale * number(&rest[..rest.len() - letter.len()])?;
+        if most > 0.0 { Ok(Limit::Most(most, unit)) } else { Err(fail()) }
     }
 }
 
@@ -78,7 +93,9 @@ impl From<Limit> for String {
     fn from(limit: Limit) -> Self {
         match limit {
             Limit::Share(share) => format!("{}%", -100.0 * (1.0 - share)),
-            Limit::Most(most) => most.to_string(),
+            Limit::Most(most, Unit::Plain) => most.to_string(),
+            Limit::Most(most, Unit::Bytes) => format!("{most}B"),
+            Limit::Most(most, Unit::Milliseconds) => format!("{most}ms"),
         }
     }
 }
@@ -88,7 +105,7 @@ impl From<Limit> for String {
 pub struct Costs {
     pub params: f64,
     pub macs: f64,
-    /// Of all tensors as they are stored; a file's header adds some kB.
+    /// Of the file, at most.
     pub bytes: f64,
     /// Milliseconds, where there is a profile.
     pub latency: Option<f64>,
@@ -97,11 +114,20 @@ pub struct Costs {
 /// What costs are counted with.
 #[derive(Clone, Copy)]
 pub struct Meter<'a> {
-    pub storage: Storage,
+    storage: Storage,
+    /// What a file has beside its tensors.
+    frame: usize,
     pub profile: Option<&'a Profile>,
 }
 
-impl Meter<'_> {
+impl<'a> Meter<'a> {
+    /// For what is made of a network with this card, to be stored like that on the device of this profile.
+    pub fn new(parent: &Config, card: &Card, storage: Storage, profile: Option<&'a Profile>) -> Result<Self> {
+        /// What a trimming adds to the card: where the network comes from, and how it was rounded.
+        const SENTENCES: usize = 1000;
+        Ok(Self { storage, frame: frame_bytes(parent, card)? + SENTENCES, profile })
+    }
+
     /// Of a network at the size of its input.
     pub fn costs(&self, config: &Config) -> Result<Costs> {
         // A search asks this thousands of times: both lists are made once.
@@ -109,7 +135,7 @@ impl Meter<'_> {
         Ok(Costs {
             params: tensors.iter().map(|tensor| parameters(tensor) as f64).sum(),
             macs: steps.iter().map(|step| step.operation.macs() as f64).sum(),
-            bytes: tensors.iter().map(|tensor| self.storage.bytes(tensor) as f64).sum(),
+            bytes: (self.frame + tensors.iter().map(|tensor| self.storage.bytes(tensor)).sum::<usize>()) as f64,
             latency: self.profile.map(|profile| profile.sum(&steps)),
         })
     }
@@ -126,7 +152,35 @@ impl Budget {
         *self == Self::default()
     }
 
+    /// Refuses limits in what their costs aren't counted in.
+    pub fn check(&self) -> Result<()> {
+        let limits = [("params", self.params), ("macs", self.macs), ("bytes", self.bytes), ("latency", self.latency)];
+        for (name, limit) in limits {
+            let wrong = match limit {
+                Some(Limit::Most(_, Unit::Bytes)) if name != "bytes" => "bytes",
+                Some(Limit::Most(_, Unit::Milliseconds)) if name != "latency" => "milliseconds",
+                _ => continue,
+            };
+            return Err(Error::Config(format!("the limit on {name} is given in {wrong}")));
+        }
+        Ok(())
+    }
+
+    /// As the options of `detrim prune`: `--params -55% --latency 40ms`. A speed-up is a share less.
+    pub fn options(&self) -> String {
+        let limits = [("params", self.params), ("macs", self.macs), ("bytes", self.bytes), ("latency", self.latency)];
+        let option = |(name, limit): (&str, Option<Limit>)| {
+            let limit = match limit? {
+                Limit::Share(share) => format!("{:+.1}%", 100.0 * (share - 1.0)),
+                most => String::from(most),
+            };
+            Some(format!("--{name} {limit}"))
+        };
+        limits.into_iter().filter_map(option).collect::<Vec<_>>().join(" ")
+    }
+
     pub fn limits(&self, parent: &Costs) -> Result<Limits> {
+        self.check()?;
         if self.latency.is_some() && parent.latency.is_none() {
             return Err(Error::Config("a limit on latency needs a profile of the device (see detrim bench --profile)".into()));
         }
@@ -171,18 +225,27 @@ mod tests {
         for (text, expected) in [
             ("-55%", Limit::Share(0.45)),
             ("1.6x", Limit::Share(0.625)),
-            ("4MB", Limit::Most(4e6)),
-            ("2.5M", Limit::Most(2.5e6)),
-            ("40ms", Limit::Most(40.0)),
-            ("1200", Limit::Most(1200.0)),
+            ("4MB", Limit::Most(4e6, Unit::Bytes)),
+            ("300 kB", Limit::Most(3e5, Unit::Bytes)),
+            ("2.5M", Limit::Most(2.5e6, Unit::Plain)),
+            ("40ms", Limit::Most(40.0, Unit::Milliseconds)),
+            ("1200", Limit::Most(1200.0, Unit::Plain)),
         ] {
             let found = read(text).unwrap();
-            assert!(
-                matches!((found, expected), (Limit::Share(a), Limit::Share(b)) | (Limit::Most(a), Limit::Most(b)) if (a - b).abs() < 1e-9),
-                "{text} {found:?}"
-            );
+            let same = match (found, expected) {
+                (Limit::Share(a), Limit::Share(b)) => (a - b).abs() < 1e-9,
+                (a, b) => a == b,
+            };
+            assert!(same, "{text} {found:?}");
+            assert_eq!(String::from(expected).parse(), Ok(expected));
         }
-        for text in ["", "55%", "-100%", "0.5x", "many", "-4MB", "NaN", "infx"] {
+        let budget = |name: &str, limit: &str| crate::prune::recipe::Recipe::parse(&format!("[budget]\n{name} = {limit:?}"), "mine.toml");
+        assert!(budget("bytes", "4MB").is_ok() && budget("latency", "40ms").is_ok() && budget("macs", "1.2G").is_ok());
+        for (name, limit, wrong) in [("latency", "4MB", "bytes"), ("params", "40ms", "milliseconds")] {
+            let error = budget(name, limit).unwrap_err().to_string();
+            assert!(error.contains("mine.toml") && error.contains(name) && error.contains(wrong), "{error}");
+        }
+        for text in ["", "B", "55%", "-100%", "0.5x", "many", "-4MB", "NaN", "infx"] {
             assert!(read(text).is_err(), "{text}");
         }
     }

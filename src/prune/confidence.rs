@@ -13,8 +13,8 @@ use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::Weights;
 
-/// Each head's confidence in 0..1, by the names of structures.
-pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Scores> {
+/// Each head's confidence in 0..1, by the names of structures. `done` is called after each picture.
+pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs, done: &(dyn Fn() + Sync)) -> Result<Scores> {
     let all: Vec<Structure> = structures(config).into_iter().filter(Structure::is_heads).collect();
     let maps: Vec<String> = all.iter().flat_map(|heads| ["query", "key"].map(|part| format!("{}.{part}", heads.name))).collect();
     let empty = || all.iter().map(|heads| vec![0.0; heads.units]).collect::<Vec<_>>();
@@ -31,6 +31,7 @@ pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs) -> Result
             let found = largest(&output(heads, "query")?, &output(heads, "key")?, heads.units, heads.width);
             sums.iter_mut().zip(found).for_each(|(sum, confidence)| *sum += confidence);
         }
+        done();
         Ok(())
     })?;
     let mut sums = empty();

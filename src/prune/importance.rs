@@ -69,7 +69,7 @@ impl Knowledge {
         let maps: Vec<String> = structures.iter().flat_map(|structure| structure.used_by.clone()).collect();
         progress.begin("looking at the pictures", inputs.len());
         let grams = calibrate(config, weights, inputs, &maps, relevance, &|| progress.step())?;
-        let mut scores = scores(method.importance, config, weights, inputs)?;
+        let mut scores = scores(method.importance, config, weights, inputs, progress)?;
         // No map uses queries: whatever the method, those go that detect least. But chance stays chance.
         if method.importance != Importance::Random {
             scores.insert("queries".into(), relevance.queries());

@@ -57,8 +57,8 @@ pub struct Inputs {
 }
 
 enum Item {
-    /// At the size of the network's input.
-    Picture(Picture, Pixels),
+    /// At the size of the network's input; with its file, where it is from one.
+    Picture(Picture, Pixels, Option<PathBuf>),
     /// `[1, height, width, channels]`
     Map(HostTensor),
     /// Tokens and their positions, `[1, tokens, d_model]`.
@@ -95,7 +95,7 @@ impl Inputs {
             match image::open(file).and_then(|picture| fit(&picture, pixels)) {
                 Ok(picture) => {
                     hashes.push(hash::sha256(&picture.rgba));
-                    items.push(Arc::new(Item::Picture(picture, pixels.clone())));
+                    items.push(Arc::new(Item::Picture(picture, pixels.clone(), Some(file.clone()))));
                     done();
                 }
                 Err(error) => problem(file, &error),
@@ -110,7 +110,7 @@ impl Inputs {
     /// Pictures that are in memory.
     #[cfg(test)]
     pub fn of(pictures: Vec<Picture>, pixels: &Pixels) -> Self {
-        let items = pictures.into_iter().map(|picture| Arc::new(Item::Picture(fit(&picture, pixels).unwrap(), pixels.clone()))).collect();
+        let items = pictures.into_iter().map(|picture| Arc::new(Item::Picture(fit(&picture, pixels).unwrap(), pixels.clone(), None))).collect();
         Self { point: Point::Pixels, items, hash: String::new() }
     }
 
@@ -134,11 +134,15 @@ impl Inputs {
         (self, Inputs { point, items: rest, hash })
     }
 
-    /// As networks take them that go by another rule for pixels. What is within a network already stays as it is.
+    /// As networks take them that go by another rule for pixels: from their files once more, for to resize twice is not to resize once. What
+    /// is within a network already stays as it is.
     pub fn sized(&self, pixels: &Pixels) -> Result<Inputs> {
         let items = in_order(self.len(), |index| {
             Ok(match &*self.items[index] {
-                Item::Picture(picture, own) if own != pixels => Arc::new(Item::Picture(fit(picture, pixels)?, pixels.clone())),
+                Item::Picture(picture, own, file) if own != pixels => {
+                    let picture = file.as_ref().map_or_else(|| fit(picture, pixels), |file| fit(&image::open(file)?, pixels))?;
+                    Arc::new(Item::Picture(picture, pixels.clone(), file.clone()))
+                }
                 _ => self.items[index].clone(),
             })
         })?;
@@ -161,7 +165,7 @@ impl Inputs {
         let nobody = &mut |_: &str, _: &Tensor| {};
         let block = if let Point::Block(block) = to { block } else { usize::MAX };
         let mut inside = match (&*self.items[index], self.point) {
-            (Item::Picture(picture, pixels), _) => {
+            (Item::Picture(picture, pixels, _), _) => {
                 Inside::Map(detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, block)?)
             }
             (Item::Map(map), Point::Block(from)) => Inside::Map(detr.blocks(backend, backend.constant(map)?, from..block)?),

@@ -22,8 +22,8 @@ pub struct Plan {
     pub resize: Option<Resize>,
     /// Whether the first decoder layer that stays is folded, after all else.
     pub fold: bool,
-    /// What the plan was made for.
-    pub origin: Origin,
+    /// How it was carried out. A plan that somebody wrote has none.
+    pub origin: Option<Origin>,
     /// Units that stay of the structures that are cut, by their names.
     pub keep: BTreeMap<String, Keep>,
 }

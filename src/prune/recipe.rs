@@ -81,7 +81,10 @@ impl Recipe {
     }
 
     pub fn parse(text: &str, file: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|error| Error::Run { file: file.into(), problem: error.to_string() })
+        let fail = |problem: String| Error::Run { file: file.into(), problem };
+        let recipe: Self = toml::from_str(text).map_err(|error| fail(error.to_string()))?;
+        recipe.budget.check().map_err(|error| fail(error.to_string()))?;
+        Ok(recipe)
     }
 
     /// Where there is no device's profile: a preset does without its limit on latency, a recipe of somebody's own means it.

@@ -3,7 +3,8 @@
 use super::confidence::confidence;
 use super::importance::Importance;
 use super::inputs::Inputs;
-use super::taylor::taylor;
+use super::taylor::{self, taylor};
+use super::trim::Progress;
 use crate::config::Config;
 use crate::error::Result;
 use crate::weights::Weights;
@@ -13,10 +14,17 @@ use std::collections::BTreeMap;
 pub type Scores = BTreeMap<String, Vec<f64>>;
 
 /// Scores by the names of structures, for a method that needs them.
-pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Scores> {
+pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Scores> {
+    let done = || progress.step();
     match method {
-        Importance::Attention => confidence(config, weights, inputs),
-        Importance::Taylor => taylor(config, weights, inputs),
+        Importance::Attention => {
+            progress.begin("looking at attention", inputs.len());
+            confidence(config, weights, inputs, &done)
+        }
+        Importance::Taylor => {
+            progress.begin("following gradients", inputs.len().min(taylor::PICTURES));
+            taylor(config, weights, inputs, &done)
+        }
         Importance::Obs | Importance::Magnitude | Importance::Random => Ok(Scores::new()),
     }
 }

@@ -18,12 +18,13 @@ use candle_core::{D, Device, Tensor};
 use std::collections::BTreeSet;
 
 /// Pictures that gradients are followed on: that takes several times as long as looking, and more say little that is new.
-const PICTURES: usize = 64;
+pub const PICTURES: usize = 64;
 /// Sums with random signs for each picture: cheap beside the way through the network.
 const DRAWS: u64 = 2;
 
-/// Each unit's expected squared change of the outputs as a share of the squared scores, by the names of structures.
-pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Scores> {
+/// Each unit's expected squared change of the outputs as a share of the squared scores, by the names of structures. `done` is called
+/// after each picture.
+pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs, done: &(dyn Fn() + Sync)) -> Result<Scores> {
     let all: Vec<Structure> = structures(config).into_iter().filter(|structure| !structure.used_by.is_empty()).collect();
     let wanted: BTreeSet<String> = all.iter().flat_map(|structure| structure.used_by.iter().map(|map| format!("{map}.weight"))).collect();
     let empty = || all.iter().map(|structure| vec![0.0; structure.units]).collect::<Vec<_>>();
@@ -57,6 +58,7 @@ pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Sco
                 sums.iter_mut().zip(changes).for_each(|(sum, change)| *sum += change.powi(2) / DRAWS as f64);
             }
         }
+        done();
         Ok(())
     })?;
     let (mut sums, mut all_energy) = (empty(), f64::MIN_POSITIVE);
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn scores_are_the_slopes_of_the_outputs_as_units_shrink() {
         let (config, weights) = tiny::network();
-        let found = taylor(&config, &weights, &tiny::inputs(&config, 1)).unwrap();
+        let found = taylor(&config, &weights, &tiny::inputs(&config, 1), &|| {}).unwrap();
         for structure in structures(&config).iter().filter(|structure| !structure.used_by.is_empty()) {
             let scores = &found[&structure.name];
             let most = scores.iter().copied().fold(0.0, f64::max);

@@ -32,6 +32,24 @@ pub struct Row {
     pub ap50: Option<f64>,
 }
 
+impl Row {
+    /// The loss and what parts it has, for people. (They don't add up to it: class, l1 and giou are one layer's of several.)
+    pub fn losses(&self) -> String {
+        let parts = [
+            ("class", self.class),
+            ("l1", self.l1),
+            ("giou", self.giou),
+            ("denoising", self.denoising),
+            ("dense", self.dense),
+            ("teacher", self.teacher),
+            ("groups", self.groups),
+        ];
+        let there = parts.into_iter().filter_map(|(name, part)| Some((name, part.filter(|part| *part != 0.0)?)));
+        let parts: Vec<String> = there.map(|(name, part)| format!("{name} {part:.2}")).collect();
+        format!("loss {:.2}: {}", self.loss.unwrap_or_default(), parts.join(" · "))
+    }
+}
+
 /// An open log.
 pub struct Log {
     writer: csv::Writer<File>,
@@ -82,6 +100,12 @@ fn problem(file: &str, error: csv::Error) -> Error {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn only_parts_that_there_are_are_told() {
+        let row = Row { loss: Some(14.25), class: Some(0.28), giou: Some(0.3), denoising: Some(4.2), teacher: Some(0.0), ..Row::default() };
+        assert_eq!(row.losses(), "loss 14.25: class 0.28 · giou 0.30 · denoising 4.20");
+    }
 
     #[test]
     fn rows_after_the_state_and_a_broken_one_are_dropped() {

@@ -145,10 +145,10 @@ pub struct Said {
 
 impl Network {
     /// What is `trained` gets gradients.
-    pub fn load(config: &Config, weights: &Weights, trained: &Trained) -> Result<Self> {
+    pub fn load(config: &Config, weights: &Weights, trained: &Trained, device: &Device) -> Result<Self> {
         let first_block = config.backbone.first_block(trained.first_stage(&config.backbone));
         let trained = trained.clone();
-        let backend = Autograd::new(Device::Cpu, move |name| trained.includes(name));
+        let backend = Autograd::new(device.clone(), move |name| trained.includes(name));
         let groups = groups::count(weights);
         let rows = |name: &str, width: usize| learnt(&backend, config, weights, groups, name, width);
         let all = (1 + groups) * config.queries;
@@ -240,7 +240,7 @@ impl Network {
             };
             bias.extend((0..all * all).map(|i| if sees(i / all, i % all) { 0.0 } else { HIDDEN }));
         }
-        Ok(Some(Tensor::from_vec(bias, (parties.len(), all, all), &Device::Cpu)?))
+        Ok(Some(Tensor::from_vec(bias, (parties.len(), all, all), self.backend.device())?))
     }
 }
 

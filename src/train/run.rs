@@ -16,7 +16,7 @@ use fastrand::Rng;
 use std::collections::BTreeMap;
 
 /// What a run is set to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub method: Method,
     pub optimiser: AdamW,

@@ -12,7 +12,6 @@ use super::teacher::{Lesson, hint};
 use super::trained::Trained;
 use super::{Example, Target};
 use crate::config::Config;
-use crate::cpu::Floats;
 use crate::error::{Error, Result};
 use crate::model::Output;
 use crate::weights::{HostTensor, Weights};
@@ -22,7 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How examples are learnt from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Method {
     pub criterion: Criterion,
     /// The most denoising queries of a picture; there are none where queries aren't anchored.
@@ -33,6 +32,8 @@ pub struct Method {
     pub tokens: usize,
     /// How many pieces a batch is dealt out in. It decides how sums are rounded, so that it belongs to the method.
     pub shards: usize,
+    /// Where the network is computed. (Losses, matching and the optimiser stay on the CPU.)
+    pub device: Device,
 }
 
 /// What a step's losses were, and what would lower them.
@@ -87,7 +88,7 @@ pub fn outcome(
     examples: &[Example],
     noised: &[Vec<Noised>],
 ) -> Result<Outcome> {
-    let network = Network::load(config, weights, trained)?;
+    let network = Network::load(config, weights, trained, &method.device)?;
     let nobody = vec![Vec::new(); examples.len()];
     let noised = if network.is_anchored() { noised } else { &nobody };
     let shares = Shares::new(config, trained, method, examples, noised);
@@ -173,7 +174,7 @@ struct Scored<'a> {
 impl<'a> Scored<'a> {
     fn new(output: &'a Output<Tensor>) -> Result<Self> {
         let (_, rows, classes) = output.logits.dims3()?;
-        let (logits, boxes) = (Floats::of(&output.logits)?.to_vec(), Floats::of(&output.boxes)?.to_vec());
+        let (logits, boxes) = (numbers(&output.logits)?, numbers(&output.boxes)?);
         let (grad_logits, grad_boxes) = (vec![0.0; logits.len()], vec![0.0; boxes.len()]);
         Ok(Self { output, logits, boxes, grad_logits, grad_boxes, rows, classes })
     }
@@ -217,6 +218,11 @@ impl<'a> Scored<'a> {
     }
 }
 
+/// On the host.
+fn numbers(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(x.flatten_all()?.to_vec1()?)
+}
+
 /// A number whose gradient by `x` is `gradient`.
 fn product(x: &Tensor, gradient: Vec<f32>) -> Result<Tensor> {
     Ok((x * Tensor::from_vec(gradient, x.shape(), x.device())?)?.sum_all()?)
@@ -239,7 +245,7 @@ impl Shard<'_> {
             });
             Ok(())
         };
-        let last = said.layers.len() - 1;
+        let layers = said.layers.len();
         for (i, layer) in said.layers.iter().enumerate() {
             let mut scored = Scored::new(layer)?;
             for (n, (example, noised)) in self.examples.iter().zip(self.noised).enumerate() {
@@ -247,7 +253,7 @@ impl Shard<'_> {
                 let parts =
                     scored.add(criterion, own(), example, self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
                 losses.total += parts.weighted(criterion.weights);
-                if i == last {
+                if i + 1 == layers {
                     losses.last += parts;
                 }
                 for first in (1..=groups).map(|group| count + group * queries) {
@@ -258,12 +264,12 @@ impl Shard<'_> {
                 let parts = scored.add(criterion, (n, 0..noised.len()), example, self.shares.denoising, |_| pairs(noised))?;
                 losses.denoising += parts.weighted(criterion.weights);
                 if let Some(lesson) = &example.lesson {
-                    losses.teacher += scored.teach(own(), lesson, i, said.layers.len(), self.shares.teacher)?;
+                    losses.teacher += scored.teach(own(), lesson, i, layers, self.shares.teacher)?;
                 }
             }
             add(scored.surrogate()?)?;
             if let Some((loss, surrogate)) =
-                self.hint(&said.contents[i], count..count + queries, |lesson| lesson.layer(i, said.layers.len()).content.as_deref())?
+                self.hint(&said.contents[i], count..count + queries, |lesson| lesson.layer(i, layers).content.as_deref())?
             {
                 losses.teacher += loss;
                 add(surrogate)?;
@@ -283,12 +289,13 @@ impl Shard<'_> {
             add(scored.surrogate()?)?;
         }
         losses.total += losses.denoising + losses.dense + losses.teacher + losses.groups;
-        let total = total.ok_or_else(|| Error::Config("a network without decoder layers can't be trained".into()))?;
+        // (The encoder's tokens alone may have something to learn, but make no detector.)
+        let total = total.filter(|_| layers > 0).ok_or_else(|| Error::Config("a network without decoder layers can't be trained".into()))?;
         let store = total.backward()?;
         let mut gradients = BTreeMap::new();
         for (name, variable) in self.network.backend.variables() {
             if let Some(gradient) = store.get(&variable) {
-                gradients.insert(name, gradient.flatten_all()?.to_vec1()?);
+                gradients.insert(name, numbers(gradient)?);
             }
         }
         Ok(Outcome { losses, gradients })
@@ -297,7 +304,7 @@ impl Shard<'_> {
     /// The loss of some rows of `[batch, rows, d_model]` by a teacher's, and its surrogate; nothing where no teacher has such rows.
     fn hint(&self, x: &Tensor, which: Range<usize>, teachers: impl Fn(&Lesson) -> Option<&[f32]>) -> Result<Option<(f32, Tensor)>> {
         let (_, rows, width) = x.dims3()?;
-        let own = Floats::of(x)?;
+        let own = numbers(x)?;
         let (mut loss, mut grad) = (None, vec![0.0; own.len()]);
         for (n, lesson) in self.examples.iter().enumerate().filter_map(|(n, example)| Some((n, example.lesson.as_ref()?))) {
             let at = (n * rows + which.start) * width..(n * rows + which.end) * width;
@@ -305,7 +312,6 @@ impl Shard<'_> {
             let share = lesson.teaching.weight * lesson.teaching.hint * self.shares.picture;
             *loss.get_or_insert(0.0) += hint(&own[at.clone()], teachers, width, share, &mut grad[at]);
         }
-        drop(own);
         loss.map(|loss| Ok((loss, product(x, grad)?))).transpose()
     }
 
@@ -317,7 +323,7 @@ impl Shard<'_> {
             return Err(Error::Config(format!("features {:?} and {:?} can't be in one batch", &shape[1..], other.features.shape)));
         }
         let numbers = self.examples.iter().flat_map(|example| example.features.to_f32().into_owned()).collect();
-        Ok(Tensor::from_vec(numbers, shape.clone(), &Device::Cpu)?)
+        Ok(Tensor::from_vec(numbers, shape.clone(), self.network.backend.device())?)
     }
 
     /// The denoising queries of all pictures, as many for each as the one with the most has.
@@ -338,4 +344,25 @@ impl Shard<'_> {
 pub fn trainable(weights: &Weights) -> Weights {
     let tensors = weights.tensors.iter().map(|(name, tensor)| (name.clone(), HostTensor::f32(&tensor.shape, tensor.to_f32().into_owned())));
     Weights { tensors: tensors.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Backbone, EfficientNetLite, InvertedResidual};
+
+    #[test]
+    fn a_network_without_decoder_layers_is_refused() {
+        let block = InvertedResidual { expansion: None, kernel: 3, stride: 2, channels: 6, residual: false };
+        let mut config = Config::detr(Backbone::EfficientNetLite(EfficientNetLite { stem: 4, stages: vec![vec![block]] }));
+        (config.d_model, config.queries) = (8, 2);
+        config.encoder.clear();
+        config.decoder.clear();
+        let weights = trainable(&crate::checkpoint::random(config.clone(), "tiny", 1).weights);
+        let criterion = Criterion::new(config.class_activation);
+        let method = Method { criterion, denoising: 0, noise: Noise::default(), tokens: 1, shards: 1, device: Device::Cpu };
+        let example = Example { features: HostTensor::f32(&[2, 3, 6], vec![0.5; 36]), targets: vec![], known: [].into(), lesson: None };
+        let error = step(&config, &weights, &Trained::default(), &method, &[example], &mut Rng::with_seed(1)).unwrap_err().to_string();
+        assert!(error.contains("without decoder layers"), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::Arguments;
 use crate::cli::model;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::hash::sha256;
@@ -13,26 +13,44 @@ use detrim::train::options;
 use detrim::train::run::State;
 use detrim::train::state;
 use detrim::train::step::trainable;
+use indicatif::HumanCount;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Options that decide what each step is given: a run with others is another run.
-const FIXED: [&str; 5] = ["batch", "views", "seed", "unfreeze", "labels_sha256"];
+/// Options that decide what each step is given, and how its sums are rounded: a run with others is another run.
+const FIXED: [&str; 7] = ["batch", "views", "seed", "repeat_rare", "unfreeze", "shards", "labels_sha256"];
+/// Options of which a run makes its network when it begins.
+const NETWORK: [&str; 4] = ["d_model", "encoder_layers", "decoder_layers", "queries"];
 /// Options that change how a run goes on.
 const CHANGEABLE: [&str; 12] =
     ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "groups", "teacher", "teach_weight", "images", "dev"];
 
-/// What the run is started with. If it was started before with something that can't be changed on the way, that is an error; other
-/// differences are told. A run that goes on keeps what it began with: its network is in its state.
+/// What the run is started with, and since which step its `--dev` is what it is (`dev_since`; nothing where that begins now). If it was
+/// started before with something that can't be changed on the way, that is an error; other differences are told. A run that goes on keeps
+/// what it began with: its network is in its state.
 pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Options> {
     let serde_json::Value::Object(mut now) = serde_json::to_value(arguments)? else { bail!("options are not an object") };
     let hash = |file: &PathBuf| anyhow::Ok(sha256(&std::fs::read(file).with_context(|| file.display().to_string())?));
     now.insert("labels_sha256".into(), arguments.labels.iter().map(hash).collect::<Result<Vec<_>>>()?.into());
+    now.insert("dev_sha256".into(), arguments.dev.as_ref().map(hash).transpose()?.into());
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    now.insert("shards".into(), arguments.shards.unwrap_or_else(cores).min(arguments.batch).into());
     if !folder.last().exists() {
         return Ok(now);
     }
-    // A run of an older version, or one whose file somebody took away, goes on with what it is given.
-    let Some(before) = options::read(&folder.options())? else { return Ok(now) };
+    let Some(mut before) = options::read(&folder.options())? else {
+        // A run of an older version, or one whose file somebody took away, goes on with what it is given, as if it always had been.
+        now.insert("dev_since".into(), json!(0));
+        return Ok(now);
+    };
+    // What versions without these options did.
+    before.entry("repeat_rare").or_insert(json!(0.0));
+    before.entry("shards").or_insert(json!(2));
+    if arguments.shards.is_none() {
+        // The run's own, even where there are other cores.
+        now.remove("shards");
+    }
     let mut problems = options::differences(&before, &now, |name| FIXED.contains(&name) && name != "labels_sha256");
     if before.get("labels_sha256").is_some_and(|was| now.get("labels_sha256") != Some(was)) {
         problems.push("the files given by --labels are not what they were".into());
@@ -44,6 +62,20 @@ pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Option
     for difference in options::differences(&before, &now, |name| CHANGEABLE.contains(&name)) {
         eprintln!("warning: {difference}, when the run was last started");
     }
+    for difference in options::differences(&before, &now, |name| NETWORK.contains(&name)) {
+        eprintln!("warning: {difference}, when the run began: it keeps its network");
+    }
+    // Older versions didn't look into the file.
+    let what = if before.contains_key("dev_sha256") { "dev_sha256" } else { "dev" };
+    if before.get(what) == now.get(what) {
+        before.entry("dev_since").or_insert(json!(0));
+    } else {
+        before.remove("dev_since");
+        if arguments.dev.is_some() {
+            eprintln!("from here on this --dev decides which state is the best, whatever was measured before");
+        }
+    }
+    before.remove("dev_sha256");
     let begun = before.into_iter().filter(|(name, _)| !CHANGEABLE.contains(&name.as_str()));
     now.extend(begun);
     Ok(now)
@@ -61,7 +93,7 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
         eprintln!("going on at step {}", state.step);
         return Ok((config, state));
     }
-    match (&arguments.model, &arguments.backbone, &arguments.state) {
+    let (config, state) = match (&arguments.model, &arguments.backbone, &arguments.state) {
         (Some(path), ..) => {
             let model = model::open(path, &arguments.guess)?;
             let mut weights = trainable(&model.weights);
@@ -69,16 +101,19 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
                 let (_, run) = state::read(file)?;
                 weights = anchored(&model.config, &weights, &run.weights).with_context(|| format!("--anchors {}", file.display()))?;
             }
-            Ok((model.config, State::new(weights)))
+            (model.config, State::new(weights))
         }
         (_, Some(path), _) => {
             let parent = model::open(path, &arguments.guess)?;
             let start = fresh(config(arguments, &parent.config)?, &parent.weights, arguments.seed)?;
-            Ok((start.config, State::new(trainable(&start.weights))))
+            (start.config, State::new(trainable(&start.weights)))
         }
-        (.., Some(path)) => Ok(state::read(path)?),
+        (.., Some(path)) => state::read(path)?,
         _ => bail!("{}: there is no run yet; begin one with --backbone, --model or --state", arguments.out.display()),
-    }
+    };
+    let step = HumanCount(state.step);
+    ensure!(state.step < arguments.steps, "the state is at step {step} already: --steps counts all steps, those before too");
+    Ok((config, state))
 }
 
 /// The transformer that a run from a backbone begins with.

@@ -1,11 +1,14 @@
 //! `detrim train`
 
 mod begin;
+mod dev;
 mod work;
 
 use super::model::{self, GuessArguments};
+use super::{complain, count};
 use anyhow::{Context, Result};
 use begin::{begin, options};
+use candle_core::Device;
 use detrim::checkpoint::Checkpoint;
 use detrim::train::data::{Data, Features, Pictures};
 use detrim::train::denoise::Noise;
@@ -20,7 +23,9 @@ use detrim::train::step::Method;
 use detrim::train::teacher::Teacher;
 use detrim::train::trained::Trained;
 use detrim::train::{groups, hints};
+use dev::Dev;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 use std::path::PathBuf;
 use work::work;
 
@@ -67,8 +72,12 @@ pub struct Arguments {
     /// Views of each picture: the plain one, and random crops, flips and colours
     #[arg(long, default_value_t = 4, value_parser = count)]
     views: usize,
+    /// Show a picture of a class that less than this share of all pictures show more often: √(SHARE / the class's share) times in an epoch.
+    /// A teacher's box shows its class from a score of 0.5 on
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    repeat_rare: f64,
     /// Minutes between two saved states
-    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0, value_parser = minutes)]
     save_minutes: f64,
     /// Chooses the first weights, the views, their order and the noise: the same seed gives the same run
     #[arg(long, default_value_t = 0)]
@@ -80,6 +89,13 @@ pub struct Arguments {
     /// Pictures in a step
     #[arg(long, default_value_t = 8, value_parser = count, help_heading = "Steps")]
     batch: usize,
+    /// Pieces that a step's pictures are dealt out in, a core for each. It decides how sums are rounded, so that a run keeps what it began
+    /// with [default: as many as there are cores, at most the batch]
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Steps")]
+    shards: Option<usize>,
+    /// Compute the network on this. (Matching, losses and the optimiser stay on the CPU.)
+    #[arg(long, value_enum, default_value_t, help_heading = "Steps")]
+    device: Computer,
     /// The learning rate at its highest
     #[arg(long, default_value_t = 2e-4, value_parser = positive, help_heading = "Steps")]
     rate: f64,
@@ -92,7 +108,8 @@ pub struct Arguments {
     /// Steps over which the rate rises at the beginning
     #[arg(long, default_value_t = 500, help_heading = "Steps")]
     warmup: u64,
-    /// How the rate falls: constant, cosine, cosine:F (over the last F of the run) or step:F,... (a tenth from F on)
+    /// How the rate falls: constant, cosine, cosine:F (over the last F of the run), cosine:F:L (the same, down to the factor L) or step:F,...
+    /// (a tenth from F on)
     #[arg(long, default_value = "cosine:0.4", help_heading = "Steps")]
     schedule: Shape,
     /// How much of the mean of the weights, which is what detects, a step keeps
@@ -118,7 +135,7 @@ pub struct Arguments {
     #[arg(long, value_name = "JSON", help_heading = "Measuring")]
     dev: Option<PathBuf>,
     /// Minutes between two measurements
-    #[arg(long, value_name = "MINUTES", default_value_t = 20.0, help_heading = "Measuring")]
+    #[arg(long, value_name = "MINUTES", default_value_t = 20.0, value_parser = minutes, help_heading = "Measuring")]
     measure_minutes: f64,
 
     /// Width of the tokens: a multiple of 8
@@ -140,9 +157,13 @@ pub struct Arguments {
 
 /// Whether all steps are done.
 pub fn run(arguments: Arguments) -> Result<bool> {
+    let device = arguments.device.device()?;
     let folder = Folder::open(&arguments.out)?;
-    let options = options(&arguments, &folder)?;
+    let mut options = options(&arguments, &folder)?;
     let (config, mut state) = begin(&arguments, &folder)?;
+    let shards = options.get("shards").and_then(Value::as_u64).with_context(|| format!("{}: no number of shards", folder.options().display()))?;
+    let since = options.entry("dev_since").or_insert(state.step.into()).as_u64().unwrap_or_default();
+    let dev = arguments.dev.as_deref().map(|file| Dev::open(file, &arguments.images, &config.labels, since)).transpose()?;
     let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
     state.freeze(&trained);
     match groups::set(&config, &mut state, arguments.groups, arguments.seed)? {
@@ -183,8 +204,9 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         None => None,
     };
     bar.finish_and_clear();
+    complain(&arguments.images.display().to_string(), "labelled as if they weren't turned upright", &features.turned);
     hints::set(&config, &mut state, hint, arguments.seed);
-    let mut data = Data::new(pictures, features, arguments.batch, arguments.seed)?;
+    let mut data = Data::new(pictures, features, arguments.repeat_rare, arguments.batch, arguments.seed)?;
     if let Some((teacher, features)) = teacher {
         data = data.taught(teacher, features);
     }
@@ -199,7 +221,8 @@ pub fn run(arguments: Arguments) -> Result<bool> {
             denoising: arguments.denoising,
             noise: Noise::default(),
             tokens: 4,
-            shards: 2,
+            shards: shards as usize,
+            device,
         },
         optimiser: AdamW::default(),
         ema: Ema { decay: arguments.average },
@@ -212,18 +235,37 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         seed: arguments.seed,
     };
     write(&folder.options(), &options)?;
-    work(&arguments, &folder, &config, &settings, &data, state)
+    work(&arguments, &folder, &config, &settings, &data, dev.as_ref(), state)
 }
 
-fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("a whole number above 0 is needed".into()),
-        Ok(count) => Ok(count),
+/// What a step of training is computed on.
+#[derive(Clone, Copy, Default, clap::ValueEnum, serde::Serialize)]
+enum Computer {
+    #[default]
+    Cpu,
+    /// An NVIDIA card: needs a detrim that was built with --features cuda
+    Cuda,
+    /// A Mac's: needs a detrim that was built with --features metal
+    Metal,
+}
+
+impl Computer {
+    fn device(self) -> Result<Device> {
+        match self {
+            Computer::Cpu => Ok(Device::Cpu),
+            Computer::Cuda => Device::new_cuda(0).context("--device cuda"),
+            Computer::Metal => Device::new_metal(0).context("--device metal"),
+        }
     }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or_else(|| "a number above 0 is needed".into())
+}
+
+/// Up to some two years.
+fn minutes(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|minutes| (0.0..=1e6).contains(minutes)).ok_or_else(|| "a number of minutes is needed, at most a million".into())
 }
 
 fn amount(text: &str) -> Result<f32, String> {

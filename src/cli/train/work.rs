@@ -1,12 +1,10 @@
 //! The steps of a run, with its progress, log, plot, measurements and saved states.
 
 use super::Arguments;
-use crate::cli::print;
+use super::dev::Dev;
+use crate::cli::{complain, print};
 use anyhow::Result;
 use detrim::config::Config;
-use detrim::eval::coco::dataset::Dataset;
-use detrim::eval::coco::metrics::{Evaluation, Metrics};
-use detrim::eval::coco::run::detect_all;
 use detrim::output::write;
 use detrim::train::data::Data;
 use detrim::train::folder::Folder;
@@ -15,18 +13,50 @@ use detrim::train::plot;
 use detrim::train::run::{Report, Settings, State};
 use detrim::train::state;
 use detrim::train::step::Losses;
-use indicatif::{ProgressBar, ProgressStyle};
-use std::path::Path;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// The most steps between two rows of the log, and the longest time where steps take long.
+const NOTED: u64 = 50;
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Steps until the run is done or somebody interrupts it; whether it is done.
-pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &Settings, data: &Data, mut state: State) -> Result<bool> {
-    let dev = arguments.dev.as_deref().map(Dataset::open).transpose()?;
-    let mut log = Log::open(&folder.log(), state.step)?;
-    let before = log.rows().last().map_or(0.0, |row| row.seconds);
-    let mut best = log.rows().iter().filter_map(|row| row.ap).fold(0.0, f64::max);
+pub fn work(
+    arguments: &Arguments,
+    folder: &Folder,
+    config: &Config,
+    settings: &Settings,
+    data: &Data,
+    dev: Option<&Dev>,
+    mut state: State,
+) -> Result<bool> {
+    let stop = interruption()?;
+    let mut records = Records::open(arguments, folder, config, dev, &state)?;
+    while state.step < settings.steps && !stop.load(Ordering::Relaxed) {
+        let report = state.advance(config, settings, data)?;
+        records.add(state.step, &report);
+        if let Some(dev) = dev
+            && (records.measured.elapsed() >= minutes(arguments.measure_minutes) || state.step == settings.steps)
+        {
+            records.measure(&state, dev)?;
+        } else if records.saved.elapsed() >= minutes(arguments.save_minutes) {
+            records.save(&state)?;
+        } else if state.step.is_multiple_of(NOTED) || records.noted.elapsed() >= MINUTE {
+            records.note(state.step)?;
+        }
+    }
+    records.save(&state)?;
+    // The handler outlives the run: from here on it ends the process at once.
+    stop.store(true, Ordering::Relaxed);
+    records.bar.finish_and_clear();
+    print(&format!("{} steps of {} are done; {} holds the state\n", state.step, settings.steps, folder.last().display()))?;
+    Ok(state.step >= settings.steps)
+}
+
+/// Becomes true when somebody presses Ctrl-C; pressed when it is true, that ends the process.
+fn interruption() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     ctrlc::set_handler({
         let stop = stop.clone();
@@ -37,55 +67,129 @@ pub fn work(arguments: &Arguments, folder: &Folder, config: &Config, settings: &
             eprintln!("stopping after this step (again to stop at once, without saving)");
         }
     })?;
-
-    let style = ProgressStyle::with_template("{bar:20} step {pos}/{len} {msg} {eta} left")?;
-    let bar = ProgressBar::new(settings.steps).with_style(style).with_position(state.step);
-    let begun = Instant::now();
-    let (mut saved, mut measured, mut noted) = (Instant::now(), Instant::now(), Instant::now());
-    let mut stretch = Stretch::default();
-    while state.step < settings.steps && !stop.load(Ordering::Relaxed) {
-        stretch.add(&state.advance(config, settings, data)?);
-        bar.set_position(state.step);
-        let seconds = before + begun.elapsed().as_secs_f64();
-        let finished = state.step == settings.steps || stop.load(Ordering::Relaxed);
-        if state.step.is_multiple_of(NOTED) || finished {
-            let row = stretch.row(state.step, seconds, arguments.batch as f64 / noted.elapsed().as_secs_f64());
-            bar.set_message(format!("loss {:.2} {:.1} pictures/s", row.loss.unwrap_or_default(), row.pictures_per_second.unwrap_or_default()));
-            log.add(row)?;
-            (stretch, noted) = (Stretch::default(), Instant::now());
-        }
-        if let Some(dev) = &dev
-            && (measured.elapsed() >= minutes(arguments.measure_minutes) || state.step == settings.steps)
-        {
-            measured = Instant::now();
-            let found = measure(config, &state, dev, &arguments.images)?;
-            let (ap, ap50) = (found.ap.unwrap_or_default(), found.ap50.unwrap_or_default());
-            bar.println(format!("step {}: AP {:.1}, AP50 {:.1} on {} pictures", state.step, 100.0 * ap, 100.0 * ap50, dev.images.len()));
-            log.add(Row { step: state.step, seconds, ap: Some(ap), ap50: Some(ap50), ..Row::default() })?;
-            if ap > best {
-                best = ap;
-                state::write_compact(&folder.best(), config, &state)?;
-            }
-            // It is no time of the steps before.
-            noted += measured.elapsed();
-            measured = Instant::now();
-        }
-        if saved.elapsed() >= minutes(arguments.save_minutes) || finished {
-            state::write(&folder.last(), config, &state)?;
-            write(&folder.plot(), plot::progress(log.rows())?.as_bytes())?;
-            saved = Instant::now();
-        }
-    }
-    bar.finish_and_clear();
-    print(&format!("{} steps of {} are done; {} holds the state\n", state.step, settings.steps, folder.last().display()))?;
-    Ok(state.step >= settings.steps)
+    Ok(stop)
 }
 
-/// Steps between two rows of the log.
-const NOTED: u64 = 50;
-
 fn minutes(minutes: f64) -> Duration {
-    Duration::from_secs_f64(60.0 * minutes.clamp(0.0, 1e6))
+    Duration::from_secs_f64(60.0 * minutes)
+}
+
+/// What is told and kept of a run.
+struct Records<'a> {
+    arguments: &'a Arguments,
+    folder: &'a Folder,
+    config: &'a Config,
+    bar: ProgressBar,
+    log: Log,
+    /// Seconds of work before this process, and when this one began.
+    before: f64,
+    begun: Instant,
+    /// The highest AP on `--dev`.
+    best: f64,
+    /// Since the last row of the log.
+    stretch: Stretch,
+    noted: Instant,
+    /// When a line was printed last in place of a bar.
+    told: Option<Instant>,
+    measured: Instant,
+    saved: Instant,
+    /// The step of the newest state in the folder.
+    kept: Option<u64>,
+}
+
+impl<'a> Records<'a> {
+    fn open(arguments: &'a Arguments, folder: &'a Folder, config: &'a Config, dev: Option<&Dev>, state: &State) -> Result<Self> {
+        let log = Log::open(&folder.log(), state.step)?;
+        let before = log.rows().last().map_or(0.0, |row| row.seconds);
+        let comparable = log.rows().iter().filter(|row| dev.is_some_and(|dev| row.step > dev.since));
+        let best = comparable.filter_map(|row| row.ap).fold(0.0, f64::max);
+        let style = ProgressStyle::with_template("{bar:20} step {pos}/{len}, {eta} left, {wide_msg}")?;
+        let bar = ProgressBar::new(arguments.steps).with_style(style).with_position(state.step);
+        // The time left goes by the steps of this process. Those before have to be counted to be forgotten.
+        bar.tick();
+        bar.reset_eta();
+        let now = Instant::now();
+        Ok(Self {
+            arguments,
+            folder,
+            config,
+            bar,
+            log,
+            before,
+            begun: now,
+            best,
+            stretch: Stretch::default(),
+            noted: now,
+            told: None,
+            measured: now,
+            saved: now,
+            kept: folder.last().exists().then_some(state.step),
+        })
+    }
+
+    fn add(&mut self, step: u64, report: &Report) {
+        self.stretch.add(report);
+        self.bar.set_position(step);
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Logs and tells the losses since the last time.
+    fn note(&mut self, step: u64) -> Result<()> {
+        let stretch = std::mem::take(&mut self.stretch);
+        if stretch.steps == 0 {
+            return Ok(());
+        }
+        let row = stretch.row(step, self.seconds(), self.arguments.batch as f64 / self.noted.elapsed().as_secs_f64());
+        self.noted = Instant::now();
+        self.log.add(row)?;
+        let text = format!("{:.1} pictures/s, {}", row.pictures_per_second.unwrap_or_default(), row.losses());
+        // A file or a pipe shows no bar.
+        if self.bar.is_hidden() && self.told.is_none_or(|told| told.elapsed() >= MINUTE) {
+            self.told = Some(Instant::now());
+            eprintln!("step {step} of {}, {} left, {text}", self.arguments.steps, HumanDuration(self.bar.eta()));
+        }
+        self.bar.set_message(text);
+        Ok(())
+    }
+
+    /// Saves the state, if it isn't, and the log and the plot up to it.
+    fn save(&mut self, state: &State) -> Result<()> {
+        if self.kept == Some(state.step) {
+            return Ok(());
+        }
+        self.note(state.step)?;
+        state::write(&self.folder.last(), self.config, state)?;
+        (self.kept, self.saved) = (Some(state.step), Instant::now());
+        self.draw()
+    }
+
+    fn draw(&self) -> Result<()> {
+        Ok(write(&self.folder.plot(), plot::progress(self.log.rows())?.as_bytes())?)
+    }
+
+    /// Measures how well the mean of the weights detects, and keeps it if that is best. The state is saved before: going on from an earlier
+    /// one, a run would forget how good its best was.
+    fn measure(&mut self, state: &State, dev: &Dev) -> Result<()> {
+        self.save(state)?;
+        let (found, problems) = dev.measure(&state.detector(self.config)?)?;
+        let (ap, ap50) = (found.ap.unwrap_or_default(), found.ap50.unwrap_or_default());
+        self.bar.suspend(|| {
+            eprintln!("step {}: AP {:.1}, AP50 {:.1} on {} pictures", state.step, 100.0 * ap, 100.0 * ap50, dev.pictures());
+            complain("--dev", "pictures could not be used, as if there were nothing found in them", &problems);
+        });
+        self.log.add(Row { step: state.step, seconds: self.seconds(), ap: Some(ap), ap50: Some(ap50), ..Row::default() })?;
+        if ap > self.best {
+            self.best = ap;
+            state::write_compact(&self.folder.best(), self.config, state)?;
+        }
+        self.draw()?;
+        // It is no time of the steps to come.
+        (self.measured, self.noted) = (Instant::now(), Instant::now());
+        Ok(())
+    }
 }
 
 /// Sums over the steps since the last row of the log.
@@ -126,11 +230,4 @@ impl Stretch {
             ..Row::default()
         }
     }
-}
-
-/// How well the mean of the weights detects.
-fn measure(config: &Config, state: &State, dev: &Dataset, images: &Path) -> Result<Metrics> {
-    let checkpoint = state.detector(config)?;
-    let run = detect_all(&checkpoint, dev, images, || {})?;
-    Ok(Evaluation::new(dev, &run.detections).metrics())
 }

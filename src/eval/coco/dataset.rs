@@ -128,6 +128,22 @@ impl Dataset {
         Ok(mapped)
     }
 
+    /// Which detections are of pictures or categories that aren't here, and so count for nothing: a sentence each.
+    pub fn strays(&self, detections: &[Scored]) -> Vec<String> {
+        let (images, categories) = (self.image_index(), self.category_index());
+        let problem = |found: &Scored| {
+            if !images.contains_key(&found.image_id) {
+                Some(format!("there is no picture {}", found.image_id))
+            } else if !categories.contains_key(&found.category_id) {
+                Some(format!("there is no category {}", found.category_id))
+            } else {
+                None
+            }
+        };
+        let numbered = detections.iter().enumerate();
+        numbered.filter_map(|(i, found)| Some(format!("detection {}: {}", i + 1, problem(found)?))).collect()
+    }
+
     /// The index in `images` of each id.
     pub fn image_index(&self) -> HashMap<u64, usize> {
         self.images.iter().enumerate().map(|(i, image)| (image.id, i)).collect()
@@ -148,6 +164,13 @@ pub fn read_detections(path: &Path) -> Result<Vec<Scored>> {
     }
 }
 
+/// Tells if labels state the width and the height that a picture was `found` to have the other way round: their boxes are then of the pixels
+/// as the file stores them, not of the upright picture.
+pub fn turned(name: &str, [width, height]: [f64; 2], found: [usize; 2]) -> Option<String> {
+    let [across, down] = found.map(|side| side as f64);
+    (across != down && (width, height) == (down, across)).then(|| format!("{name}: the labels say {width}×{height}, the picture is {across}×{down}"))
+}
+
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
     let bytes = std::fs::read(path).map_err(|source| Error::Io { file: path.display().to_string(), source })?;
     serde_json::from_slice(&bytes).map_err(|error| invalid(path, &format!("these aren't {what}: {error}")))
@@ -155,4 +178,19 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<
 
 fn invalid(path: &Path, problem: &str) -> Error {
     Error::Dataset { file: path.display().to_string(), problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_quarter_turn_is_told() {
+        assert_eq!(turned("a.jpg", [640.0, 480.0], [480, 640]).unwrap(), "a.jpg: the labels say 640×480, the picture is 480×640");
+        // Labels may be of another resolution.
+        for found in [[640, 480], [1280, 960], [960, 1280], [480, 480]] {
+            assert_eq!(turned("a.jpg", [640.0, 480.0], found), None);
+        }
+        assert_eq!(turned("a.jpg", [480.0, 480.0], [480, 480]), None);
+    }
 }

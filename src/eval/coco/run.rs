@@ -1,6 +1,6 @@
 //! Runs a detector over all pictures of a dataset, on all cores.
 
-use super::dataset::{Dataset, Image, Scored};
+use super::dataset::{Dataset, Image, Scored, turned};
 use crate::checkpoint::Checkpoint;
 use crate::detector::{Detection, Detections, Detector, Device};
 use crate::error::Result;
@@ -13,6 +13,8 @@ use std::sync::Mutex;
 pub struct Run {
     pub detections: Vec<Scored>,
     pub problems: Vec<String>,
+    /// Which pictures' labels have them turned (see [`turned`]), a sentence each.
+    pub turned: Vec<String>,
 }
 
 /// Detections of a picture, as many as published figures of DETR and Deformable DETR count.
@@ -28,7 +30,11 @@ pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, don
     share::each(dataset.images.len(), load, |detector, index| {
         let picture = &dataset.images[index];
         let found = image::open(&folder.join(&picture.file_name)).and_then(|pixels| pollster::block_on(detector.rank(&pixels, RANKED)));
-        let found = found.map(|found| scored(picture, &found, &categories)).map_err(|error| error.to_string());
+        let measured = |found: Detections| {
+            let turned = turned(&picture.file_name, [picture.width, picture.height], [found.width, found.height]);
+            (scored(picture, &found, &categories), turned)
+        };
+        let found = found.map(measured).map_err(|error| error.to_string());
         all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, found));
         done();
         Ok(())
@@ -39,7 +45,10 @@ pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, don
     let mut run = Run::default();
     for (_, found) in all {
         match found {
-            Ok(found) => run.detections.extend(found),
+            Ok((found, turned)) => {
+                run.detections.extend(found);
+                run.turned.extend(turned);
+            }
             Err(problem) => run.problems.push(problem),
         }
     }

@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Resize;
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
+use crate::eval::coco::dataset::turned;
 use crate::hash::sha256;
 use crate::image::{self, Picture, prepare};
 use crate::model::Detr;
@@ -37,6 +38,8 @@ pub struct Features {
     usable: Vec<usize>,
     /// Names the others.
     pub problems: Vec<String>,
+    /// Which pictures' labels have them turned, a sentence each; only of those that something was computed of now.
+    pub turned: Vec<String>,
 }
 
 impl Features {
@@ -62,15 +65,18 @@ impl Features {
         let missing: Vec<usize> = (0..views).filter(|&number| !layout.fills(&paths[number])).collect();
         let done = AtomicUsize::new(0);
         let advance = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, missing.len() * layout.pictures);
+        let mut turned = Vec::new();
         for &number in &missing {
-            build(&paths[number], &network, pictures, (seed, number), layout, &advance)?;
+            turned.extend(build(&paths[number], &network, pictures, (seed, number), layout, &advance)?);
         }
+        turned.sort();
+        turned.dedup();
 
         let files: Vec<Mmap> = paths.iter().map(|path| map(path, layout)).collect::<Result<_>>()?;
         let decoded = |&picture: &usize| files.iter().all(|file| file[layout.flag(picture)] == 1);
         let (usable, broken): (Vec<usize>, Vec<usize>) = (0..layout.pictures).partition(decoded);
         let problems = broken.into_iter().map(|picture| problem(pictures, &pictures.list[picture])).collect();
-        Ok(Self { files, pictures: layout.pictures, shape, seed, usable, problems })
+        Ok(Self { files, pictures: layout.pictures, shape, seed, usable, problems, turned })
     }
 
     /// The features `[rows, columns, channels]` of a picture (its index in the list) in a view.
@@ -179,7 +185,8 @@ fn stored(numbers: &[f32]) -> Result<Vec<u8>> {
     Ok(numbers.iter().flat_map(|x| f16::from_f32(x.clamp(-most, most)).to_le_bytes()).collect())
 }
 
-/// Computes one view of all pictures. Until it is whole it has another name, under which a later run goes on with it.
+/// Computes one view of all pictures, and tells which pictures' labels have them turned. Until it is whole it has another name, under which a
+/// later run goes on with it.
 fn build(
     path: &Path,
     network: &Backbone,
@@ -187,21 +194,21 @@ fn build(
     (seed, number): (u64, usize),
     layout: Layout,
     advance: &(dyn Fn() + Sync),
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let part = path.with_extension("part");
     let fail = |error| io(&part, error);
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&part).map_err(fail)?;
     // Another process may be at the same; when it is done, so are we.
     file.lock().map_err(fail)?;
     if layout.fills(path) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // What is never written is zeros.
     file.set_len(layout.bytes() as u64).map_err(fail)?;
     let mut decoded = vec![0; layout.pictures];
     (&file).seek(SeekFrom::Start(layout.flag(0) as u64)).and_then(|_| (&file).read_exact(&mut decoded)).map_err(fail)?;
 
-    let turn = Mutex::new(&file);
+    let (turn, lying) = (Mutex::new(&file), Mutex::new(Vec::new()));
     let write = |at: usize, bytes: &[u8]| -> Result<()> {
         let mut file = turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         file.seek(SeekFrom::Start(at as u64)).and_then(|_| file.write_all(bytes)).map_err(fail)
@@ -215,6 +222,8 @@ fn build(
             if decoded[index] == 0
                 && let Ok(pixels) = image::open(&pictures.folder.join(&picture.file_name))
             {
+                let problem = turned(&picture.file_name, picture.size.map(|side| side as f64), [pixels.width, pixels.height]);
+                lying.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(problem);
                 let view = View::new(seed, &picture.file_name, number);
                 write(layout.features(index).start, &network.features(&view.apply(&pixels))?)?;
                 write(layout.flag(index), &[1])?;
@@ -224,7 +233,8 @@ fn build(
         },
     )?;
     file.sync_all().map_err(fail)?;
-    fs::rename(&part, path).map_err(fail)
+    fs::rename(&part, path).map_err(fail)?;
+    Ok(lying.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 fn map(path: &Path, layout: Layout) -> Result<Mmap> {
@@ -397,6 +407,16 @@ pub(super) mod tests {
             assert!(features.problems.len() == 1 && features.problems[0].contains("broken.png"), "{:?}", features.problems);
             assert!(features.get(0, 1).unwrap().to_f32().iter().all(|&x| x == 0.0));
         }
+    }
+
+    #[test]
+    fn pictures_whose_labels_have_them_turned_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pictures = pictures(folder.path());
+        pictures.list[1].size = [20, 10];
+        let features = Features::open_or_build(folder.path(), &checkpoint(), 1, &pictures, 2, 5, &|_, _| ()).unwrap();
+        assert_eq!(features.turned, ["one.png: the labels say 20×10, the picture is 10×20"]);
+        assert_eq!(features.usable(), [1, 2]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cache;
 mod labels;
+mod repeat;
 mod sampler;
 mod view;
 
@@ -26,14 +27,17 @@ pub struct Data {
 }
 
 impl Data {
-    /// `features` are those of `pictures`; `seed` decides which examples a step has.
-    pub fn new(pictures: Pictures, features: Features, batch: usize, seed: u64) -> Result<Self> {
-        let usable = features.usable().len();
-        if usable == 0 || features.views() == 0 || batch == 0 {
+    /// `features` are those of `pictures`; `rare` is the share of pictures below which a class has its pictures shown more often (0: all
+    /// alike); `seed` decides which examples a step has.
+    pub fn new(pictures: Pictures, features: Features, rare: f64, batch: usize, seed: u64) -> Result<Self> {
+        let usable: Vec<&Labelled> = features.usable().iter().map(|&picture| &pictures.list[picture]).collect();
+        if usable.is_empty() || features.views() == 0 || batch == 0 {
+            let usable = usable.len();
             let problem = format!("{usable} pictures in {} views can't make batches of {batch}", features.views());
             return Err(Error::Dataset { file: pictures.folder.display().to_string(), problem });
         }
-        Ok(Self { sampler: Sampler::new(usable, features.views(), batch, seed), pictures, features, teacher: None })
+        let sampler = Sampler::new(&repeat::factors(&usable, rare), features.views(), batch, seed);
+        Ok(Self { sampler, pictures, features, teacher: None })
     }
 
     /// With what a teacher says of every example; `features` are those that its backbone makes of the same views.
@@ -59,7 +63,7 @@ impl Data {
         &self.pictures
     }
 
-    /// How many steps show every picture once.
+    /// How many steps show all pictures, each as often as it is to be repeated.
     pub fn steps_per_epoch(&self) -> f64 {
         self.sampler.steps_per_epoch()
     }
@@ -78,19 +82,19 @@ mod tests {
     use std::path::Path;
 
     /// Three pictures of which the first can't be decoded, each with one object of the class that is its number.
-    fn data(folder: &Path, batch: usize) -> Result<Data> {
+    fn data(folder: &Path, rare: f64, batch: usize) -> Result<Data> {
         let mut pictures = pictures(folder);
         for (class, picture) in pictures.list.iter_mut().enumerate() {
             picture.targets = vec![Target { class, bounds: [0.25, 0.5, 0.5, 0.5], weight: 1.0 }];
             picture.known = (0..3).map(|other| other == class).collect();
         }
-        Data::new(pictures, open(folder, 3).0, batch, 1)
+        Data::new(pictures, open(folder, 3).0, rare, batch, 1)
     }
 
     #[test]
     fn labels_view_and_features_belong_together() {
         let folder = tempfile::tempdir().unwrap();
-        let data = data(folder.path(), 4).unwrap();
+        let data = data(folder.path(), 0.0, 4).unwrap();
         let pairs = data.sampler.step(3);
         let examples = data.batch(3).unwrap();
         assert_eq!(examples.len(), 4);
@@ -107,7 +111,7 @@ mod tests {
     #[test]
     fn a_picture_that_cannot_be_decoded_is_named_and_never_drawn() {
         let folder = tempfile::tempdir().unwrap();
-        let data = data(folder.path(), 2).unwrap();
+        let data = data(folder.path(), 0.0, 2).unwrap();
         assert!((0..20).flat_map(|step| data.batch(step).unwrap()).all(|example| !example.known[0]));
         assert_eq!(data.problems().count(), 1);
         assert_eq!(data.steps_per_epoch(), 1.0);
@@ -116,7 +120,19 @@ mod tests {
     #[test]
     fn an_empty_batch_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(data(folder.path(), 0).is_err());
+        assert!(data(folder.path(), 0.0, 0).is_err());
+    }
+
+    #[test]
+    fn rare_classes_make_an_epoch_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = data(folder.path(), 0.9, 3).unwrap();
+        // Each class is in one of the two pictures that can be used: √(0.9 / 0.5) times 2, rounded up.
+        assert_eq!(data.steps_per_epoch(), 1.0);
+        for step in 0..10 {
+            let examples = data.batch(step).unwrap();
+            assert!([1_usize, 2].iter().all(|&picture| examples.iter().any(|example| example.known[picture])));
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ fn examples(teacher: &Teacher) -> Vec<Example> {
 
 fn learn(config: &Config, weights: &Weights, examples: &[Example]) -> Outcome {
     let criterion = Criterion::new(config.class_activation);
-    let method = Method { criterion, denoising: 0, noise: Noise::default(), tokens: 1, shards: 2 };
+    let method = Method { criterion, denoising: 0, noise: Noise::default(), tokens: 1, shards: 2, device: candle_core::Device::Cpu };
     step(config, weights, &Trained::default(), &method, examples, &mut fastrand::Rng::with_seed(1)).unwrap()
 }
 
