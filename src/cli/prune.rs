@@ -114,7 +114,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {
         let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let plan = Plan::parse(&text, &file.display().to_string())?;
-        if let Some(Origin { parent, parent_sha256: sha256, .. }) = plan.origin.as_ref().filter(|origin| origin.parent_sha256 != parent_sha256) {
+        if let Some(Origin { parent, parent_sha256: sha256, .. }) =
+            plan.origin.as_ref().filter(|origin| !["", &parent_sha256].contains(&&*origin.parent_sha256))
+        {
             bail!("{}: this plan is for {parent} (sha256 {sha256}), not for {}", file.display(), path.display());
         }
         plan.check(config).with_context(|| file.display().to_string())?;
