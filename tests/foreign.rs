@@ -195,3 +195,25 @@ fn dilated_basic_blocks_give_what_timm_gives() {
     let problem = open(&directory, &Guess { dilation: Some(false), ..Guess::default() }).err().unwrap().to_string();
     assert!(problem.contains("impossible stride"), "{problem}");
 }
+
+#[test]
+fn a_backbone_alone_is_what_a_new_detector_begins_with() {
+    let whole = tiny::hugging_face();
+    let bare: Shapes =
+        whole.iter().filter_map(|(name, shape)| Some((name.strip_prefix("model.backbone.conv_encoder.model.")?.into(), shape.clone()))).collect();
+    let directory = tempfile::tempdir().unwrap();
+    tiny::save(directory.path(), &bare, None);
+    let size = Resize::Stretch { height: 32, width: 64 };
+    let guess = Guess { resize: Some(size), mean: Some([0.5; 3]), ..Guess::default() };
+    let found = detrim::checkpoint::open_backbone(directory.path(), &guess).unwrap();
+    let expected = read(&whole, None, &Guess::default()).unwrap();
+    assert_eq!(found.config.backbone, expected.config.backbone);
+    assert_eq!((found.config.pixels.resize, found.config.pixels.mean), (size, [0.5; 3]));
+    assert!(found.weights.tensors.iter().all(|(name, tensor)| expected.weights.tensors.get(name) == Some(tensor)));
+    assert_eq!(found.weights.tensors.len(), expected.weights.tensors.keys().filter(|name| name.starts_with("backbone.")).count());
+    // No detector, of course.
+    assert!(open(directory.path(), &Guess::default()).unwrap_err().to_string().contains("input_projection"));
+    // A detector will do, too.
+    tiny::save(directory.path(), &whole, None);
+    assert_eq!(detrim::checkpoint::open_backbone(directory.path(), &Guess::default()).unwrap().weights, expected.weights);
+}

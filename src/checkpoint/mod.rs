@@ -18,7 +18,7 @@ use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use open::{file_of, open, write_own};
+pub use open::{file_of, open, open_backbone, write_own};
 pub use own::Storage;
 #[cfg(not(target_arch = "wasm32"))]
 pub use own::frame_bytes;

@@ -1,6 +1,6 @@
 //! Opens a checkpoint of any kind from the disk, and writes our own.
 
-use super::foreign::{self, pth};
+use super::foreign::{self, Least, pth};
 use super::{Checkpoint, Guess, Storage, own, safetensors};
 use crate::error::{Error, Result};
 use crate::output;
@@ -15,7 +15,16 @@ const NAMES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// saves it, or the state of a training run, which is taken as the detector that it makes. `config.json` and `preprocessor_config.json` beside the file are taken into account.
 /// `guess` is for what foreign files don't say; only its input size goes before what any file says, since a network takes pictures of every size.
 pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
-    let mut checkpoint = read(path, guess)?;
+    sized(read(path, guess, Least::Detector)?, guess)
+}
+
+/// Opens what a new detector can begin with: any checkpoint, or a backbone alone, under the names of timm, torchvision or transformers. Of
+/// such a one the weights are the backbone's, and the transformer in the config is the paper's.
+pub fn open_backbone(path: &Path, guess: &Guess) -> Result<Checkpoint> {
+    sized(read(path, guess, Least::Backbone)?, guess)
+}
+
+fn sized(mut checkpoint: Checkpoint, guess: &Guess) -> Result<Checkpoint> {
     if let Some(resize) = guess.resize {
         checkpoint.config.pixels.resize = resize;
         checkpoint.config.check()?;
@@ -23,7 +32,7 @@ pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-fn read(path: &Path, guess: &Guess) -> Result<Checkpoint> {
+fn read(path: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
     let file = file_of(path)?;
     let name = file.display().to_string();
     let fail = |problem: String| Error::Checkpoint { file: name.clone(), problem };
@@ -38,10 +47,10 @@ fn read(path: &Path, guess: &Guess) -> Result<Checkpoint> {
             let (config, state) = state::read(&file)?;
             return named(state.detector(&config)?, &file);
         }
-        return named(foreign::convert(content.tensors, &file, guess)?, &file);
+        return named(foreign::convert(content.tensors, &file, guess, least)?, &file);
     }
     if pth::is_pth(&bytes) {
-        return named(foreign::convert(pth::read(&bytes).map_err(fail)?, &file, guess)?, &file);
+        return named(foreign::convert(pth::read(&bytes).map_err(fail)?, &file, guess, least)?, &file);
     }
     Err(fail("not a checkpoint that detrim knows (.safetensors, or .pth as PyTorch saves it)".into()))
 }

@@ -74,11 +74,19 @@ pub fn sha256(model: &Path) -> Result<String> {
 
 /// Opens a model and says on the standard error what had to be assumed.
 pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
-    let checkpoint = checkpoint::open(model, &guess.guess())?;
+    Ok(told(checkpoint::open(model, &guess.guess())?))
+}
+
+/// Opens a model or a backbone alone, and says on the standard error what had to be assumed.
+pub fn open_backbone(file: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
+    Ok(told(checkpoint::open_backbone(file, &guess.guess())?))
+}
+
+fn told(checkpoint: Checkpoint) -> Checkpoint {
     for guess in &checkpoint.guesses {
         eprintln!("assumed: {guess}");
     }
-    Ok(checkpoint)
+    checkpoint
 }
 
 impl GuessArguments {

@@ -72,6 +72,17 @@ pub fn derive(clues: &Clues) -> Result<(Config, Vec<String>), String> {
     Ok((config, guesses))
 }
 
+/// Of a file that holds a backbone alone: under the paper's transformer.
+pub fn bare(clues: &Clues) -> Result<(Config, Vec<String>), String> {
+    refuse_unsupported(clues)?;
+    let mut guesses = Vec::new();
+    let stated = clues.stated.cloned().unwrap_or_default();
+    let backbone = backbone(clues, &stated, &mut guesses)?;
+    let config = Config { pixels: pixels(clues, &stated, &mut guesses)?, ..Config::detr(backbone) };
+    config.check().map_err(|error| error.to_string())?;
+    Ok((config, guesses))
+}
+
 impl Clues<'_> {
     /// A side of a tensor that must be there.
     fn size(&self, name: &str, axis: usize) -> Result<usize, String> {

@@ -2,7 +2,7 @@
 
 use super::rename::{Named, Renamed};
 use crate::config::{Backbone, Config};
-use crate::layout::{Entry, Role, layout};
+use crate::layout::{Entry, Role};
 use crate::weights::{HostTensor, Weights};
 
 /// torch's default, which the ResNets use.
@@ -10,15 +10,15 @@ const RESNET_EPSILON: f64 = 1e-5;
 /// TensorFlow's, which timm's `tf_efficientnet_lite0` uses.
 const EFFICIENTNET_EPSILON: f64 = 1e-3;
 
-/// The weights that `config` asks for.
-pub fn convert(renamed: &Renamed, config: &Config) -> Result<Weights, String> {
+/// These weights of a network.
+pub fn convert(renamed: &Renamed, config: &Config, entries: Vec<Entry>) -> Result<Weights, String> {
     let epsilon = match config.backbone {
         Backbone::Resnet(_) => RESNET_EPSILON,
         Backbone::EfficientNetLite(_) => EFFICIENTNET_EPSILON,
     };
     let file = Source { renamed };
     let mut weights = Weights::default();
-    for entry in layout(config) {
+    for entry in entries {
         let data = match entry.name.strip_prefix("backbone.").and_then(|name| name.rsplit_once('.')) {
             Some((_, "weight")) => file.convolution(&entry, epsilon)?,
             Some(_) => file.convolution_bias(&entry, epsilon)?,

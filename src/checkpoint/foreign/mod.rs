@@ -14,21 +14,32 @@ mod stated;
 use super::tensors::Tensors;
 use super::{Card, Checkpoint, Guess};
 use crate::error::{Error, Result};
+use crate::layout::layout;
 use architecture::Clues;
 use rename::Renamed;
 use serde::de::DeserializeOwned;
 use stated::{Preprocessor, Stated};
 use std::path::Path;
 
+/// How much of a detector a file must hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Least {
+    Detector,
+    /// A backbone, as it comes from training on ImageNet. Its checkpoint has the paper's transformer in its config, but no weights of one.
+    Backbone,
+}
+
 /// Makes a checkpoint of ours of foreign tensors.
-pub fn convert(tensors: Tensors, file: &Path, guess: &Guess) -> Result<Checkpoint> {
+pub fn convert(tensors: Tensors, file: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
     let fail = |problem: String| Error::Checkpoint { file: file.display().to_string(), problem };
     let stated: Option<Stated> = beside(file, "config.json")?;
     let preprocessor: Option<Preprocessor> = beside(file, "preprocessor_config.json")?;
     let renamed = Renamed::new(tensors).map_err(fail)?;
     let clues = Clues { tensors: &renamed, stated: stated.as_ref(), preprocessor: preprocessor.as_ref(), guess };
-    let (config, mut guesses) = architecture::derive(&clues).map_err(fail)?;
-    let weights = fold::convert(&renamed, &config).map_err(fail)?;
+    let bare = least == Least::Backbone && renamed.shape("input_projection.weight").is_none();
+    let (config, mut guesses) = if bare { architecture::bare(&clues) } else { architecture::derive(&clues) }.map_err(fail)?;
+    let entries = layout(&config).into_iter().filter(|entry| !bare || entry.name.starts_with("backbone.")).collect();
+    let weights = fold::convert(&renamed, &config, entries).map_err(fail)?;
     guesses.extend(left_over(&renamed.strays));
     Ok(Checkpoint { config, weights, card: Card::default(), guesses })
 }

@@ -16,7 +16,8 @@ pub struct Dialect {
 /// What wrappers put before every name: DataParallel, segmentation models, Hugging Face's task models.
 pub const ROOTS: [&str; 3] = ["module.", "detr.", "model."];
 
-const BACKBONES: &[&str] = &["backbone.conv_encoder.model._backbone.", "backbone.conv_encoder.model.", "backbone.model.", "backbone.0.body."];
+/// In a detector, or alone.
+const BACKBONES: &[&str] = &["backbone.conv_encoder.model._backbone.", "backbone.conv_encoder.model.", "backbone.model.", "backbone.0.body.", ""];
 
 pub const DIALECTS: [Dialect; 7] = [
     // Hugging Face transformers: as saved, and (`o_proj`, `mlp`) as version 5 names them in memory.

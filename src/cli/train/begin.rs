@@ -104,7 +104,7 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
             (model.config, State::new(weights))
         }
         (_, Some(path), _) => {
-            let parent = model::open(path, &arguments.guess)?;
+            let parent = model::open_backbone(path, &arguments.guess)?;
             let start = fresh(config(arguments, &parent.config)?, &parent.weights, arguments.seed)?;
             (start.config, State::new(trainable(&start.weights)))
         }

@@ -49,7 +49,7 @@ pub struct Arguments {
     /// Begin with this model
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Begin with a new transformer on the backbone of this model
+    /// Begin with a new transformer on the backbone of this model, or on this backbone: as timm or torchvision save what ImageNet taught it
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     backbone: Option<PathBuf>,
     /// The state of the run that the model, or what it was trimmed from, came of, whole or compact: gives back what only training needs
