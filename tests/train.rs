@@ -102,8 +102,8 @@ fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
     let options = "--rate 1e-3 --warmup 5 --schedule constant --batch 3 --save-minutes 0 --repeat-rare 0.9".split(' ').collect::<Vec<_>>();
-    for groups in ["0", "2"] {
-        let with = |steps: &'static str| [&options[..], &["--groups", groups, "--steps", steps]].concat();
+    for (groups, stages) in [("0", "0"), ("2", "1")] {
+        let with = |steps: &'static str| [&options[..], &["--groups", groups, "--unfreeze", stages, "--steps", steps]].concat();
         let name = |name: &str| format!("{name}{groups}");
         run(train(folder.path(), &name("whole"), &with("20")));
         run(train(folder.path(), &name("broken"), &with("9")));
@@ -111,6 +111,8 @@ fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
         assert!(text(&output).contains("going on at step 9") && !text(&output).contains("that begin"), "{}", text(&output));
         let read = |name: &str| state::read(&folder.path().join(name).join("last.safetensors")).unwrap();
         assert!(read(&name("whole")) == read(&name("broken")), "the states differ");
+        let moved = read(&name("whole")).1.moments.0.keys().any(|name| name.starts_with("backbone."));
+        assert_eq!(moved, stages != "0");
     }
 }
 
