@@ -134,6 +134,17 @@ impl Inputs {
         (self, Inputs { point, items: rest, hash })
     }
 
+    /// What they take in memory.
+    pub fn bytes(&self) -> usize {
+        let bytes = |item: &Arc<Item>| match &**item {
+            Item::Picture(picture, ..) => picture.rgba.len(),
+            Item::Map(map) => map.bytes(),
+            Item::Tokens(memory, position) => memory.bytes() + position.bytes(),
+            Item::Queries(content, memory, placed) => content.bytes() + memory.bytes() + placed.bytes(),
+        };
+        self.items.iter().map(bytes).sum()
+    }
+
     /// As networks take them that go by another rule for pixels: from their files once more, for to resize twice is not to resize once. What
     /// is within a network already stays as it is.
     pub fn sized(&self, pixels: &Pixels) -> Result<Inputs> {

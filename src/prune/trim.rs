@@ -97,7 +97,7 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
         exact.keep.insert(trimmed.parent_name(&structure.name), Keep::Units(units.clone()));
     }
     if method.repair && !(cuts.is_empty() && dropped.is_empty()) {
-        repair_in_order(parent, &mut trimmed, &dropped, &cuts, progress)?;
+        repair_in_order(parent, &mut trimmed, &dropped, &cuts, MOST_BYTES, progress)?;
     }
     let Trimmed { mut config, mut weights, .. } = trimmed;
     if plan.fold {
@@ -107,12 +107,32 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
     Ok(Done { config, weights, plan: exact })
 }
 
-/// The second repair: every map after the first cut, in the order of the network. Both networks are taken from point to point.
-fn repair_in_order(parent: &Side, trimmed: &mut Trimmed, dropped: &[Layer], cuts: &[(Structure, Keep)], progress: &dyn Progress) -> Result<()> {
+/// Bytes of feature maps that a repair keeps of each network.
+const MOST_BYTES: usize = 1 << 30;
+/// Fewer pictures than that say too little of a map, whatever they take.
+const FEWEST: usize = 32;
+
+/// The second repair: every map after the first cut, in the order of the network. Both networks are taken from point to point, with as many
+/// pictures as `most` bytes hold: within the backbone fewer may do, for each has thousands of places to learn from.
+fn repair_in_order(
+    parent: &Side,
+    trimmed: &mut Trimmed,
+    dropped: &[Layer],
+    cuts: &[(Structure, Keep)],
+    most: usize,
+    progress: &dyn Progress,
+) -> Result<()> {
     let steps = steps(parent.config, trimmed, dropped, cuts);
     progress.begin("repairing map by map", steps.iter().map(|step| step.maps.len()).sum());
-    let (mut theirs, mut ours) = (parent.inputs.first(parent.inputs.len()), parent.inputs.first(parent.inputs.len()));
+    let all = || parent.inputs.first(parent.inputs.len());
+    let (mut theirs, mut ours) = (all(), all());
     for Step { parent: from, trimmed: to, maps } in &steps {
+        if *from >= Point::features(parent.config) && theirs.len() < parent.inputs.len() {
+            (theirs, ours) = (all(), all());
+        }
+        let bytes = theirs.first(1).at(parent.config, parent.weights, *from)?.bytes();
+        let fit = (most / bytes.max(1)).max(FEWEST);
+        (theirs, ours) = (theirs.first(fit), ours.first(fit));
         theirs = theirs.at(parent.config, parent.weights, *from)?;
         // As far as the encoder the two may be one network.
         let same = from == to && *to <= Point::Encoder(0) && !of_backbone(cuts);
@@ -205,5 +225,32 @@ mod tests {
             assert_eq!(done.plan.keep["queries"], Keep::Units(vec![0, 2]), "{importance:?}");
             assert_eq!(done.config.queries, 2);
         }
+    }
+
+    /// What doesn't fit into memory is repaired with fewer pictures; what is small, with all of them.
+    #[test]
+    fn a_repair_keeps_to_its_memory() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, FEWEST + 8);
+        let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
+        let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
+        let structure = structures(&config).into_iter().find(|structure| structure.name.starts_with("backbone.")).unwrap();
+        let units: Vec<usize> = (0..structure.units / 2).collect();
+        let cuts = [(structure.clone(), Keep::Units(units.clone()))];
+        let repaired = |most: usize| {
+            let mut trimmed = Trimmed::new(&parent, &[], true, &mut StandIns::default()).unwrap();
+            trimmed.cut(&structure, &units).unwrap();
+            repair_in_order(&parent, &mut trimmed, &[], &cuts, most, &Silent).unwrap();
+            trimmed.weights
+        };
+        let (whole, few) = (repaired(usize::MAX), repaired(1));
+        assert!(whole.tensors.iter().any(|(name, tensor)| name.starts_with("backbone.") && few.tensors[name] != *tensor));
+        let seen = look(&config, &weights, &inputs).unwrap();
+        let far = |weights: &Weights| {
+            let mut trimmed = Trimmed::new(&parent, &[], true, &mut StandIns::default()).unwrap();
+            trimmed.cut(&structure, &units).unwrap();
+            super::super::difference::difference(&seen, &look(&trimmed.config, weights, &inputs).unwrap())
+        };
+        assert!(far(&few) < 1.5 * far(&whole), "{} {}", far(&few), far(&whole));
     }
 }
