@@ -152,10 +152,14 @@ impl Budget {
         *self == Self::default()
     }
 
+    /// All limits, set or not, by their names.
+    fn named(&self) -> [(&'static str, Option<Limit>); 4] {
+        [("params", self.params), ("macs", self.macs), ("bytes", self.bytes), ("latency", self.latency)]
+    }
+
     /// Refuses limits in what their costs aren't counted in.
     pub fn check(&self) -> Result<()> {
-        let limits = [("params", self.params), ("macs", self.macs), ("bytes", self.bytes), ("latency", self.latency)];
-        for (name, limit) in limits {
+        for (name, limit) in self.named() {
             let wrong = match limit {
                 Some(Limit::Most(_, Unit::Bytes)) if name != "bytes" => "bytes",
                 Some(Limit::Most(_, Unit::Milliseconds)) if name != "latency" => "milliseconds",
@@ -168,7 +172,6 @@ impl Budget {
 
     /// As the options of `detrim prune`: `--params -55% --latency 40ms`. A speed-up is a share less.
     pub fn options(&self) -> String {
-        let limits = [("params", self.params), ("macs", self.macs), ("bytes", self.bytes), ("latency", self.latency)];
         let option = |(name, limit): (&str, Option<Limit>)| {
             let limit = match limit? {
                 Limit::Share(share) => format!("{:+.1}%", 100.0 * (share - 1.0)),
@@ -176,7 +179,7 @@ impl Budget {
             };
             Some(format!("--{name} {limit}"))
         };
-        limits.into_iter().filter_map(option).collect::<Vec<_>>().join(" ")
+        self.named().into_iter().filter_map(option).collect::<Vec<_>>().join(" ")
     }
 
     pub fn limits(&self, parent: &Costs) -> Result<Limits> {

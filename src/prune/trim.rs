@@ -112,8 +112,8 @@ const MOST_BYTES: usize = 1 << 30;
 /// Fewer pictures than that say too little of a map, whatever they take.
 const FEWEST: usize = 32;
 
-/// The second repair: every map after the first cut, in the order of the network. Both networks are taken from point to point, with as many
-/// pictures as `most` bytes hold: within the backbone fewer may do, for each has thousands of places to learn from.
+/// The second repair: every map after the first cut, in the order of the network. Both networks are taken from point to point; within the backbone
+/// with as many pictures as `most` bytes hold, for its maps are large, and each has thousands of places to learn from.
 fn repair_in_order(
     parent: &Side,
     trimmed: &mut Trimmed,
@@ -127,12 +127,13 @@ fn repair_in_order(
     let all = || parent.inputs.first(parent.inputs.len());
     let (mut theirs, mut ours) = (all(), all());
     for Step { parent: from, trimmed: to, maps } in &steps {
-        if *from >= Point::features(parent.config) && theirs.len() < parent.inputs.len() {
+        if *from < Point::features(parent.config) {
+            let bytes = theirs.first(1).at(parent.config, parent.weights, *from)?.bytes();
+            let fit = (most / bytes.max(1)).max(FEWEST);
+            (theirs, ours) = (theirs.first(fit), ours.first(fit));
+        } else if theirs.len() < parent.inputs.len() {
             (theirs, ours) = (all(), all());
         }
-        let bytes = theirs.first(1).at(parent.config, parent.weights, *from)?.bytes();
-        let fit = (most / bytes.max(1)).max(FEWEST);
-        (theirs, ours) = (theirs.first(fit), ours.first(fit));
         theirs = theirs.at(parent.config, parent.weights, *from)?;
         // As far as the encoder the two may be one network.
         let same = from == to && *to <= Point::Encoder(0) && !of_backbone(cuts);
