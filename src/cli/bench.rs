@@ -3,7 +3,7 @@
 use super::bars::Bars;
 use super::model::{ModelArguments, height_width};
 use super::{Backend, print};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::detector::Device;
@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = height_width)]
     size: Option<[usize; 2]>,
     /// Runs of which the median is taken, after one to warm up
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = super::count)]
     runs: usize,
     /// Time the model's operations at many widths, a minute long, and write what `detrim prune --latency` goes by
     #[arg(long, value_name = "FILE", group = "what")]
@@ -131,7 +131,6 @@ fn check(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<
 
 /// Runs two models in turns.
 fn compare(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
-    ensure!(arguments.runs > 0, "--runs: at least one run is needed");
     let other = checkpoint::open(file, &Guess::default())?;
     let bars = Bars::default();
     bars.begin("runs in turns", arguments.runs);

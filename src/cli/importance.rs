@@ -34,8 +34,8 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", required = true)]
     images: Vec<PathBuf>,
     /// Pictures to use of them
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
-    pictures: u32,
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::count)]
+    pictures: usize,
     /// How importance is measured
     #[arg(long, value_enum, default_value_t)]
     importance: Importance,
@@ -63,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = arguments.model.open()?;
     let (config, weights) = (&checkpoint.config, &checkpoint.weights);
     let bars = Bars::default();
-    let (inputs, _) = calibration::read(&arguments.images, arguments.pictures as usize, 0, arguments.seed, &config.pixels, &bars)?;
+    let (inputs, _) = calibration::read(&arguments.images, arguments.pictures, 0, arguments.seed, &config.pixels, &bars)?;
     let relevance = Relevance::of(&look(config, weights, &inputs)?);
     let parent = Side { config, weights, inputs: &inputs, relevance: &relevance };
     let found = overview(&parent, Method { importance, repair: true, seed: arguments.seed, fold: false }, &bars)?;

@@ -9,6 +9,7 @@ use super::print;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
+use detrim::config::Config;
 use detrim::eval::profile::Profile;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
@@ -111,18 +112,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (repair, fold) = (!arguments.no_repair, !arguments.no_fold);
     let mut method = Method { importance: arguments.importance, repair, seed: arguments.seed, fold };
     let parent_sha256 = arguments.parent_sha256.map_or_else(|| model::sha256(path), Ok)?;
-    let replay = arguments.plan.as_ref().map(|file| -> Result<Plan> {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let plan = Plan::parse(&text, &file.display().to_string())?;
-        if let Some(Origin { parent, parent_sha256: sha256, .. }) =
-            plan.origin.as_ref().filter(|origin| !["", &parent_sha256].contains(&&*origin.parent_sha256))
-        {
-            bail!("{}: this plan is for {parent} (sha256 {sha256}), not for {}", file.display(), path.display());
-        }
-        plan.check(config).with_context(|| file.display().to_string())?;
-        Ok(plan)
-    });
-    let replay = replay.transpose()?;
+    let replay = arguments.plan.as_deref().map(|file| open_plan(file, config, path, &parent_sha256)).transpose()?;
     let (mut pictures, mut seed) = (arguments.pictures, arguments.seed);
     let origin = replay.as_ref().and_then(|plan| plan.origin.clone());
     if let Some(origin) = &origin {
@@ -192,6 +182,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
     write(&beside, plan.to_toml()?.as_bytes())?;
     write_own(out, &trimmed, arguments.dtype.storage())?;
     print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
+}
+
+/// A plan for this very parent: the configuration, the file and the hash of its bytes.
+fn open_plan(file: &Path, config: &Config, parent: &Path, parent_sha256: &str) -> Result<Plan> {
+    let name = file.display().to_string();
+    let plan = Plan::parse(&std::fs::read_to_string(file).with_context(|| name.clone())?, &name)?;
+    if let Some(origin) = plan.origin.as_ref().filter(|origin| !["", parent_sha256].contains(&&*origin.parent_sha256)) {
+        bail!("{name}: this plan is for {} (sha256 {}), not for {}", origin.parent, origin.parent_sha256, parent.display());
+    }
+    plan.check(config).context(name)?;
+    Ok(plan)
 }
 
 /// What goes, structure by structure.

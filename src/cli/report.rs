@@ -77,7 +77,7 @@ pub struct Arguments {
     #[arg(long)]
     no_curves: bool,
     /// Runs of which the median time is taken
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = super::count)]
     runs: usize,
     /// Times in a browser that `node tests/browser/report.js` measured for this folder
     #[arg(long, value_name = "JSON")]
@@ -100,8 +100,7 @@ fn name_file(text: &str) -> Result<(String, PathBuf)> {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     // Whatever can be wrong with what was asked for, before anything that takes long.
-    let Arguments { out, annotations, photos, seed, runs, .. } = &arguments;
-    ensure!(*runs > 0, "--runs: at least one run is needed");
+    let Arguments { out, annotations, photos, seed, .. } = &arguments;
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let recipes = recipes(&arguments.recipes, profile.is_some())?;
     let limits = arguments.limits.iter().map(|text| Ok((text.clone(), text.parse::<Limit>()?))).collect::<Result<Vec<_>, String>>();

@@ -210,11 +210,7 @@ pub fn run(arguments: Arguments) -> Result<bool> {
     if let Some((teacher, features)) = teacher {
         data = data.taught(teacher, features);
     }
-    let problems: Vec<&str> = data.problems().collect();
-    if !problems.is_empty() {
-        eprintln!("left out: {}", problems.len());
-        problems.iter().take(5).for_each(|problem| eprintln!("  {problem}"));
-    }
+    complain("--labels", "left out", &data.problems().map(str::to_string).collect::<Vec<_>>());
     let settings = Settings {
         method: Method {
             criterion: Criterion::new(config.class_activation),
