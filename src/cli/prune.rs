@@ -22,6 +22,7 @@ use detrim::prune::recipe::Recipe;
 use detrim::prune::repair::Side;
 use detrim::prune::structure::structures;
 use detrim::prune::survey::Surveyor;
+use detrim::prune::trial::{Trial, Tried};
 use detrim::prune::trim::{Method, carry_out};
 use std::path::{Path, PathBuf};
 
@@ -129,8 +130,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
     let meter = Meter::new(config, &checkpoint.card, arguments.dtype.storage(), profile.as_ref())?;
-    let (plan, predicted) = match (replay, &arguments.recipe) {
-        (Some(plan), _) => (plan, f64::NAN),
+    let (plan, predicted, trials) = match (replay, &arguments.recipe) {
+        (Some(plan), _) => (plan, f64::NAN, vec![]),
         (None, recipe) => {
             let mut recipe = match recipe {
                 Some(name) => open_recipe(name, profile.is_some())?,
@@ -139,13 +140,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
             };
             recipe.multiple = arguments.multiple.or(recipe.multiple);
             recipe.keep_size |= arguments.keep_size;
-            let found = recipe.plan(&Surveyor::new(&parent, method, &bars), &meter)?;
+            let Tried { plan, predicted, trials } = recipe.plan(&Surveyor::new(&parent, method, &bars), &meter)?;
             bars.end();
-            (found.plan, found.predicted)
+            (plan, predicted, trials)
         }
     };
     let (before, after) = (meter.costs(config)?, meter.costs(&plan.config(config))?);
-    print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted)))?;
+    print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted) + &tried(&trials)))?;
     let Some((out, beside)) = arguments.out.as_ref().zip(beside).filter(|_| !arguments.dry_run) else { return Ok(()) };
 
     let mut done = carry_out(&parent, &plan, method, &bars)?;
@@ -249,4 +250,14 @@ fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
         text += &format!("predicted difference of the outputs: {predicted:.3} (0: none, 1: as if nothing were found)\n");
     }
     text
+}
+
+/// What the plan was chosen among.
+fn tried(trials: &[Trial]) -> String {
+    if trials.is_empty() {
+        return String::new();
+    }
+    let trials = trials.iter().map(|Trial { layers: [encoder, decoder], difference }| format!("{encoder} + {decoder}: {difference:.3}"));
+    let trials: Vec<String> = trials.collect();
+    format!("carried out on some of the pictures, the difference by encoder + decoder layers: {}\n", trials.join(", "))
 }

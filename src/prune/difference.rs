@@ -27,6 +27,16 @@ impl Answer {
         self.scores[query * self.classes..][..self.classes].iter().copied().fold(0.0, f32::max)
     }
 
+    /// As an answer of more queries, of which these ones are `kept`: the others say nothing.
+    pub fn among(&self, kept: &[usize], queries: usize) -> Answer {
+        let mut all = Answer { scores: vec![0.0; queries * self.classes], boxes: vec![0.0; 4 * queries], classes: self.classes };
+        for (from, &to) in kept.iter().enumerate().filter(|(_, to)| **to < queries) {
+            all.scores[to * self.classes..][..self.classes].copy_from_slice(&self.scores[from * self.classes..][..self.classes]);
+            all.boxes[4 * to..][..4].copy_from_slice(&self.boxes[4 * from..][..4]);
+        }
+        all
+    }
+
     fn place(&self, query: usize) -> [f32; 4] {
         [0, 1, 2, 3].map(|i| self.boxes[4 * query + i])
     }
@@ -91,5 +101,10 @@ mod tests {
         let shifted = difference(&parent, &seen(&[0.9, 0.1, 0.2, 0.0], 0.8));
         assert!((shifted - 0.81 / 0.86).abs() < 1e-6, "{shifted}");
         assert_eq!(difference(&parent, &seen(&[f32::NAN, 0.1, 0.2, 0.0], 0.5)), f64::INFINITY);
+
+        // A query that is gone has found nothing; the other is where it was.
+        let second = Answer { scores: vec![0.2, 0.0], boxes: vec![0.1; 4], classes: 2 };
+        let without_first = difference(&parent, &[second.among(&[1], 2)]);
+        assert!((without_first - (0.81 + 0.01 + 0.81) / 0.86).abs() < 1e-6, "{without_first}");
     }
 }

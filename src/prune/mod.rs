@@ -28,6 +28,7 @@ pub mod survey;
 mod taylor;
 #[cfg(test)]
 mod tiny;
+pub mod trial;
 pub mod trim;
 mod trimmed;
 

@@ -94,7 +94,8 @@ mod tests {
     use super::*;
     use crate::prune::calibrate::Relevance;
     use crate::prune::importance::Importance;
-    use crate::prune::tiny::{self, Silent};
+    use crate::prune::tiny;
+    use crate::prune::trim::Silent;
 
     #[test]
     fn a_head_that_nothing_listens_to_is_missed_least() {

@@ -196,7 +196,8 @@ impl Observe<Tensor> for Taps {
 mod tests {
     use super::*;
     use crate::config::{Backbone, EfficientNetLite, InvertedResidual};
-    use crate::prune::tiny::{self, Silent};
+    use crate::prune::tiny;
+    use crate::prune::trim::Silent;
 
     /// The share of the outputs' variance that is lost.
     fn error(problem: &Problem, values: &[i8], scales: &[f32]) -> f64 {

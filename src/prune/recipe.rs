@@ -3,9 +3,10 @@
 use super::budget::{Budget, Meter};
 use super::layers::Dropped;
 use super::plan::{Keep, Plan};
-use super::search::{Found, search};
+use super::search::Search;
 use super::structure::{Structure, structures};
 use super::survey::Surveyor;
+use super::trial::{Tried, try_plans};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,7 @@ impl Recipe {
     }
 
     /// What the recipe takes out of a network.
-    pub fn plan(&self, surveyor: &Surveyor, meter: &Meter) -> Result<Found> {
+    pub fn plan(&self, surveyor: &Surveyor, meter: &Meter) -> Result<Tried> {
         let (config, method) = (surveyor.parent.config, surveyor.method);
         let multiple = self.multiple.unwrap_or(MULTIPLE);
         let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
@@ -106,7 +107,8 @@ impl Recipe {
             return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
         }
         if !self.budget.is_empty() {
-            return search(config, &surveyor.survey(!self.keep_size, |_| true)?, &self.budget, meter, multiple);
+            let survey = surveyor.survey(!self.keep_size, |_| true)?;
+            return try_plans(surveyor, &Search::new(config, &survey, &self.budget, meter, multiple)?);
         }
         let mut plan = Plan { fold: method.fold, ..Plan::default() };
         if self.layers != Layers::default() {
@@ -150,7 +152,7 @@ impl Recipe {
                 plan.keep.insert(s.structure.name.clone(), Keep::Count(kept));
             }
         }
-        Ok(Found { plan, predicted: f64::NAN })
+        Ok(Tried { plan, predicted: f64::NAN, trials: vec![] })
     }
 }
 

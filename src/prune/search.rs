@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// What a search found.
+#[derive(Clone)]
 pub struct Found {
     pub plan: Plan,
     /// The sum of what each removal is predicted to do.
@@ -29,72 +30,112 @@ struct State {
     size: usize,
 }
 
-/// The least predicted difference that keeps to the budget, as far as greedy steps with look-ahead find it at each size of the input. Kept
-/// neurons and channels are multiples of `multiple`.
-pub fn search(parent: &Config, survey: &Survey, budget: &Budget, meter: &Meter, multiple: usize) -> Result<Found> {
-    let whole = meter.costs(parent)?;
-    let limits = budget.limits(&whole)?;
-    let levels: Vec<Vec<usize>> = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
-    refuse_impossible(parent, survey, &levels, &limits, meter)?;
-    // A size goes with other cuts than the next one: a search for each.
-    let states = in_order(survey.sizes.len() + 1, |size| descend(parent, survey, &limits, meter, &levels, size))?;
-    let best = states.into_iter().flatten().min_by(|a, b| survey.predicted(a).total_cmp(&survey.predicted(b)));
-    let state = best.ok_or_else(|| Error::Config("no trimmed network that keeps to the budget was found".into()))?;
-    Ok(Found { plan: survey.exact(&state), predicted: survey.predicted(&state) })
+/// A search for the least predicted difference that keeps to a budget.
+pub struct Search<'a> {
+    parent: &'a Config,
+    survey: &'a Survey,
+    meter: &'a Meter<'a>,
+    limits: Limits,
+    /// Of each structure.
+    levels: Vec<Vec<usize>>,
 }
 
-/// From the whole network at one size to one within the limits, if there is any.
-fn descend(parent: &Config, survey: &Survey, limits: &Limits, meter: &Meter, levels: &[Vec<usize>], size: usize) -> Result<Option<State>> {
-    let mut state = State { kept: survey.structures.iter().map(|surveyed| surveyed.structure.units).collect(), encoder: 0, decoder: 0, size };
-    let mut costs = meter.costs(&survey.plan(&state).config(parent))?;
-    while limits.excess(&costs) > 0.0 {
-        let from = survey.predicted(&state);
-        let mut best: Option<(f64, State, Costs)> = None;
-        for next in survey.moves(&state, levels) {
-            let to = meter.costs(&survey.plan(&next).config(parent))?;
-            let gain = limits.gain(&costs, &to);
-            if gain <= 0.0 {
-                continue;
-            }
-            let price = (survey.predicted(&next) - from).max(0.0) / gain;
-            if best.as_ref().is_none_or(|(least, ..)| price < *least) {
-                best = Some((price, next, to));
-            }
-        }
-        let Some((_, next, to)) = best else { return Ok(None) };
-        (state, costs) = (next, to);
+impl<'a> Search<'a> {
+    /// Kept neurons and channels are multiples of `multiple`. Fails if nothing keeps to the budget.
+    pub fn new(parent: &'a Config, survey: &'a Survey, budget: &Budget, meter: &'a Meter, multiple: usize) -> Result<Self> {
+        let limits = budget.limits(&meter.costs(parent)?)?;
+        let levels = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
+        let search = Self { parent, survey, meter, limits, levels };
+        search.refuse_impossible()?;
+        Ok(search)
     }
-    // What the last steps went too far is given back, the dearest first.
-    loop {
-        let from = survey.predicted(&state);
-        let mut back = Vec::new();
-        for next in survey.returns(&state, levels) {
-            if limits.excess(&meter.costs(&survey.plan(&next).config(parent))?) <= 0.0 {
-                back.push((from - survey.predicted(&next), next));
-            }
-        }
-        match back.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, _)| *gained > 0.0) {
-            Some((_, next)) => state = next,
-            None => break,
-        }
-    }
-    Ok(Some(state))
-}
 
-fn refuse_impossible(parent: &Config, survey: &Survey, levels: &[Vec<usize>], limits: &Limits, meter: &Meter) -> Result<()> {
-    let least = State {
-        kept: levels.iter().zip(&survey.structures).map(|(levels, s)| levels.last().copied().unwrap_or(s.structure.units)).collect(),
-        encoder: survey.encoder.len(),
-        decoder: survey.decoder.len(),
-        size: survey.sizes.len(),
-    };
-    let costs = meter.costs(&survey.plan(&least).config(parent))?;
-    match limits.exceeded(&costs) {
-        Some((what, most, least)) => {
-            let whole = |x: f64| if x >= 1000.0 { format!("{x:.0}") } else { format!("{x:.3}") };
-            Err(Error::Config(format!("no trimmed network has so few {what}: {} are asked for, and {} are the fewest", whole(most), whole(least))))
+    /// The best, as far as greedy steps with look-ahead find it at each size of the input.
+    pub fn best(&self) -> Result<Found> {
+        self.found(None)?.ok_or_else(|| Error::Config("no trimmed network that keeps to the budget was found".into()))
+    }
+
+    /// The best with so many encoder and decoder layers; none if there isn't one.
+    pub fn with(&self, layers: [usize; 2]) -> Result<Option<Found>> {
+        let gone = |count: usize, layers: usize, order: &[Dropped]| count.checked_sub(layers).filter(|gone| *gone <= order.len());
+        let encoder = gone(self.parent.encoder.len(), layers[0], &self.survey.encoder);
+        let decoder = gone(self.parent.decoder.len(), layers[1], &self.survey.decoder);
+        encoder.zip(decoder).map_or(Ok(None), |(encoder, decoder)| self.found(Some([encoder, decoder])))
+    }
+
+    fn found(&self, gone: Option<[usize; 2]>) -> Result<Option<Found>> {
+        let survey = self.survey;
+        // A size goes with other cuts than the next one: a search for each.
+        let states = in_order(survey.sizes.len() + 1, |size| self.descend(size, gone))?;
+        let best = states.into_iter().flatten().min_by(|a, b| survey.predicted(a).total_cmp(&survey.predicted(b)));
+        Ok(best.map(|state| Found { plan: survey.exact(&state), predicted: survey.predicted(&state) }))
+    }
+
+    /// From the whole network at one size to one within the limits, if there is any. Where the numbers of layers that go are given, they stay.
+    fn descend(&self, size: usize, gone: Option<[usize; 2]>) -> Result<Option<State>> {
+        let Self { survey, limits, levels, .. } = self;
+        let [encoder, decoder] = gone.unwrap_or_default();
+        let whole = survey.structures.iter().map(|surveyed| surveyed.structure.units).collect();
+        let mut state = State { kept: whole, encoder, decoder, size };
+        let allowed = |next: &State| gone.is_none_or(|gone| gone == [next.encoder, next.decoder]);
+        let mut costs = self.costs(&state)?;
+        while limits.excess(&costs) > 0.0 {
+            let from = survey.predicted(&state);
+            let mut best: Option<(f64, State, Costs)> = None;
+            for next in survey.moves(&state, levels).into_iter().filter(allowed) {
+                let to = self.costs(&next)?;
+                let gain = limits.gain(&costs, &to);
+                if gain <= 0.0 {
+                    continue;
+                }
+                let price = (survey.predicted(&next) - from).max(0.0) / gain;
+                if best.as_ref().is_none_or(|(least, ..)| price < *least) {
+                    best = Some((price, next, to));
+                }
+            }
+            let Some((_, next, to)) = best else { return Ok(None) };
+            (state, costs) = (next, to);
         }
-        None => Ok(()),
+        // What the last steps went too far is given back, the dearest first.
+        loop {
+            let from = survey.predicted(&state);
+            let mut back = Vec::new();
+            for next in survey.returns(&state, levels).into_iter().filter(allowed) {
+                if limits.excess(&self.costs(&next)?) <= 0.0 {
+                    back.push((from - survey.predicted(&next), next));
+                }
+            }
+            match back.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(gained, _)| *gained > 0.0) {
+                Some((_, next)) => state = next,
+                None => break,
+            }
+        }
+        Ok(Some(state))
+    }
+
+    fn costs(&self, state: &State) -> Result<Costs> {
+        self.meter.costs(&self.survey.plan(state).config(self.parent))
+    }
+
+    fn refuse_impossible(&self) -> Result<()> {
+        let survey = self.survey;
+        let least = State {
+            kept: self.levels.iter().zip(&survey.structures).map(|(levels, s)| levels.last().copied().unwrap_or(s.structure.units)).collect(),
+            encoder: survey.encoder.len(),
+            decoder: survey.decoder.len(),
+            size: survey.sizes.len(),
+        };
+        match self.limits.exceeded(&self.costs(&least)?) {
+            Some((what, most, least)) => {
+                let whole = |x: f64| if x >= 1000.0 { format!("{x:.0}") } else { format!("{x:.3}") };
+                Err(Error::Config(format!(
+                    "no trimmed network has so few {what}: {} are asked for, and {} are the fewest",
+                    whole(most),
+                    whole(least)
+                )))
+            }
+            None => Ok(()),
+        }
     }
 }
 

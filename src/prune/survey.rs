@@ -57,7 +57,7 @@ const PROBED: usize = 48;
 pub struct Surveyor<'a> {
     pub parent: &'a Side<'a>,
     pub method: Method,
-    progress: &'a dyn Progress,
+    pub progress: &'a dyn Progress,
     layers: OnceCell<[Vec<Dropped>; 2]>,
     sizes: OnceCell<Vec<Smaller>>,
     structures: RefCell<BTreeMap<String, Surveyed>>,

@@ -2,18 +2,9 @@
 
 use super::inputs::Inputs;
 use super::structure::Structure;
-use super::trim::Progress;
 use crate::config::*;
 use crate::image::Picture;
 use crate::weights::{HostTensor, Weights};
-
-/// Progress that nobody looks at.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _: &str, _: usize) {}
-    fn step(&self) {}
-}
 
 /// Random weights; two heads everywhere, two encoder and two decoder layers.
 pub fn network() -> (Config, Weights) {

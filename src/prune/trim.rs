@@ -24,6 +24,14 @@ pub trait Progress: Sync {
     fn step(&self);
 }
 
+/// Progress that nobody looks at.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: usize) {}
+    fn step(&self) {}
+}
+
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug)]
 pub struct Method {
@@ -210,7 +218,7 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String
 mod tests {
     use super::*;
     use crate::prune::difference::Answer;
-    use crate::prune::tiny::{self, Silent};
+    use crate::prune::tiny;
     use std::collections::BTreeMap;
 
     #[test]

@@ -12,7 +12,7 @@ use crate::prune::importance::Importance;
 use crate::prune::plan::{Origin, Plan};
 use crate::prune::recipe::{MULTIPLE, Recipe};
 use crate::prune::repair::Side;
-use crate::prune::search::search;
+use crate::prune::search::Search;
 use crate::prune::survey::Surveyor;
 use crate::prune::trim::{Method, Progress, carry_out};
 use serde::Serialize;
@@ -68,7 +68,7 @@ impl Workshop<'_> {
             let name = format!("curves/{}-{}", word(importance), file_name(text));
             let pair = self.pair(&name, &format!("at most {text} multiply-accumulates"), surveyor.method, || {
                 let survey = surveyor.survey(false, |name| name != "queries")?;
-                Ok(search(self.parent.config, &survey, &budget, &self.meter, MULTIPLE)?.plan)
+                Ok(Search::new(self.parent.config, &survey, &budget, &self.meter, MULTIPLE)?.best()?.plan)
             });
             pairs.push(fatal(pair)?);
         }

@@ -1,0 +1,168 @@
+//! Plans that keep to a budget, carried out on some of the pictures to see which serves best.
+//!
+//! A search adds up what each removal does alone. How removals go together, and what the repair in the network's order mends of each, shows
+//! only in a network that was trimmed so; and nothing decides as much about the rest of a plan as how many layers go. So plans with a layer
+//! more or fewer than the best yet are carried out, where that is quick, until none shows less.
+
+use super::difference::{Answer, difference, look};
+use super::inputs::Inputs;
+use super::plan::{Keep, Plan};
+use super::repair::Side;
+use super::search::{Found, Search};
+use super::survey::Surveyor;
+use super::trim::{Silent, carry_out};
+use crate::error::Result;
+use crate::eval::cost::cost;
+use crate::image::typical_size;
+
+/// A plan, and what it was chosen among.
+pub struct Tried {
+    pub plan: Plan,
+    /// The sum of what each removal is predicted to do; not a number where nothing was predicted.
+    pub predicted: f64,
+    /// In the order in which they were made; none where none was quick enough.
+    pub trials: Vec<Trial>,
+}
+
+/// What came of a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trial {
+    /// Encoder and decoder layers that stayed.
+    pub layers: [usize; 2],
+    /// Of the outputs on pictures that took no part in it.
+    pub difference: f64,
+}
+
+/// Pictures to repair by, and as many others to look at.
+const PICTURES: usize = 48;
+/// The most plans.
+const MOST: usize = 12;
+
+/// The plan that shows least, of the search's best and those that lead from it to ever better ones.
+pub fn try_plans(surveyor: &Surveyor, search: &Search) -> Result<Tried> {
+    let first = search.best()?;
+    let parent = surveyor.parent;
+    let most = quick(parent)?;
+    if most < 2 || parent.inputs.len() < 2 {
+        return Ok(Tried { plan: first.plan, predicted: first.predicted, trials: vec![] });
+    }
+    surveyor.progress.begin("trying plans", most);
+    let mut bench = Bench::new(surveyor, most)?;
+    let mut best = bench.measure(&first)?;
+    let mut plan = first;
+    // Each part's layers in turn, upwards first: what the absence of several layers does together is more than the search can know.
+    let mut turns = [(0, true), (0, false), (1, true), (1, false)].into_iter().cycle();
+    let mut idle = 0;
+    while let Some((part, more)) = turns.next().filter(|_| idle < 4) {
+        idle += 1;
+        while let Some(layers) = step(best.layers, part, more).filter(|layers| bench.is_open(*layers)) {
+            let Some(next) = search.with(layers)? else { break };
+            let trial = bench.measure(&next)?;
+            if trial.difference >= best.difference {
+                break;
+            }
+            (best, plan, idle) = (trial, next, 0);
+        }
+    }
+    Ok(Tried { plan: plan.plan, predicted: plan.predicted, trials: bench.trials })
+}
+
+/// A layer more or fewer in the encoder (part 0) or the decoder.
+fn step(mut layers: [usize; 2], part: usize, more: bool) -> Option<[usize; 2]> {
+    layers[part] = if more { layers[part] + 1 } else { layers[part].checked_sub(1)? };
+    Some(layers)
+}
+
+/// How many plans can be carried out in some minutes on a laptop: fewer of a large network, none of a DETR with a ResNet.
+fn quick(parent: &Side) -> Result<usize> {
+    const WORK: u64 = 24_000_000_000;
+    let macs: u64 = cost(parent.config, typical_size(parent.config.pixels.resize)?).iter().map(|part| part.macs).sum();
+    Ok(((WORK / macs.max(1)) as usize).min(MOST))
+}
+
+/// Where plans are tried.
+struct Bench<'a> {
+    surveyor: &'a Surveyor<'a>,
+    inputs: Inputs,
+    others: Inputs,
+    seen: Vec<Answer>,
+    trials: Vec<Trial>,
+    most: usize,
+}
+
+impl<'a> Bench<'a> {
+    fn new(surveyor: &'a Surveyor<'a>, most: usize) -> Result<Self> {
+        let parent = surveyor.parent;
+        let all = parent.inputs.first(2 * PICTURES);
+        let half = all.len() / 2;
+        let (inputs, others) = all.split(half);
+        let seen = look(parent.config, parent.weights, &others)?;
+        Ok(Self { surveyor, inputs, others, seen, trials: vec![], most })
+    }
+
+    /// Whether there is room for another trial, and none with so many layers was made.
+    fn is_open(&self, layers: [usize; 2]) -> bool {
+        self.trials.len() < self.most && self.trials.iter().all(|trial| trial.layers != layers)
+    }
+
+    fn measure(&mut self, found: &Found) -> Result<Trial> {
+        let Surveyor { parent, method, progress, .. } = self.surveyor;
+        let plan = &found.plan;
+        let done = carry_out(&Side { inputs: &self.inputs, ..**parent }, plan, *method, &Silent)?;
+        let mut answers = look(&done.config, &done.weights, &self.others)?;
+        if let Some(Keep::Units(kept)) = done.plan.keep.get("queries") {
+            answers = answers.iter().map(|answer| answer.among(kept, parent.config.queries)).collect();
+        }
+        let layers = [parent.config.encoder.len() - plan.drop_encoder.len(), parent.config.decoder.len() - plan.drop_decoder.len()];
+        let trial = Trial { layers, difference: difference(&self.seen, &answers) };
+        self.trials.push(trial);
+        progress.step();
+        Ok(trial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Card, Storage};
+    use crate::prune::budget::{Budget, Limit, Meter};
+    use crate::prune::calibrate::Relevance;
+    use crate::prune::importance::Importance;
+    use crate::prune::tiny;
+    use crate::prune::trim::Method;
+
+    #[test]
+    fn the_plan_that_shows_least_is_taken_and_keeps_to_the_budget() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, 6);
+        let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
+        let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
+        let surveyor = Surveyor::new(&parent, Method { importance: Importance::Obs, repair: true, seed: 0, fold: true }, &Silent);
+        let survey = surveyor.survey(false, |name| name != "queries").unwrap();
+        let meter = Meter::new(&config, &Card::default(), Storage::F16, None).unwrap();
+        let limit: Limit = "-20%".parse().unwrap();
+        let search = Search::new(&config, &survey, &Budget { params: Some(limit), ..Budget::default() }, &meter, 1).unwrap();
+
+        let Tried { plan, trials, .. } = try_plans(&surveyor, &search).unwrap();
+        let layers = |plan: &Plan| [2 - plan.drop_encoder.len(), 2 - plan.drop_decoder.len()];
+        assert_eq!(trials[0].layers, layers(&search.best().unwrap().plan));
+        let mut tried: Vec<[usize; 2]> = trials.iter().map(|trial| trial.layers).collect();
+        tried.sort_unstable();
+        tried.dedup();
+        assert_eq!(tried.len(), trials.len());
+        assert!(trials.len() > 1);
+        let best = trials.iter().min_by(|a, b| a.difference.total_cmp(&b.difference)).unwrap();
+        assert_eq!(layers(&plan), best.layers);
+        let again = Bench::new(&surveyor, 1).unwrap().measure(&Found { plan: plan.clone(), predicted: 0.0 }).unwrap();
+        assert_eq!(again, *best);
+        let costs = |config| meter.costs(config).unwrap().params;
+        assert!(costs(&plan.config(&config)) <= 0.8 * costs(&config));
+
+        // As many layers as are asked for, or nothing.
+        for kept in [[2, 1], [1, 2], [1, 1]] {
+            let found = search.with(kept).unwrap().unwrap();
+            assert_eq!(layers(&found.plan), kept);
+        }
+        assert!(search.with([0, 1]).unwrap().is_none() && search.with([3, 1]).unwrap().is_none());
+    }
+}
