@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// What a search found.
-#[derive(Clone)]
 pub struct Found {
     pub plan: Plan,
     /// The sum of what each removal is predicted to do.

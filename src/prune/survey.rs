@@ -115,9 +115,14 @@ fn affordable(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Resu
     const WORK: usize = 200_000_000_000;
     /// So few see hardly any object of some kinds.
     const LEAST: usize = 8;
-    let size = typical_size(parent.config.pixels.resize)?;
-    let macs: u64 = cost(parent.config, size).iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum();
-    Ok((WORK / (macs as usize).max(1)).clamp(LEAST, most))
+    let macs = macs(parent.config, counts)?;
+    Ok((WORK / macs as usize).clamp(LEAST, most))
+}
+
+/// Multiply-accumulates of a picture of typical size, in the parts of a network that count; at least one.
+pub fn macs(config: &Config, counts: impl Fn(&str) -> bool) -> Result<u64> {
+    let parts = cost(config, typical_size(config.pixels.resize)?);
+    Ok(parts.iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum::<u64>().max(1))
 }
 
 fn structures_of(parent: &Side, method: Method, all: Vec<Structure>, progress: &dyn Progress) -> Result<Vec<Surveyed>> {

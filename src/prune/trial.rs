@@ -9,11 +9,9 @@ use super::inputs::Inputs;
 use super::plan::{Keep, Plan};
 use super::repair::Side;
 use super::search::{Found, Search};
-use super::survey::Surveyor;
+use super::survey::{Surveyor, macs};
 use super::trim::{Silent, carry_out};
 use crate::error::Result;
-use crate::eval::cost::cost;
-use crate::image::typical_size;
 
 /// A plan, and what it was chosen among.
 pub struct Tried {
@@ -76,8 +74,7 @@ fn step(mut layers: [usize; 2], part: usize, more: bool) -> Option<[usize; 2]> {
 /// How many plans can be carried out in some minutes on a laptop: fewer of a large network, none of a DETR with a ResNet.
 fn quick(parent: &Side) -> Result<usize> {
     const WORK: u64 = 24_000_000_000;
-    let macs: u64 = cost(parent.config, typical_size(parent.config.pixels.resize)?).iter().map(|part| part.macs).sum();
-    Ok(((WORK / macs.max(1)) as usize).min(MOST))
+    Ok(((WORK / macs(parent.config, |_| true)?) as usize).min(MOST))
 }
 
 /// Where plans are tried.
