@@ -19,7 +19,7 @@ pub fn fit(parts: &[Gram], inputs: usize, prior: &HostTensor) -> Result<(HostTen
     let numbers = prior.to_f32();
     let old = Mat::from_fn(inputs, outputs, |i, j| f64::from(numbers[j * inputs + i]));
     let sum = |parts: &[Gram]| {
-        let mut sum = Gram::new(last.width);
+        let mut sum = Gram::of_map(inputs, outputs);
         parts.iter().for_each(|part| sum.merge(part));
         sum
     };
@@ -92,7 +92,7 @@ mod tests {
     /// Rows of three inputs and two outputs that are made of them, with as much noise as is asked for.
     fn part(seed: u64, count: usize, noise: f32) -> Gram {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut gram = Gram::new(5);
+        let mut gram = Gram::of_map(3, 2);
         let rows = (0..count).flat_map(|_| {
             let x: Vec<f32> = (0..3).map(|i| i as f32 + random.f32()).collect();
             let mut noise = || noise * (random.f32() - 0.5);
@@ -118,7 +118,7 @@ mod tests {
         let (weight, bias) = fit(&parts, 3, &HostTensor::f32(&[2, 3], truth.into())).unwrap();
         assert!(weight.to_f32().iter().zip(truth).all(|(x, y)| (x - y).abs() < 0.3), "{weight:?}");
         // The means are right whatever the weights are.
-        let mut all = Gram::new(5);
+        let mut all = Gram::of_map(3, 2);
         parts.iter().for_each(|part| all.merge(part));
         let weight = weight.to_f32();
         for output in 0..2 {

@@ -11,18 +11,26 @@ pub struct Gram {
     pub width: usize,
     pub count: f64,
     pub mean: Vec<f64>,
-    /// `[width, width]`: products of the differences from the mean, summed.
+    /// Columns whose products with all columns are summed, the first ones.
+    inputs: usize,
+    /// `[inputs, width]`: products of the differences from the mean, summed.
     scatter: Vec<f32>,
 }
 
 impl Gram {
     pub fn new(width: usize) -> Self {
-        Self { width, count: 0.0, mean: vec![0.0; width], scatter: vec![0.0; width * width] }
+        Self::of_map(width, 0)
+    }
+
+    /// Of rows that hold a map's inputs and what shall come out: no question needs the products of outputs with outputs.
+    pub fn of_map(inputs: usize, outputs: usize) -> Self {
+        let width = inputs + outputs;
+        Self { width, count: 0.0, mean: vec![0.0; width], inputs, scatter: vec![0.0; inputs * width] }
     }
 
     /// Without scatter: for a mean alone.
     pub fn of_mean(width: usize) -> Self {
-        Self { width, count: 0.0, mean: vec![0.0; width], scatter: vec![] }
+        Self::of_map(0, width)
     }
 
     /// Adds rows `[rows, width]`, each as many times as its weight says; all once without weights.
@@ -45,7 +53,8 @@ impl Gram {
                 centred.extend(row.iter().zip(&mean).map(|(x, mean)| (root * (f64::from(*x) - mean)) as f32));
             }
             let x = Matrix::new(&centred, count, self.width, self.width);
-            product(&mut self.scatter, self.width, x.transposed(), x, 1.0, true);
+            let inputs = Matrix::new(&centred, count, self.inputs, self.width);
+            product(&mut self.scatter, self.width, inputs.transposed(), x, 1.0, true);
         }
         self.shift(total, &mean);
     }
@@ -73,7 +82,7 @@ impl Gram {
         self.count = total;
     }
 
-    /// Of two columns.
+    /// Of two columns, the first of which is an input.
     pub fn covariance(&self, i: usize, j: usize) -> f64 {
         f64::from(self.scatter[i * self.width + j]) / self.count.max(1.0)
     }
@@ -146,6 +155,9 @@ mod tests {
         sum.merge(&empty);
         let column = |i: usize| rows.iter().skip(i).step_by(3).map(|x| f64::from(*x)).collect::<Vec<_>>();
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+        let mut of_map = Gram::of_map(1, 2);
+        of_map.add(&rows, None);
+        assert!((0..3).all(|j| (of_map.covariance(0, j) - sum.covariance(0, j)).abs() < 1e-5));
         for (i, j) in [(0, 0), (1, 2), (2, 2)] {
             let (a, b) = (column(i), column(j));
             let expected = a.iter().zip(&b).map(|(x, y)| (x - mean(&a)) * (y - mean(&b))).sum::<f64>() / 100.0;

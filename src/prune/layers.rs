@@ -123,7 +123,7 @@ impl Fit {
 
     fn empty(&self) -> Gram {
         match self.map {
-            Some(_) => Gram::new(self.inputs + self.outputs),
+            Some(_) => Gram::of_map(self.inputs, self.outputs),
             None => Gram::of_mean(self.queries * self.outputs),
         }
     }

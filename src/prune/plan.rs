@@ -2,7 +2,7 @@
 
 use super::importance::Importance;
 use super::inputs::Inputs;
-use super::structure::{Layer, structures};
+use super::structure::{Layer, Structure, structures};
 use super::trim::Method;
 use crate::checkpoint::Card;
 use crate::config::{Config, Resize};
@@ -81,6 +81,12 @@ impl Plan {
         self.drop_encoder.iter().map(|&i| Layer::Encoder(i)).chain(self.drop_decoder.iter().map(|&i| Layer::Decoder(i))).collect()
     }
 
+    /// The cuts of some structures, by their names, and nothing else: no layer gone, no other size.
+    pub fn only(&self, which: impl Fn(&str) -> bool) -> Plan {
+        let keep = self.keep.iter().filter(|(name, _)| which(name)).map(|(name, keep)| (name.clone(), keep.clone())).collect();
+        Plan { keep, ..Plan::default() }
+    }
+
     pub fn drop(&mut self, layer: Layer) {
         let list = match layer {
             Layer::Encoder(_) => &mut self.drop_encoder,
@@ -124,8 +130,13 @@ impl Plan {
 
     /// What the parent becomes.
     pub fn config(&self, parent: &Config) -> Config {
+        self.config_by(parent, &structures(parent))
+    }
+
+    /// The same for who knows the parent's structures, of which those that the plan doesn't name may be missing.
+    pub fn config_by<'a>(&self, parent: &Config, structures: impl IntoIterator<Item = &'a Structure>) -> Config {
         let mut config = parent.clone();
-        for structure in structures(parent) {
+        for structure in structures {
             if let Some(keep) = self.keep.get(&structure.name) {
                 structure.place.set(&mut config, keep.count());
             }

@@ -108,7 +108,7 @@ impl Recipe {
         }
         if !self.budget.is_empty() {
             let survey = surveyor.survey(!self.keep_size, |_| true)?;
-            return try_plans(surveyor, &Search::new(config, &survey, &self.budget, meter, multiple)?);
+            return try_plans(surveyor, Search::new(config, survey, &self.budget, meter, multiple)?);
         }
         let mut plan = Plan { fold: method.fold, ..Plan::default() };
         if self.layers != Layers::default() {

@@ -80,7 +80,7 @@ pub fn again(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, tasks: &[Tas
     let start = || {
         let old = watched(parent.config, parent.weights, tasks.iter().map(|task| &task.target))?;
         let new = watched(&trimmed.config, &trimmed.weights, tasks.iter().map(|task| &task.map))?;
-        Ok((old, new, solvers.iter().map(|solver| Gram::new(solver.width + solver.task.outputs.len())).collect::<Vec<_>>()))
+        Ok((old, new, solvers.iter().map(|solver| Gram::of_map(solver.width, solver.task.outputs.len())).collect::<Vec<_>>()))
     };
     let found = lanes(inputs.len(), start, |(old, new, joints), index| {
         let (old, new) = (show(old, parent.inputs, index)?, show(new, inputs, index)?);

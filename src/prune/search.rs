@@ -32,7 +32,7 @@ struct State {
 /// A search for the least predicted difference that keeps to a budget.
 pub struct Search<'a> {
     parent: &'a Config,
-    survey: &'a Survey,
+    pub survey: Survey,
     meter: &'a Meter<'a>,
     limits: Limits,
     /// Of each structure.
@@ -41,7 +41,7 @@ pub struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// Kept neurons and channels are multiples of `multiple`. Fails if nothing keeps to the budget.
-    pub fn new(parent: &'a Config, survey: &'a Survey, budget: &Budget, meter: &'a Meter, multiple: usize) -> Result<Self> {
+    pub fn new(parent: &'a Config, survey: Survey, budget: &Budget, meter: &'a Meter, multiple: usize) -> Result<Self> {
         let limits = budget.limits(&meter.costs(parent)?)?;
         let levels = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
         let search = Self { parent, survey, meter, limits, levels };
@@ -63,7 +63,7 @@ impl<'a> Search<'a> {
     }
 
     fn found(&self, gone: Option<[usize; 2]>) -> Result<Option<Found>> {
-        let survey = self.survey;
+        let survey = &self.survey;
         // A size goes with other cuts than the next one: a search for each.
         let states = in_order(survey.sizes.len() + 1, |size| self.descend(size, gone))?;
         let best = states.into_iter().flatten().min_by(|a, b| survey.predicted(a).total_cmp(&survey.predicted(b)));
@@ -81,8 +81,9 @@ impl<'a> Search<'a> {
         while limits.excess(&costs) > 0.0 {
             let from = survey.predicted(&state);
             let mut best: Option<(f64, State, Costs)> = None;
-            for next in survey.moves(&state, levels).into_iter().filter(allowed) {
-                let to = self.costs(&next)?;
+            let moves: Vec<State> = survey.moves(&state, levels).into_iter().filter(allowed).collect();
+            let costs_of_moves = in_order(moves.len(), |i| self.costs(&moves[i]))?;
+            for (next, to) in moves.into_iter().zip(costs_of_moves) {
                 let gain = limits.gain(&costs, &to);
                 if gain <= 0.0 {
                     continue;
@@ -113,11 +114,12 @@ impl<'a> Search<'a> {
     }
 
     fn costs(&self, state: &State) -> Result<Costs> {
-        self.meter.costs(&self.survey.plan(state).config(self.parent))
+        let structures = self.survey.structures.iter().map(|surveyed| &surveyed.structure);
+        self.meter.costs(&self.survey.plan(state).config_by(self.parent, structures))
     }
 
     fn refuse_impossible(&self) -> Result<()> {
-        let survey = self.survey;
+        let survey = &self.survey;
         let least = State {
             kept: self.levels.iter().zip(&survey.structures).map(|(levels, s)| levels.last().copied().unwrap_or(s.structure.units)).collect(),
             encoder: survey.encoder.len(),

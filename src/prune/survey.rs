@@ -7,6 +7,7 @@ use super::importance::Knowledge;
 use super::inputs::{Inputs, Point, in_order};
 use super::layers::{Dropped, StandIns, order};
 use super::obs::{self, Removal};
+use super::plan::Plan;
 use super::repair::{Side, solve};
 use super::size::{Smaller, smaller};
 use super::structure::{Layer, Place, Structure, structures};
@@ -20,6 +21,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 
 /// What is known of a network: what taking each thing out costs it.
+#[derive(Clone)]
 pub struct Survey {
     pub structures: Vec<Surveyed>,
     /// Layers in the order in which they would be left out.
@@ -29,6 +31,19 @@ pub struct Survey {
     pub sizes: Vec<Smaller>,
     /// Whether the first decoder layer is folded in the end: whichever that is, its self-attention then costs nothing from the outset.
     pub fold: bool,
+}
+
+impl Survey {
+    /// The sum of what a plan's cuts are predicted to do; layers and the input's size are not among them.
+    pub fn predicted_of_cuts(&self, plan: &Plan) -> f64 {
+        let cuts = self.structures.iter().filter_map(|surveyed| Some(surveyed.difference(plan.keep.get(&surveyed.structure.name)?.count())));
+        cuts.sum()
+    }
+
+    /// Multiplies what is predicted of some structures, by their names.
+    pub fn scale(&mut self, which: impl Fn(&str) -> bool, factor: f64) {
+        self.structures.iter_mut().filter(|surveyed| which(&surveyed.structure.name)).for_each(|surveyed| surveyed.slope *= factor);
+    }
 }
 
 /// A structure, its units in the order of removal, and what their removal does to the outputs.

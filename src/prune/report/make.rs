@@ -68,7 +68,7 @@ impl Workshop<'_> {
             let name = format!("curves/{}-{}", word(importance), file_name(text));
             let pair = self.pair(&name, &format!("at most {text} multiply-accumulates"), surveyor.method, || {
                 let survey = surveyor.survey(false, |name| name != "queries")?;
-                Ok(Search::new(self.parent.config, &survey, &budget, &self.meter, MULTIPLE)?.best()?.plan)
+                Ok(Search::new(self.parent.config, survey, &budget, &self.meter, MULTIPLE)?.best()?.plan)
             });
             pairs.push(fatal(pair)?);
         }
