@@ -20,6 +20,7 @@ use detrim::prune::plan::{Keep, Origin, Plan};
 use detrim::prune::quantise::quantise;
 use detrim::prune::recipe::Recipe;
 use detrim::prune::repair::Side;
+use detrim::prune::search::Found;
 use detrim::prune::structure::structures;
 use detrim::prune::survey::Surveyor;
 use detrim::prune::trial::{Trial, Tried};
@@ -140,7 +141,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             };
             recipe.multiple = arguments.multiple.or(recipe.multiple);
             recipe.keep_size |= arguments.keep_size;
-            let Tried { plan, predicted, trials } = recipe.plan(&Surveyor::new(&parent, method, &bars), &meter)?;
+            let Tried { found: Found { plan, predicted }, trials } = recipe.plan(&Surveyor::new(&parent, method, &bars), &meter)?;
             bars.end();
             (plan, predicted, trials)
         }

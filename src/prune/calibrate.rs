@@ -29,17 +29,24 @@ pub type Grams = BTreeMap<String, Gram>;
 pub struct Relevance(Vec<Vec<f32>>);
 
 impl Relevance {
+    /// What a query that sees nothing counts, in scores.
+    const LEAST: f32 = 0.02;
+
     /// By the parent's scores.
     pub fn of(seen: &[Answer]) -> Self {
-        /// What a query that sees nothing counts, in scores.
-        const LEAST: f32 = 0.02;
-        Self(seen.iter().map(|seen| (0..seen.queries()).map(|query| LEAST + seen.best(query)).collect()).collect())
+        Self(seen.iter().map(|seen| (0..seen.queries()).map(|query| Self::LEAST + seen.best(query)).collect()).collect())
     }
 
     /// How much each query is used: the squares of what it counts, over all pictures.
     pub fn queries(&self) -> Vec<f64> {
         let count = self.0.first().map_or(0, Vec::len);
         (0..count).map(|query| self.0.iter().map(|seen| f64::from(seen[query]).powi(2)).sum()).collect()
+    }
+
+    /// Queries that have detected something on any picture, with at least this score.
+    pub fn used(&self, score: f32) -> Vec<usize> {
+        let count = self.0.first().map_or(0, Vec::len);
+        (0..count).filter(|&query| self.0.iter().any(|seen| seen[query] >= Self::LEAST + score)).collect()
     }
 
     /// The weights of a map's rows for a picture; none where they aren't queries.

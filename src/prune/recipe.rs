@@ -1,10 +1,11 @@
 //! A recipe: a few lines of TOML that say what to take out of any network. Presets are recipes that come with the program.
 
 use super::budget::{Budget, Meter};
+use super::calibrate::Relevance;
 use super::layers::Dropped;
 use super::plan::{Keep, Plan};
-use super::search::Search;
-use super::structure::{Structure, structures};
+use super::search::{Found, Search};
+use super::structure::{Place, Structure, structures};
 use super::survey::Surveyor;
 use super::trial::{Tried, try_plans};
 use crate::config::Config;
@@ -45,12 +46,20 @@ pub struct Layers {
     pub decoder: Option<Amount>,
 }
 
-/// A number of units, or a share of them.
+/// A number of units, or a share of them; or those that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Amount {
     Count(usize),
     Share(f64),
+    Which(Which),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// Queries that have detected something on any of the pictures.
+    Used,
 }
 
 impl Amount {
@@ -61,6 +70,7 @@ impl Amount {
                 let count = (share * units as f64).round() as usize;
                 Ok((count.max(1)).next_multiple_of(multiple.max(1)).min(units))
             }
+            Amount::Which(Which::Used) => Err(Error::Config("only queries can be kept by whether they are \"used\"".into())),
             _ => Err(Error::Config("what is kept must be a number of units, or a share above 0.0 and up to 1.0".into())),
         }
     }
@@ -100,7 +110,7 @@ impl Recipe {
 
     /// What the recipe takes out of a network.
     pub fn plan(&self, surveyor: &Surveyor, meter: &Meter) -> Result<Tried> {
-        let (config, method) = (surveyor.parent.config, surveyor.method);
+        let config = surveyor.parent.config;
         let multiple = self.multiple.unwrap_or(MULTIPLE);
         let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
         if by_hand && !self.budget.is_empty() {
@@ -110,6 +120,13 @@ impl Recipe {
             let survey = surveyor.survey(!self.keep_size, |_| true)?;
             return try_plans(surveyor, Search::new(config, survey, &self.budget, meter, multiple)?);
         }
+        let plan = self.by_hand(surveyor, multiple)?;
+        Ok(Tried { found: Found { plan, predicted: f64::NAN }, trials: vec![] })
+    }
+
+    /// What stays is said, not what it may cost.
+    fn by_hand(&self, surveyor: &Surveyor, multiple: usize) -> Result<Plan> {
+        let (config, method) = (surveyor.parent.config, surveyor.method);
         let mut plan = Plan { fold: method.fold, ..Plan::default() };
         if self.layers != Layers::default() {
             let [encoder, decoder] = surveyor.layers()?;
@@ -127,8 +144,11 @@ impl Recipe {
         for (pattern, amount) in &self.keep {
             known(pattern, config)?;
             for structure in left().filter(|structure| matches(&full(pattern, config), &structure.name)) {
-                let count = amount.of(structure.units, if structure.is_heads() { 1 } else { multiple })?;
-                plan.keep.insert(structure.name.clone(), Keep::Count(count));
+                let keep = match amount {
+                    Amount::Which(Which::Used) if structure.place == Place::Queries => Keep::Units(used(surveyor.parent.relevance)?),
+                    amount => Keep::Count(amount.of(structure.units, if structure.is_heads() { 1 } else { multiple })?),
+                };
+                plan.keep.insert(structure.name.clone(), keep);
             }
         }
         for (pattern, amount) in &self.total {
@@ -152,8 +172,19 @@ impl Recipe {
                 plan.keep.insert(s.structure.name.clone(), Keep::Count(kept));
             }
         }
-        Ok(Tried { plan, predicted: f64::NAN, trials: vec![] })
+        Ok(plan)
     }
+}
+
+/// The queries that have detected something.
+fn used(relevance: &Relevance) -> Result<Vec<usize>> {
+    /// Lower scores are no detections.
+    const DETECTED: f32 = 0.1;
+    let used = relevance.used(DETECTED);
+    if used.is_empty() {
+        return Err(Error::Config("no query has detected anything on these pictures, so that none would be kept".into()));
+    }
+    Ok(used)
 }
 
 /// A pattern with its stage named.
@@ -181,6 +212,12 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Card, Storage};
+    use crate::prune::difference::Answer;
+    use crate::prune::importance::Importance;
+    use crate::prune::repair::Side;
+    use crate::prune::tiny;
+    use crate::prune::trim::{Method, Silent};
 
     #[test]
     fn without_a_profile_only_a_preset_does_without_its_limit_on_latency() {
@@ -206,5 +243,25 @@ mod tests {
             Recipe::parse(text, name).unwrap();
         }
         assert!(Recipe::parse("layer = 3", "recipe.toml").unwrap_err().to_string().starts_with("recipe.toml: "));
+    }
+
+    #[test]
+    fn queries_that_never_detect_go_where_the_used_are_asked_for() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, 2);
+        let meter = Meter::new(&config, &Card::default(), Storage::F16, None).unwrap();
+        let plan = |scores: [[f32; 4]; 2], text: &str| {
+            let answer = |scores: &[f32; 4]| Answer { scores: scores.to_vec(), boxes: vec![0.5; 16], classes: 1 };
+            let relevance = Relevance::of(&scores.each_ref().map(answer));
+            let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
+            let surveyor = Surveyor::new(&parent, Method { importance: Importance::Obs, repair: true, seed: 0, fold: false }, &Silent);
+            Recipe::parse(text, "recipe.toml").unwrap().plan(&surveyor, &meter).map(|tried| tried.found.plan)
+        };
+        let used = "[keep]\nqueries = \"used\"";
+        let found = plan([[0.9, 0.05, 0.0, 0.0], [0.0, 0.09, 0.0, 0.1]], used).unwrap();
+        assert_eq!(found.keep["queries"], Keep::Units(vec![0, 3]));
+        assert!(plan([[0.01; 4]; 2], used).unwrap_err().to_string().contains("no query"));
+        assert!(plan([[0.9; 4]; 2], "[keep]\n\"*.ffn\" = \"used\"").unwrap_err().to_string().contains("only queries"));
+        assert!(Recipe::parse("[keep]\nqueries = \"best\"", "recipe.toml").is_err());
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// What a search found.
 pub struct Found {
     pub plan: Plan,
-    /// The sum of what each removal is predicted to do.
+    /// The sum of what each removal is predicted to do; not a number where nothing was predicted.
     pub predicted: f64,
 }
 

@@ -15,9 +15,7 @@ use crate::error::Result;
 
 /// A plan, and what it was chosen among.
 pub struct Tried {
-    pub plan: Plan,
-    /// The sum of what each removal is predicted to do; not a number where nothing was predicted.
-    pub predicted: f64,
+    pub found: Found,
     /// In the order in which they were made; none where none was quick enough.
     pub trials: Vec<Trial>,
 }
@@ -42,7 +40,7 @@ pub fn try_plans(surveyor: &Surveyor, mut search: Search) -> Result<Tried> {
     let parent = surveyor.parent;
     let most = quick(parent)?;
     if most < 2 || parent.inputs.len() < 2 {
-        return Ok(Tried { plan: first.plan, predicted: first.predicted, trials: vec![] });
+        return Ok(Tried { found: first, trials: vec![] });
     }
     surveyor.progress.begin("trying plans", PARTS.len() + most);
     let mut bench = Bench::new(surveyor, most)?;
@@ -54,8 +52,8 @@ pub fn try_plans(surveyor: &Surveyor, mut search: Search) -> Result<Tried> {
         }
         surveyor.progress.step();
     }
-    let mut plan = search.best()?;
-    let mut best = bench.measure(&plan)?;
+    let mut found = search.best()?;
+    let mut best = bench.measure(&found)?;
     // Each kind's layers in turn, upwards first: what the absence of several layers does together is more than the search can know.
     let mut turns = [(0, true), (0, false), (1, true), (1, false)].into_iter().cycle();
     let mut idle = 0;
@@ -67,10 +65,10 @@ pub fn try_plans(surveyor: &Surveyor, mut search: Search) -> Result<Tried> {
             if trial.difference >= best.difference {
                 break;
             }
-            (best, plan, idle) = (trial, next, 0);
+            (best, found, idle) = (trial, next, 0);
         }
     }
-    Ok(Tried { plan: plan.plan, predicted: plan.predicted, trials: bench.trials })
+    Ok(Tried { found, trials: bench.trials })
 }
 
 /// A layer more or fewer in the encoder (kind 0) or the decoder.
@@ -156,7 +154,7 @@ mod tests {
         let limit: Limit = "-20%".parse().unwrap();
         let search = || Search::new(&config, survey.clone(), &Budget { params: Some(limit), ..Budget::default() }, &meter, 1).unwrap();
 
-        let Tried { plan, trials, .. } = try_plans(&surveyor, search()).unwrap();
+        let Tried { found, trials } = try_plans(&surveyor, search()).unwrap();
         let layers = |plan: &Plan| [2 - plan.drop_encoder.len(), 2 - plan.drop_decoder.len()];
         let mut tried: Vec<[usize; 2]> = trials.iter().map(|trial| trial.layers).collect();
         tried.sort_unstable();
@@ -164,11 +162,11 @@ mod tests {
         assert_eq!(tried.len(), trials.len());
         assert!(trials.len() > 1);
         let best = trials.iter().min_by(|a, b| a.difference.total_cmp(&b.difference)).unwrap();
-        assert_eq!(layers(&plan), best.layers);
-        let again = Bench::new(&surveyor, 1).unwrap().measure(&Found { plan: plan.clone(), predicted: 0.0 }).unwrap();
+        assert_eq!(layers(&found.plan), best.layers);
+        let again = Bench::new(&surveyor, 1).unwrap().measure(&found).unwrap();
         assert_eq!(again, *best);
         let costs = |config| meter.costs(config).unwrap().params;
-        assert!(costs(&plan.config(&config)) <= 0.8 * costs(&config));
+        assert!(costs(&found.plan.config(&config)) <= 0.8 * costs(&config));
 
         // As many layers as are asked for, or nothing.
         for kept in [[2, 1], [1, 2], [1, 1]] {

@@ -55,7 +55,7 @@ impl Workshop<'_> {
         let importance = surveyor.method.importance;
         let what = format!("recipe {name} ({})", self.stamp(recipe)?);
         let file = if importance == Importance::Obs { name.into() } else { format!("methods/{name}-{}", word(importance)) };
-        self.pair(&file, &what, surveyor.method, || Ok(recipe.plan(surveyor, &self.meter)?.plan))
+        self.pair(&file, &what, surveyor.method, || Ok(recipe.plan(surveyor, &self.meter)?.found.plan))
     }
 
     /// What the surveyor's method makes for limits of multiply-accumulates. The input keeps its size, for no method decides about that. Queries stay: they
