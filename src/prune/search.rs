@@ -32,6 +32,7 @@ struct State {
 /// A search for the least predicted difference that keeps to a budget.
 pub struct Search<'a> {
     parent: &'a Config,
+    /// What it predicts by.
     pub survey: Survey,
     meter: &'a Meter<'a>,
     limits: Limits,
