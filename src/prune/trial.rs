@@ -168,6 +168,16 @@ mod tests {
         let costs = |config| meter.costs(config).unwrap().params;
         assert!(costs(&found.plan.config(&config)) <= 0.8 * costs(&config));
 
+        // A part's cuts alone, and what is predicted of them alone.
+        let mut scaled = search();
+        let plan = scaled.best().unwrap().plan;
+        let predicted = |search: &Search| PARTS.map(|part| search.survey.predicted_of_cuts(&plan.only(part)));
+        let before = predicted(&scaled);
+        assert!(before.iter().any(|predicted| *predicted > 0.0));
+        scaled.survey.scale(PARTS[0], 2.0);
+        let after = predicted(&scaled);
+        assert!((after[0] - 2.0 * before[0]).abs() < 1e-9 && after[1..] == before[1..]);
+
         // As many layers as are asked for, or nothing.
         for kept in [[2, 1], [1, 2], [1, 1]] {
             let found = search().with(kept).unwrap().unwrap();
