@@ -107,17 +107,20 @@ fn a_file_is_as_large_as_its_storage_says() {
 fn convert_writes_int8() {
     let directory = tempfile::tempdir().unwrap();
     let [small, smaller] = ["small", "smaller"].map(|name| directory.path().join(name));
-    let convert = |from: &Path, to: &Path, dtype: &str| {
+    let run = |from: &Path, to: &Path, more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
-        let output = command.arg("convert").arg(from).arg("--out").arg(to).args(["--dtype", dtype]).output().unwrap();
+        let output = command.arg("convert").arg(from).arg("--out").arg(to).args(more).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         std::fs::read(to).unwrap()
     };
+    let convert = |from: &Path, to: &Path, dtype: &str| run(from, to, &["--dtype", dtype]);
     let (half, int8) = (convert(&fixture(), &small, "f16"), convert(&fixture(), &smaller, "int8"));
     assert_eq!(int8, to_bytes(&efficient(), Storage::Int8).unwrap());
     // A small network, whose scales and heads weigh more than a large one's.
     assert!(int8.len() * 4 < half.len() * 3, "{} bytes, {} as f16", int8.len(), half.len());
     assert!(convert(&smaller, &smaller, "int8") == int8, "in place, and the same again");
+    assert!(run(&smaller, &small, &[]) == int8, "int8 stays int8 unless f16 is asked for");
+    assert!(run(&fixture(), &small, &[]) == half);
     assert!(convert(&smaller, &small, "f16").len() == half.len());
 }
 

@@ -13,6 +13,7 @@ use detrim::config::{Backbone, EfficientNetLite, ResNet};
 use detrim::fold::fold;
 use detrim::prune::difference::{difference, look};
 use detrim::prune::quantise::{nearest, quantise};
+use detrim::weights::Data;
 use std::path::PathBuf;
 
 /// Convert a checkpoint to detrim's own file.
@@ -27,9 +28,9 @@ pub struct Arguments {
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// How matrices and convolutions are stored
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Dtype,
+    /// How matrices and convolutions are stored; f16 unless the model is int8 already
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
     /// Folder of pictures to round to int8 by, so that the network goes on giving what it gives; without any, each number goes to the nearest
     #[arg(long, value_name = "DIR")]
     images: Vec<PathBuf>,
@@ -106,7 +107,7 @@ impl Dtype {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    ensure!(arguments.images.is_empty() || arguments.dtype == Dtype::Int8, "--images: only --dtype int8 goes by pictures");
+    ensure!(arguments.images.is_empty() || arguments.dtype == Some(Dtype::Int8), "--images: only --dtype int8 goes by pictures");
     let mut checkpoint = match (&arguments.model, &arguments.random) {
         (Some(path), _) => model::open(path, &arguments.guess)?,
         (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?,
@@ -133,12 +134,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
         checkpoint.weights = weights;
         checkpoint.card.provenance.push(rounded(&inputs));
     }
+    let is_int8 = checkpoint.weights.tensors.values().any(|tensor| matches!(tensor.data, Data::I8(_)));
+    let dtype = arguments.dtype.unwrap_or(if is_int8 { Dtype::Int8 } else { Dtype::default() });
     let card = &mut checkpoint.card;
     card.name = arguments.name.unwrap_or(std::mem::take(&mut card.name));
     card.threshold = arguments.threshold.or(card.threshold);
     card.licence = arguments.licence.unwrap_or(std::mem::take(&mut card.licence));
     card.provenance.extend(arguments.provenance);
-    write_own(&arguments.out, &checkpoint, arguments.dtype.storage())?;
+    write_own(&arguments.out, &checkpoint, dtype.storage())?;
     let bytes = std::fs::metadata(&arguments.out)?.len();
     if let Some(index) = &arguments.index {
         let metrics = arguments.measured_on.map(|on| Metrics { on, values: arguments.metrics.into_iter().collect() });

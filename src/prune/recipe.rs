@@ -48,7 +48,7 @@ pub struct Layers {
 
 /// A number of units, or a share of them; or those that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "what is kept must be a number of units, a share above 0.0 and up to 1.0, or \"used\"")]
 pub enum Amount {
     Count(usize),
     Share(f64),
@@ -262,6 +262,6 @@ mod tests {
         assert_eq!(found.keep["queries"], Keep::Units(vec![0, 3]));
         assert!(plan([[0.01; 4]; 2], used).unwrap_err().to_string().contains("no query"));
         assert!(plan([[0.9; 4]; 2], "[keep]\n\"*.ffn\" = \"used\"").unwrap_err().to_string().contains("only queries"));
-        assert!(Recipe::parse("[keep]\nqueries = \"best\"", "recipe.toml").is_err());
+        assert!(Recipe::parse("[keep]\nqueries = \"best\"", "recipe.toml").unwrap_err().to_string().contains("or \"used\""));
     }
 }
