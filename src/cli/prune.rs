@@ -16,6 +16,7 @@ use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::{difference, look};
 use detrim::prune::importance::Importance;
+use detrim::prune::inputs::Inputs;
 use detrim::prune::plan::{Keep, Origin, Plan};
 use detrim::prune::quantise::quantise;
 use detrim::prune::recipe::Recipe;
@@ -24,7 +25,7 @@ use detrim::prune::search::Found;
 use detrim::prune::structure::structures;
 use detrim::prune::survey::Surveyor;
 use detrim::prune::trial::{Trial, Tried};
-use detrim::prune::trim::{Method, carry_out};
+use detrim::prune::trim::{Done, Method, carry_out};
 use std::path::{Path, PathBuf};
 
 /// Take layers, heads, neurons and channels out of a detector, where they are missed least, and repair what is left.
@@ -155,14 +156,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         done.weights = quantise(&done.config, &done.weights, &inputs, &bars)?;
     }
     bars.end();
-    if done.config.queries < config.queries {
-        print("with fewer queries the outputs can't be compared one by one: detrim eval measures what was lost\n")?;
-    } else if held_out.is_empty() {
-        print(&format!("all {} pictures took part, so that there are none to measure the difference of the outputs on\n", inputs.len()))?;
-    } else {
-        let (theirs, ours) = (look(config, &checkpoint.weights, &held_out)?, look(&done.config, &done.weights, &held_out)?);
-        print(&format!("difference of the outputs on {} other pictures: {:.3}\n", held_out.len(), difference(&theirs, &ours)))?;
-    }
+    print(&seen(&checkpoint, &done, &inputs, &held_out)?)?;
     let mut plan = done.plan;
     plan.origin = Some(Origin::new(&checkpoint.card, &parent_sha256, &inputs, method));
     let mut card = checkpoint.card.clone();
@@ -172,10 +166,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         (_, Some(plan)) => format!("--plan {}", plan.display()),
         _ => budget.options(),
     };
-    let version = env!("CARGO_PKG_VERSION");
-    card.provenance.push(format!("trimmed from {} (sha256 {parent_sha256}) by detrim {version}: {what}", checkpoint.card.name));
-    let how = if method.repair { "chosen and repaired" } else { "chosen, not repaired," };
-    card.provenance.push(format!("{how} on {} pictures ({})", inputs.len(), inputs.hash));
+    card.provenance.extend(provenance(&checkpoint.card.name, &parent_sha256, &what, method, &inputs));
     if arguments.dtype == Dtype::Int8 {
         card.provenance.push(rounded(&inputs));
     }
@@ -184,6 +175,27 @@ pub fn run(arguments: Arguments) -> Result<()> {
     write(&beside, plan.to_toml()?.as_bytes())?;
     write_own(out, &trimmed, arguments.dtype.storage())?;
     print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
+}
+
+/// How differently the trimmed network sees pictures that took no part.
+fn seen(parent: &Checkpoint, done: &Done, inputs: &Inputs, held_out: &Inputs) -> Result<String> {
+    if done.config.queries < parent.config.queries {
+        return Ok("with fewer queries the outputs can't be compared one by one: detrim eval measures what was lost\n".into());
+    }
+    if held_out.is_empty() {
+        return Ok(format!("all {} pictures took part, so that there are none to measure the difference of the outputs on\n", inputs.len()));
+    }
+    let (theirs, ours) = (look(&parent.config, &parent.weights, held_out)?, look(&done.config, &done.weights, held_out)?);
+    Ok(format!("difference of the outputs on {} other pictures: {:.3}\n", held_out.len(), difference(&theirs, &ours)))
+}
+
+/// Of what, by what and on which pictures a network was made.
+fn provenance(parent: &str, sha256: &str, what: &str, method: Method, inputs: &Inputs) -> [String; 2] {
+    let how = if method.repair { "chosen and repaired" } else { "chosen, not repaired," };
+    [
+        format!("trimmed from {parent} (sha256 {sha256}) by detrim {}: {what}", env!("CARGO_PKG_VERSION")),
+        format!("{how} on {} pictures ({})", inputs.len(), inputs.hash),
+    ]
 }
 
 /// A plan for this very parent: the configuration, the file and the hash of its bytes.
