@@ -8,6 +8,8 @@ pub mod autograd;
 pub mod backend;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod boxes;
+#[cfg(not(target_arch = "wasm32"))]
+mod chart;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
@@ -29,6 +31,8 @@ mod matrix;
 pub mod model;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod output;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod progress;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod prune;
 #[cfg(not(target_arch = "wasm32"))]

@@ -1,24 +1,36 @@
 //! Progress bars of long work.
 
-use detrim::prune::trim::Progress;
+use detrim::progress::Progress;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How often a log, which shows no bars, is told how far long work is.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// Progress bars, one after another.
 #[derive(Default)]
-pub struct Bars(Mutex<Option<ProgressBar>>);
+pub struct Bars(Mutex<Option<Shown>>);
+
+struct Shown {
+    bar: ProgressBar,
+    /// When a log was last told.
+    told: Instant,
+}
 
 impl Bars {
     pub fn end(&self) {
-        let mut bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(bar) = bar.take() {
-            // A log shows no bars; it is told what took long.
+        if let Some(Shown { bar, .. }) = self.shown().take() {
+            // A log is told what took long at its end, too.
             if bar.is_hidden() && bar.elapsed() > Duration::from_secs(5) {
                 eprintln!("{}: {} in {}", bar.message(), bar.position(), HumanDuration(bar.elapsed()));
             }
             bar.finish_and_clear();
         }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -27,12 +39,16 @@ impl Progress for Bars {
         self.end();
         let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(steps as u64).with_style(style).with_message(what.to_string());
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(bar);
+        *self.shown() = Some(Shown { bar, told: Instant::now() });
     }
 
     fn step(&self) {
-        if let Some(bar) = &*self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        if let Some(Shown { bar, told }) = &mut *self.shown() {
             bar.inc(1);
+            if bar.is_hidden() && told.elapsed() > TOLD {
+                *told = Instant::now();
+                eprintln!("{}: {} of {}, {} left", bar.message(), bar.position(), bar.length().unwrap_or(0), HumanDuration(bar.eta()));
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use detrim::eval::bench::{Report, bench};
 use detrim::eval::pace::{Pace, pace};
 use detrim::eval::profile::{Measured, Profile, Verified, verify};
 use detrim::output::write;
-use detrim::prune::trim::Progress;
+use detrim::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::path::{Path, PathBuf};

@@ -5,9 +5,9 @@ use super::complain;
 use super::photos::expand;
 use anyhow::Result;
 use detrim::config::Pixels;
+use detrim::progress::Progress;
 use detrim::prune::inputs::Inputs;
 use detrim::prune::recipe::Recipe;
-use detrim::prune::trim::Progress;
 use std::path::PathBuf;
 
 /// Pictures that a result is measured on, beside those it is made with.

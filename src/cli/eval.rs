@@ -1,5 +1,6 @@
 //! `detrim eval`
 
+use super::bars::Bars;
 use super::model::{self, GuessArguments};
 use super::{complain, print};
 use anyhow::{Result, bail, ensure};
@@ -11,7 +12,7 @@ use detrim::eval::coco::metrics::{Evaluation, Metrics};
 use detrim::eval::coco::operating::OperatingPoint;
 use detrim::eval::coco::{plot, run};
 use detrim::output::write;
-use indicatif::{ProgressBar, ProgressStyle};
+use detrim::progress::Progress;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashSet;
@@ -152,10 +153,10 @@ fn without(dataset: &Dataset, ours: &[Scored], theirs: &[Scored]) -> usize {
 fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
     let checkpoint = model::open(model, &arguments.guess)?;
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} pictures, {per_sec}, {eta} left")?;
-    let bar = ProgressBar::new(dataset.images.len() as u64).with_style(style);
-    let run = run::detect_all(&checkpoint, dataset, images, || bar.inc(1));
-    bar.finish_and_clear();
+    let bars = Bars::default();
+    bars.begin("pictures", dataset.images.len());
+    let run = run::detect_all(&checkpoint, dataset, images, || bars.step());
+    bars.end();
     let run = run?;
     complain(&images.display().to_string(), "could not be used", &run.problems);
     complain(&images.display().to_string(), "labelled as if they weren't turned upright", &run.turned);

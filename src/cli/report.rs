@@ -13,6 +13,7 @@ use detrim::eval::pace::pace;
 use detrim::eval::profile::Profile;
 use detrim::hash::sha256;
 use detrim::output::write;
+use detrim::progress::Progress;
 use detrim::prune::budget::{Limit, Meter};
 use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::look;
@@ -24,7 +25,7 @@ use detrim::prune::report::measure::{Judge, Labelled, costs};
 use detrim::prune::report::show::{line, markdown};
 use detrim::prune::report::{Browsers, Claim, Compared, Curve, Point, Quality, Report, Row, plot_curves, verdicts};
 use detrim::prune::survey::Surveyor;
-use detrim::prune::trim::{Method, Progress};
+use detrim::prune::trim::Method;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

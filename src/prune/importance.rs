@@ -5,10 +5,11 @@ use super::inputs::Inputs;
 use super::obs::{Problem, Removal, alone, removals};
 use super::scores::{Scores, scores};
 use super::structure::{Layer, Structure};
-use super::trim::{Method, Progress};
+use super::trim::Method;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::progress::Progress;
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 

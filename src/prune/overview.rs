@@ -6,8 +6,9 @@ use super::inputs::Point;
 use super::layers::{StandIns, each};
 use super::repair::Side;
 use super::structure::{Layer, Place, Structure, structures};
-use super::trim::{Method, Progress};
+use super::trim::Method;
 use crate::error::Result;
+use crate::progress::Progress;
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
@@ -92,10 +93,10 @@ fn layers(parent: &Side, repair: bool, progress: &dyn Progress) -> Result<Vec<Ab
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
     use crate::prune::calibrate::Relevance;
     use crate::prune::importance::Importance;
     use crate::prune::tiny;
-    use crate::prune::trim::Silent;
 
     #[test]
     fn a_head_that_nothing_listens_to_is_missed_least() {

@@ -1,36 +1,25 @@
 //! Importance as SVG: a heat map of heads over layers, and errors over what is kept. Grey on nothing, for light and dark pages.
 
 use super::overview::{Overview, Width};
-use plotters::coord::Shift;
+use crate::chart::{Area, Axis, BLUE, Chart, Line, Place, colour, nth, percent, svg, text};
 use plotters::prelude::*;
-use std::collections::BTreeMap;
 
-const GREY: RGBColor = RGBColor(128, 128, 128);
-const BLUE: RGBColor = RGBColor(66, 133, 217);
 /// Height of a heat map's row, in pixels.
 const ROW: i32 = 22;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// Width of the colour beside a number, which couldn't be read on every shade.
+const SWATCH: i32 = 18;
 
 /// Everything below each other; `unit` says what the heads' numbers are.
 pub fn importance(overview: &Overview, unit: &str) -> anyhow::Result<String> {
     let heat = 44 + ROW * overview.heads.len() as i32;
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, (760, heat as u32 + 640)).into_drawing_area();
-        let (above, below) = root.split_vertically(heat);
+    svg((760, heat as u32 + 640), |area| {
+        let (above, below) = area.split_vertically(heat);
         heat_map(&above, overview, unit)?;
         let (ffn, backbone): (Vec<&Width>, Vec<&Width>) = overview.widths.iter().partition(|width| !width.name.starts_with("backbone."));
         let (middle, last) = below.split_vertically(320);
-        curves(&middle, "error over the share of FFN neurons kept", &ffn, |name| name.trim_end_matches(".ffn").into())?;
-        curves(&last, "error over the share of channels kept", &backbone, |name| name.split('.').nth(1).unwrap_or(name).into())?;
-        root.present()?;
-    }
-    Ok(svg)
-}
-
-fn text(size: u32) -> TextStyle<'static> {
-    ("sans-serif", size).into_font().color(&GREY)
+        curves(&middle, "error over the share of FFN neurons kept", &ffn, |name| name.trim_end_matches(".ffn").into(), Place::UpperMiddle)?;
+        curves(&last, "error over the share of channels kept", &backbone, |name| name.split('.').nth(1).unwrap_or(name).into(), Place::UpperRight)
+    })
 }
 
 fn heat_map(area: &Area, overview: &Overview, unit: &str) -> anyhow::Result<()> {
@@ -46,41 +35,27 @@ fn heat_map(area: &Area, overview: &Overview, unit: &str) -> anyhow::Result<()> 
         for (column, &value) in heads.importance.iter().enumerate() {
             let x = left + width * column as i32;
             let shade = if value.is_finite() { (value / most).clamp(0.0, 1.0) } else { 1.0 };
-            area.draw(&Rectangle::new([(x, y), (x + width - 2, y + ROW - 2)], BLUE.mix(0.05 + 0.9 * shade).filled()))?;
-            area.draw(&Text::new(format!("{:.2}%", 100.0 * value), (x + 4, y + 4), text(11)))?;
+            area.draw(&Rectangle::new([(x, y), (x + SWATCH, y + ROW - 2)], BLUE.mix(0.05 + 0.95 * shade).filled()))?;
+            area.draw(&Text::new(format!("{:.2}%", 100.0 * value), (x + SWATCH + 4, y + 4), text(11)))?;
         }
     }
     Ok(())
 }
 
 /// A line for each structure; those of one group have a colour.
-fn curves(area: &Area, title: &str, widths: &[&Width], group: impl Fn(&str) -> String) -> anyhow::Result<()> {
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, text(16))
-        .margin(12)
-        .x_label_area_size(32)
-        .y_label_area_size(52)
-        .build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
-    let percent = |x: &f64| format!("{:.0}%", 100.0 * x);
-    let mut mesh = chart.configure_mesh();
-    mesh.axis_style(GREY).bold_line_style(GREY.mix(0.3)).light_line_style(TRANSPARENT).label_style(text(12));
-    mesh.x_label_formatter(&percent).y_label_formatter(&percent).draw()?;
-    let mut groups = BTreeMap::new();
-    for width in widths {
-        let (name, count) = (group(&width.name), groups.len());
-        let is_new = !groups.contains_key(&name);
-        let colour = Palette99::pick(*groups.entry(name.clone()).or_insert(count)).to_rgba();
+fn curves(area: &Area, title: &str, widths: &[&Width], group: impl Fn(&str) -> String, legend: Place) -> anyhow::Result<()> {
+    let mut groups = Vec::new();
+    let lines = widths.iter().map(|width| {
+        let name = group(&width.name);
+        let (index, is_new) = nth(&mut groups, name.clone());
         let kept = |gone: usize| 1.0 - gone as f64 / width.units.max(1) as f64;
         let points = std::iter::once((1.0, 0.0)).chain(width.errors.iter().enumerate().map(|(i, &error)| (kept(i + 1), error)));
-        let drawn = chart.draw_series(LineSeries::new(points.take_while(|(_, error)| *error <= 1.0), colour.stroke_width(2)))?;
-        if is_new {
-            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-        }
-    }
-    if !groups.is_empty() {
-        chart.configure_series_labels().label_font(text(12)).background_style(TRANSPARENT).border_style(GREY.mix(0.5)).draw()?;
-    }
-    Ok(())
+        let line = Line::new(name, points.take_while(|(_, error)| *error <= 1.0).collect(), colour(index));
+        Line { name: line.name.filter(|_| is_new), ..line }
+    });
+    let lines: Vec<Line> = lines.collect();
+    let axis = || Axis { title: "", range: 0.0..1.0, format: percent };
+    Chart { title, x: axis(), y: axis(), legend }.draw(area, &lines)
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, in_order};
 use super::keep::numbers;
 use super::obs::{Problem, factor};
-use super::trim::Progress;
 use crate::config::Config;
 use crate::error::Result;
 use crate::layout::layout;
+use crate::progress::Progress;
 use crate::watch::{Observe, Seen};
 use crate::weights::{Channels, Data, HostTensor, Int8, Weights};
 use candle_core::Tensor;
@@ -196,8 +196,8 @@ impl Observe<Tensor> for Taps {
 mod tests {
     use super::*;
     use crate::config::{Backbone, EfficientNetLite, InvertedResidual};
+    use crate::progress::Silent;
     use crate::prune::tiny;
-    use crate::prune::trim::Silent;
 
     /// The share of the outputs' variance that is lost.
     fn error(problem: &Problem, values: &[i8], scales: &[f32]) -> f64 {

@@ -213,11 +213,12 @@ fn matches(pattern: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::checkpoint::{Card, Storage};
+    use crate::progress::Silent;
     use crate::prune::difference::Answer;
     use crate::prune::importance::Importance;
     use crate::prune::repair::Side;
     use crate::prune::tiny;
-    use crate::prune::trim::{Method, Silent};
+    use crate::prune::trim::Method;
 
     #[test]
     fn without_a_profile_only_a_preset_does_without_its_limit_on_latency() {

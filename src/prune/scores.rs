@@ -4,9 +4,9 @@ use super::confidence::confidence;
 use super::importance::Importance;
 use super::inputs::Inputs;
 use super::taylor::{self, taylor};
-use super::trim::Progress;
 use crate::config::Config;
 use crate::error::Result;
+use crate::progress::Progress;
 use crate::weights::Weights;
 use std::collections::BTreeMap;
 

@@ -2,9 +2,9 @@
 
 use super::difference::{Answer, difference, look};
 use super::repair::Side;
-use super::trim::Progress;
 use crate::config::{Config, Pixels, Resize};
 use crate::error::Result;
+use crate::progress::Progress;
 
 /// A smaller input, and what it does to the outputs if nothing else changes.
 #[derive(Clone, Debug, PartialEq)]

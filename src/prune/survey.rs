@@ -11,12 +11,13 @@ use super::plan::Plan;
 use super::repair::{Side, solve};
 use super::size::{Smaller, smaller};
 use super::structure::{Layer, Place, Structure, structures};
-use super::trim::{Method, Progress};
+use super::trim::Method;
 use super::trimmed::Trimmed;
 use crate::config::Config;
 use crate::error::Result;
 use crate::eval::cost::cost;
 use crate::image::typical_size;
+use crate::progress::Progress;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 

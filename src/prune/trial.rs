@@ -10,8 +10,9 @@ use super::plan::{Keep, Plan};
 use super::repair::Side;
 use super::search::{Found, Search};
 use super::survey::{Surveyor, macs};
-use super::trim::{Silent, carry_out};
+use super::trim::carry_out;
 use crate::error::Result;
+use crate::progress::Silent;
 
 /// A plan, and what it was chosen among.
 pub struct Tried {

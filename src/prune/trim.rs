@@ -15,22 +15,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::fold::fold;
 use crate::layout::layout;
+use crate::progress::Progress;
 use crate::weights::Weights;
-
-/// Is told how far long work has come.
-pub trait Progress: Sync {
-    /// Something of so many steps begins.
-    fn begin(&self, what: &str, steps: usize);
-    fn step(&self);
-}
-
-/// Progress that nobody looks at.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn begin(&self, _: &str, _: usize) {}
-    fn step(&self) {}
-}
 
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +203,7 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Silent;
     use crate::prune::difference::Answer;
     use crate::prune::tiny;
     use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ mod begin;
 mod dev;
 mod work;
 
+use super::bars::Bars;
 use super::model::{self, GuessArguments};
 use super::{complain, count};
 use anyhow::{Context, Result};
@@ -24,7 +25,6 @@ use detrim::train::teacher::Teacher;
 use detrim::train::trained::Trained;
 use detrim::train::{groups, hints};
 use dev::Dev;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use std::path::PathBuf;
 use work::work;
@@ -173,12 +173,11 @@ pub fn run(arguments: Arguments) -> Result<bool> {
     }
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
-    let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("features {bar:40} {pos}/{len} views, {per_sec}, {eta} left")?);
+    let bars = Bars::default();
     let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
-        Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, arguments.views, arguments.seed, &|done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })
+        let features = Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, arguments.views, arguments.seed, &bars);
+        bars.end();
+        features
     };
     let features = build(&state.detector(&config)?, trained.first_stage(&config.backbone), &pictures)?;
     let mut hint = None;
@@ -203,7 +202,6 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         }
         None => None,
     };
-    bar.finish_and_clear();
     complain(&arguments.images.display().to_string(), "labelled as if they weren't turned upright", &features.turned);
     hints::set(&config, &mut state, hint, arguments.seed);
     let mut data = Data::new(pictures, features, arguments.repeat_rare, arguments.batch, arguments.seed)?;

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::output::write;
+use crate::progress::Progress;
 use crate::prune::budget::{Budget, Limit, Meter};
 use crate::prune::importance::Importance;
 use crate::prune::plan::{Origin, Plan};
@@ -14,7 +15,7 @@ use crate::prune::recipe::{MULTIPLE, Recipe};
 use crate::prune::repair::Side;
 use crate::prune::search::Search;
 use crate::prune::survey::Surveyor;
-use crate::prune::trim::{Method, Progress, carry_out};
+use crate::prune::trim::{Method, carry_out};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 

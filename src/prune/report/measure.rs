@@ -11,9 +11,9 @@ use crate::eval::cost::cost;
 use crate::hash::sha256;
 use crate::image::typical_size;
 use crate::output::write;
+use crate::progress::Progress;
 use crate::prune::difference::{Answer, difference, look};
 use crate::prune::inputs::Inputs;
-use crate::prune::trim::Progress;
 use std::path::{Path, PathBuf};
 
 /// A network's costs at the size that it takes a typical photo at; `bytes` is its file as f16.

@@ -15,6 +15,7 @@ use crate::eval::coco::dataset::turned;
 use crate::hash::sha256;
 use crate::image::{self, Picture, prepare};
 use crate::model::Detr;
+use crate::progress::Progress;
 use crate::share;
 use crate::train::trained::Trained;
 use crate::weights::HostTensor;
@@ -24,7 +25,6 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The features of all pictures in all views.
 pub struct Features {
@@ -45,7 +45,7 @@ pub struct Features {
 impl Features {
     /// Opens what is below `folder`, and computes on all cores what is missing there: `views` views of each picture (the first is
     /// the plain picture, `seed` chooses the others). The features are what the backbone's stage `stage` (counted from 0) is given, or after
-    /// its last stage where there is no such stage. `progress` is told how many of how many pictures are done.
+    /// its last stage where there is no such stage. `progress` is told of every picture.
     pub fn open_or_build(
         folder: &Path,
         checkpoint: &Checkpoint,
@@ -53,7 +53,7 @@ impl Features {
         pictures: &Pictures,
         views: usize,
         seed: u64,
-        progress: &(dyn Fn(usize, usize) + Sync),
+        progress: &dyn Progress,
     ) -> Result<Self> {
         let network = Backbone::load(checkpoint, stage)?;
         let shape = network.shape()?;
@@ -63,11 +63,12 @@ impl Features {
         let layout = Layout { pictures: pictures.list.len(), numbers: shape.iter().product() };
 
         let missing: Vec<usize> = (0..views).filter(|&number| !layout.fills(&paths[number])).collect();
-        let done = AtomicUsize::new(0);
-        let advance = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, missing.len() * layout.pictures);
+        if !missing.is_empty() {
+            progress.begin("features", missing.len() * layout.pictures);
+        }
         let mut turned = Vec::new();
         for &number in &missing {
-            turned.extend(build(&paths[number], &network, pictures, (seed, number), layout, &advance)?);
+            turned.extend(build(&paths[number], &network, pictures, (seed, number), layout, &|| progress.step())?);
         }
         turned.sort();
         turned.dedup();
@@ -285,7 +286,9 @@ fn io(path: &Path, source: std::io::Error) -> Error {
 pub(super) mod tests {
     use super::*;
     use crate::config::{Backbone, Config, EfficientNetLite, InvertedResidual, Pixels};
+    use crate::progress::Silent;
     use crate::train::data::labels::Counts;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn checkpoint() -> Checkpoint {
         let block = InvertedResidual { expansion: Some(8), kernel: 3, stride: 2, channels: 6, residual: false };
@@ -315,15 +318,23 @@ pub(super) mod tests {
         Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![] }
     }
 
-    /// And how many views had to be computed.
+    /// Counts steps.
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Progress for Calls {
+        fn begin(&self, _: &str, _: usize) {}
+
+        fn step(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// And how many pictures' features had to be computed.
     pub fn open(folder: &Path, views: usize) -> (Features, usize) {
-        let calls = AtomicUsize::new(0);
-        let progress = |done, total| {
-            assert!(done <= total);
-            calls.fetch_add(1, Ordering::Relaxed);
-        };
-        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures(folder), views, 5, &progress).unwrap();
-        (features, calls.into_inner())
+        let calls = Calls::default();
+        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures(folder), views, 5, &calls).unwrap();
+        (features, calls.0.into_inner())
     }
 
     fn views_below(folder: &Path) -> Vec<PathBuf> {
@@ -414,7 +425,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut pictures = pictures(folder.path());
         pictures.list[1].size = [20, 10];
-        let features = Features::open_or_build(folder.path(), &checkpoint(), 1, &pictures, 2, 5, &|_, _| ()).unwrap();
+        let features = Features::open_or_build(folder.path(), &checkpoint(), 1, &pictures, 2, 5, &Silent).unwrap();
         assert_eq!(features.turned, ["one.png: the labels say 20×10, the picture is 10×20"]);
         assert_eq!(features.usable(), [1, 2]);
     }
@@ -471,7 +482,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoint = checkpoint();
         checkpoint.config.pixels = Pixels::detr();
-        let error = Features::open_or_build(folder.path(), &checkpoint, 1, &pictures(folder.path()), 1, 0, &|_, _| ()).err().unwrap().to_string();
+        let error = Features::open_or_build(folder.path(), &checkpoint, 1, &pictures(folder.path()), 1, 0, &Silent).err().unwrap().to_string();
         assert!(error.contains("--resize 480x640"), "{error}");
     }
 }
