@@ -1,6 +1,10 @@
 //! What can be removed from a network, and what depends on what: one description that importance, surgery, repair and search
 //! all follow, so that a new backbone needs no more than its part here ("DepGraph", Fang et al., 2023, arXiv:2301.12900, finds such
 //! groups by tracing; ours follow from the config).
+//!
+//! d_model is none of it. Each layer norm goes over all of it and each residual path carries it on, so that a channel can't be left out without
+//! a change to every layer; to take out directions in place of channels needs another map on each residual path ("SliceGPT", Ashkboos et al.,
+//! 2024, arXiv:2401.15024): in a DETR, a tenth to a fifth of a layer's work again, before anything is saved.
 
 use crate::config::{Backbone, Config, EfficientNetLite, ResNet};
 

@@ -117,7 +117,7 @@ fn a_plan_is_carried_out_repaired_and_carries_out_the_same_again() {
 
     // And a trimmed network can be trimmed.
     std::fs::copy(folder.join("a.safetensors"), folder.join("base.safetensors")).unwrap();
-    let text = done(&prune(folder, "--pictures 16 --recipe heads --out c.safetensors"));
+    let text = done(&prune(folder, "--pictures 16 --preset heads --out c.safetensors"));
     assert!(difference(&text) < 1.0, "{text}");
     assert!(model(folder, "c.safetensors").config.decoder[0].self_attention.is_none());
     // The plan is for another network now.

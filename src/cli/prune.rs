@@ -50,7 +50,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
     /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
-    #[arg(long, value_name = "NAME", group = "what")]
+    #[arg(long, visible_alias = "preset", value_name = "NAME", group = "what")]
     recipe: Option<String>,
     /// A plan to carry out. One that was carried out before says by how many pictures, which method and seed; one that you write goes by the
     /// options here

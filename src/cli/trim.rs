@@ -30,7 +30,7 @@ pub struct Arguments {
     /// The detector to trim. Where it is the state of a training run, its denoising and dense supervision take part in the fine-tuning
     model: PathBuf,
     /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
-    #[arg(long, value_name = "NAME", default_value = "combined")]
+    #[arg(long, visible_alias = "preset", value_name = "NAME", default_value = "combined")]
     recipe: String,
     /// What `detrim bench --profile` measured on the device that the detector is for: a recipe's limit on latency goes by it
     #[arg(long, value_name = "FILE")]
