@@ -106,7 +106,7 @@ const MOST_BYTES: usize = 1 << 30;
 /// Fewer pictures than that say too little of a map, whatever they take.
 const FEWEST: usize = 32;
 
-/// The second repair: every map after the first cut, in the order of the network. Both networks are taken from point to point; within the backbone
+/// The second repair: every map from the first cut on, in the order of the network. Both networks are taken from point to point; within the backbone
 /// with as many pictures as `most` bytes hold, for its maps are large, and each has thousands of places to learn from.
 fn repair_in_order(
     parent: &Side,
@@ -120,7 +120,7 @@ fn repair_in_order(
     progress.begin("repairing map by map", steps.iter().map(|step| step.maps.len()).sum());
     let all = || parent.inputs.first(parent.inputs.len());
     let (mut theirs, mut ours) = (all(), all());
-    for Step { parent: from, trimmed: to, maps } in &steps {
+    for (i, Step { parent: from, trimmed: to, maps }) in steps.iter().enumerate() {
         if *from < Point::features(parent.config) {
             let bytes = theirs.first(1).at(parent.config, parent.weights, *from)?.bytes();
             let fit = (most / bytes.max(1)).max(FEWEST);
@@ -129,16 +129,11 @@ fn repair_in_order(
             (theirs, ours) = (all(), all());
         }
         theirs = theirs.at(parent.config, parent.weights, *from)?;
-        // As far as the encoder the two may be one network.
-        let same = from == to && *to <= Point::Encoder(0) && !of_backbone(cuts);
-        ours = if same { theirs.first(theirs.len()) } else { ours.at(&trimmed.config, &trimmed.weights, *to)? };
+        // As far as the first cut the two are one network.
+        ours = if i == 0 && from == to { theirs.first(theirs.len()) } else { ours.at(&trimmed.config, &trimmed.weights, *to)? };
         resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, maps, progress)?;
     }
     Ok(())
-}
-
-fn of_backbone(cuts: &[(Structure, Keep)]) -> bool {
-    cuts.iter().any(|(structure, _)| structure.name.starts_with("backbone."))
 }
 
 /// Maps that are repaired from one point on.
@@ -150,6 +145,7 @@ struct Step {
     maps: Vec<String>,
 }
 
+/// From the first one that something is taken out of, or that stands for a layer that is gone.
 fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structure, Keep)]) -> Vec<Step> {
     // Where queries are gone, outputs can't be compared one by one.
     let queries = cuts.iter().any(|(structure, _)| structure.place == Place::Queries);
@@ -162,14 +158,12 @@ fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structu
     let mut steps = Vec::new();
     let mut step = |parent: Point, trimmed: Point, maps: Vec<String>| steps.push(Step { parent, trimmed, maps });
     let blocks = config.backbone.blocks();
-    if of_backbone(cuts) {
-        for block in 0..blocks {
-            step(Point::Block(block), Point::Block(block), of(&format!("backbone.{}.", config.backbone.block_name(block))));
-        }
-        // What stands for the first layers has been fitted to their output.
-        if !dropped.contains(&Layer::Encoder(0)) {
-            step(Point::Block(blocks), Point::Block(blocks), of("input_projection"));
-        }
+    for block in 0..blocks {
+        step(Point::Block(block), Point::Block(block), of(&format!("backbone.{}.", config.backbone.block_name(block))));
+    }
+    // What stands for the first layers has been fitted to their output.
+    if !dropped.contains(&Layer::Encoder(0)) {
+        step(Point::Block(blocks), Point::Block(blocks), of("input_projection"));
     }
     for layer in (0..config.encoder.len()).map(Layer::Encoder) {
         step(trimmed.own(layer).into(), layer.into(), of(&format!("{}.", layer.prefix())));
@@ -181,7 +175,12 @@ fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structu
         let heads = ["class_head", "box_head"].into_iter().flat_map(of).collect();
         step(Point::Decoder(parent.decoder.len()), Point::Decoder(config.decoder.len()), heads);
     }
-    steps
+    let cut: Vec<&String> = cuts.iter().flat_map(|(cut, _)| cut.used_by.iter().chain(cut.made_by.iter().map(|(tensor, _)| tensor))).collect();
+    let is_changed = |map: &String| {
+        trimmed.target(map) != *map || cut.iter().any(|name| name.strip_prefix(&**map).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    };
+    let first = steps.iter().position(|step| step.maps.iter().any(is_changed)).unwrap_or(steps.len());
+    steps.split_off(first)
 }
 
 /// Re-solves maps one after another; an attention's queries, keys and values at once, for none of them is given what another gives.
@@ -220,6 +219,35 @@ mod tests {
             let done = carry_out(&parent, &plan, Method { importance, repair: false, seed: 0, fold: false }, &Silent).unwrap();
             assert_eq!(done.plan.keep["queries"], Keep::Units(vec![0, 2]), "{importance:?}");
             assert_eq!(done.config.queries, 2);
+        }
+    }
+
+    /// Where nothing is changed yet, there is nothing to repair, and nothing is touched.
+    #[test]
+    fn what_comes_before_the_first_cut_stays_as_it_is() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, 4);
+        let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
+        let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
+        let method = Method { importance: Importance::Obs, repair: true, seed: 0, fold: false };
+        let order = ["backbone.stage1", "backbone.stage2", "encoder.0", "encoder.1", "decoder"];
+        let place = |name: &str| order.iter().position(|part| name.starts_with(part));
+        let cut = |name: &str| Plan { keep: BTreeMap::from([(name.to_string(), Keep::Count(3))]), ..Plan::default() };
+        let plans = [
+            (cut("backbone.stage2.block0.inner1"), "backbone.stage2"),
+            (cut("encoder.1.ffn"), "encoder.1"),
+            (cut("decoder.0.ffn"), "decoder"),
+            // The layer before stands for it.
+            (Plan { drop_encoder: vec![1], ..Plan::default() }, "encoder.0"),
+            (Plan { drop_decoder: vec![1], ..Plan::default() }, "decoder"),
+        ];
+        for (plan, first) in plans {
+            let done = carry_out(&parent, &plan, method, &Silent).unwrap();
+            let (before, after): (Vec<_>, Vec<_>) =
+                done.weights.tensors.iter().partition(|(name, _)| place(name).is_some_and(|i| Some(i) < place(first)));
+            assert!(before.len() > 4 && before.iter().all(|(name, tensor)| weights.tensors[*name] == **tensor), "{plan:?}");
+            let changed = after.iter().filter(|(name, tensor)| weights.tensors.get(*name) != Some(tensor));
+            assert!(changed.count() > 2, "{plan:?}");
         }
     }
 
