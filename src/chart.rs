@@ -8,7 +8,7 @@ pub use plotters::prelude::SeriesLabelPosition as Place;
 
 pub const GREY: RGBColor = RGBColor(128, 128, 128);
 pub const BLUE: RGBColor = RGBColor(66, 133, 217);
-/// Told apart on white and on black; the first few by those who confuse red with green, too.
+/// Told apart on white and on black.
 const COLOURS: [RGBColor; 12] = [
     BLUE,
     RGBColor(224, 123, 57),
