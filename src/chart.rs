@@ -129,6 +129,11 @@ impl Chart<'_> {
     }
 }
 
+/// With up to three digits after the point.
+pub fn short(x: &f64) -> String {
+    format!("{}", (x * 1e3).round() / 1e3)
+}
+
 /// Shares as per cent.
 pub fn percent(x: &f64) -> String {
     format!("{:.0}%", 100.0 * x)

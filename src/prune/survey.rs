@@ -259,22 +259,10 @@ fn probe(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::tests::Counted;
     use crate::prune::calibrate::Relevance;
     use crate::prune::importance::Importance;
     use crate::prune::tiny;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    /// Counts what is begun.
-    #[derive(Default)]
-    struct Begun(AtomicUsize);
-
-    impl Progress for Begun {
-        fn begin(&self, _: &str, _: usize) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-
-        fn step(&self) {}
-    }
 
     #[test]
     fn nothing_is_looked_at_twice_and_what_is_known_does_not_depend_on_when_it_was_asked() {
@@ -283,12 +271,12 @@ mod tests {
         let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
         let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
         let method = Method { importance: Importance::Obs, repair: true, seed: 0, fold: true };
-        let (begun, other) = (Begun::default(), Begun::default());
+        let (begun, other) = (Counted::default(), Counted::default());
         let (surveyor, fresh) = (Surveyor::new(&parent, method, &begun), Surveyor::new(&parent, method, &other));
         let work = |ask: &dyn Fn()| {
-            let before = begun.0.load(Ordering::Relaxed);
+            let before = begun.begun();
             ask();
-            begun.0.load(Ordering::Relaxed) - before
+            begun.begun() - before
         };
         assert!(work(&|| drop(surveyor.structures(|name| name == "encoder.1.ffn").unwrap())) > 0);
         assert_eq!(work(&|| drop(surveyor.structures(|name| name == "encoder.1.ffn").unwrap())), 0);

@@ -1,7 +1,7 @@
 //! A run's progress as SVG: the loss above, average precision below. Grey on nothing, to be read on light and dark pages.
 
 use super::log::Row;
-use crate::chart::{Area, Axis, Chart, Line, Place, colour, faint, svg};
+use crate::chart::{Area, Axis, Chart, Line, Place, colour, faint, short, svg};
 
 /// How much of the smoothed loss a row keeps.
 const SMOOTH: f64 = 0.95;
@@ -43,7 +43,7 @@ fn panel(area: &Area, title: &str, end: f64, lines: &[Line], legend: Place) -> a
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
     let room = ((high - low) * 0.05).max(1e-3);
     let x = Axis { title: "", range: 0.0..end, format: |x| format!("{x:.0}") };
-    let y = Axis { title: "", range: low - room..high + room, format: |y| format!("{}", (y * 1e3).round() / 1e3) };
+    let y = Axis { title: "", range: low - room..high + room, format: short };
     Chart { title, x, y, legend }.draw(area, lines)
 }
 
@@ -52,11 +52,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_what_there_is() {
+    fn draws_what_there_is_on_a_transparent_ground() {
         let row = |step: u64| Row { step, loss: Some(10.0 / (step + 1) as f32), ap: step.is_multiple_of(5).then_some(0.01), ..Row::default() };
         let full: Vec<Row> = (0..20).map(row).collect();
         let svg = progress(&full).unwrap();
-        assert!(svg.contains("smoothed") && svg.contains("AP50"), "{svg}");
+        assert!(svg.contains("smoothed") && svg.contains("AP50") && svg.contains("#4285D9"), "{svg}");
+        assert!(!svg.contains("fill=\"#FFFFFF\"") && !svg.contains("#000000"), "{svg}");
         let lost = Row { step: 3, loss: Some(f32::NAN), ..Row::default() };
         for rows in [&[][..], &full[..1], &[lost]] {
             assert!(progress(rows).unwrap().contains("</svg>"));

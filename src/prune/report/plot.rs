@@ -1,7 +1,7 @@
 //! The report's plot: accuracy over multiply-accumulates, a line for each method.
 
 use super::{Curve, Point};
-use crate::chart::{Axis, Chart, Line, Place, faint, nth, svg};
+use crate::chart::{Axis, Chart, Line, Place, faint, nth, short, svg};
 use crate::error::{Error, Result};
 
 /// AP where it was measured, else the difference of the outputs, over the parent's share of multiply-accumulates; none where there is no point.
@@ -33,7 +33,7 @@ pub fn curves(curves: &[Curve], parent_ap: Option<f64>) -> Result<Option<String>
     let chart = Chart {
         title: &format!("{what} over multiply-accumulates"),
         x: Axis { title: "multiply-accumulates, % of the parent's", range: (left - 2.0)..101.0, format: |x| format!("{x:.0}") },
-        y: Axis { title: what, range: 0.0..(1.08 * top).max(1e-3), format: |y| format!("{}", (y * 1e3).round() / 1e3) },
+        y: Axis { title: what, range: 0.0..(1.08 * top).max(1e-3), format: short },
         legend,
     };
     svg((720, 480), |area| chart.draw(area, &lines)).map(Some).map_err(|error| Error::Config(format!("the plot can't be drawn: {error}")))

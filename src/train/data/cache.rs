@@ -287,8 +287,8 @@ pub(super) mod tests {
     use super::*;
     use crate::config::{Backbone, Config, EfficientNetLite, InvertedResidual, Pixels};
     use crate::progress::Silent;
+    use crate::progress::tests::Counted;
     use crate::train::data::labels::Counts;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn checkpoint() -> Checkpoint {
         let block = InvertedResidual { expansion: Some(8), kernel: 3, stride: 2, channels: 6, residual: false };
@@ -318,23 +318,11 @@ pub(super) mod tests {
         Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![] }
     }
 
-    /// Counts steps.
-    #[derive(Default)]
-    struct Calls(AtomicUsize);
-
-    impl Progress for Calls {
-        fn begin(&self, _: &str, _: usize) {}
-
-        fn step(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// And how many pictures' features had to be computed.
     pub fn open(folder: &Path, views: usize) -> (Features, usize) {
-        let calls = Calls::default();
-        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures(folder), views, 5, &calls).unwrap();
-        (features, calls.0.into_inner())
+        let counted = Counted::default();
+        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures(folder), views, 5, &counted).unwrap();
+        (features, counted.done())
     }
 
     fn views_below(folder: &Path) -> Vec<PathBuf> {
