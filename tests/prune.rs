@@ -248,8 +248,56 @@ fn wrong_input_is_named() {
         .args("prune base.safetensors --images none --recipe heads --out x.safetensors".split(' '))
         .output()
         .unwrap();
-    assert!(complaint(&output).contains("a.png"));
+    assert!(complaint(&output).contains("a.png") && !complaint(&output).contains("a.png: a.png"), "{}", complaint(&output));
+    // What is asked for is looked at before any picture is.
+    for (options, expected) in [("--params -99%", "the fewest"), ("--recipe recipe.toml", "share"), ("--recipe nothing", "neither a preset")] {
+        let options = format!("prune base.safetensors --images none --out x.safetensors {options}");
+        let output = Command::new(env!("CARGO_BIN_EXE_detrim")).current_dir(folder).args(options.split(' ')).output().unwrap();
+        assert!(complaint(&output).contains(expected) && !complaint(&output).contains("a.png"), "{}", complaint(&output));
+    }
     assert!(!folder.join("x.safetensors").exists());
+}
+
+#[test]
+fn a_plan_is_carried_out_at_the_size_that_it_was_made_for() {
+    let folder = place();
+    let folder = folder.path();
+    let options = "--plan small.toml --out again.safetensors";
+    done(&prune(folder, "--pictures 4 --recipe heads --resize 32x64 --out small.safetensors"));
+    let problem = complaint(&prune(folder, options));
+    assert!(problem.contains("small.toml") && problem.contains("32 × 64") && problem.contains("--resize"), "{problem}");
+    done(&prune(folder, &format!("{options} --resize 32x64")));
+    assert_eq!(model(folder, "again.safetensors").weights, model(folder, "small.safetensors").weights);
+}
+
+#[test]
+fn a_network_in_int8_is_trimmed_too() {
+    let folder = place();
+    let folder = folder.path();
+    write_own(&folder.join("base.safetensors"), &network(), Storage::Int8).unwrap();
+    let text = done(&prune(folder, "--pictures 8 --recipe channels --out small.safetensors"));
+    assert!(difference(&text).is_finite(), "{text}");
+    assert!(model(folder, "small.safetensors").config.encoder.iter().all(|layer| layer.ffn == 24));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_interrupted_leaves_what_was_there() {
+    let folder = place();
+    let folder = folder.path();
+    done(&prune(folder, "--pictures 4 --recipe heads --out small.safetensors"));
+    let all = || {
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file());
+        files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = all();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.current_dir(folder).args("prune base.safetensors --images photos --params -40% --out small.safetensors".split(' '));
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(!child.wait_with_output().unwrap().status.success());
+    assert_eq!(all(), before);
 }
 
 #[test]
@@ -371,9 +419,25 @@ fn a_whole_trimming_is_one_command() {
     // What is done isn't done again, and more steps go on from there.
     let text = done(&trim("9"));
     assert!(!text.contains("1/4") && text.contains("9 steps of 9"), "{text}");
+    // A limit on bytes is one on the file that comes of it.
+    let whole = detrim::checkpoint::to_bytes(&network(), Storage::Int8).unwrap().len();
+    std::fs::write(folder.join("bytes.toml"), format!("[budget]\nbytes = \"{}kB\"\n", whole * 4 / 5000)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.current_dir(folder).args("trim base.safetensors --recipe bytes.toml --images photos --labels labels.json".split(' '));
+    done(&command.args("--views 1 --pictures 8 --dtype int8 --steps 1 --out light.safetensors".split(' ')).output().unwrap());
+    let light = folder.join("light.safetensors").metadata().unwrap().len() as usize;
+    assert!((whole * 2 / 5..=whole * 4 / 5).contains(&light), "{light} of {whole}");
+
     std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.75\n").unwrap();
     assert!(complaint(&trim("12")).contains("another recipe"));
     std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.5\n").unwrap();
+    // What can't be fine-tuned isn't trimmed for it.
+    let output = Command::new(env!("CARGO_BIN_EXE_detrim"))
+        .current_dir(folder)
+        .args("trim base.safetensors --resize 64:96 --images photos --labels labels.json --work other --out other.safetensors".split(' '))
+        .output()
+        .unwrap();
+    assert!(complaint(&output).contains("--resize 480x640") && !folder.join("other").exists(), "{}", complaint(&output));
     // Another parent must not be healed in the place of this one.
     write_own(&folder.join("base.safetensors"), &random(network().config, "other", 8), Storage::F32).unwrap();
     assert!(complaint(&trim("12")).contains("another model"));

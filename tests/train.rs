@@ -1,5 +1,7 @@
 //! `detrim train` as a user runs it, on pictures made here.
 
+use detrim::checkpoint::{Guess, open};
+use detrim::config::ClassActivation;
 use detrim::train::groups;
 use detrim::train::hints;
 use detrim::train::log::Row;
@@ -58,6 +60,19 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
+fn softmax_classes_are_learnt_too() {
+    let folder = tempfile::tempdir().unwrap();
+    pictures(folder.path());
+    let options = "--class-activation softmax --heads 4 --rate 1e-3 --warmup 50 --schedule cosine:0.5 --average 0.98 --steps 400 --dev labels.json";
+    run(train(folder.path(), "run", &options.split(' ').collect::<Vec<_>>()));
+    let best = open(&folder.path().join("run/best.safetensors"), &Guess::default()).unwrap();
+    assert_eq!((best.config.classes, best.config.class_activation, best.config.encoder[0].self_attention.heads), (4, ClassActivation::Softmax, 4));
+    let log = std::fs::read_to_string(folder.path().join("run/log.csv")).unwrap();
+    let ap: f64 = log.lines().last().and_then(|row| row.rsplit(',').nth(1)).unwrap().parse().unwrap();
+    assert!(ap > 0.6, "AP {ap}");
+}
+
+#[test]
 fn eight_pictures_are_learnt_by_heart() {
     let folder = tempfile::tempdir().unwrap();
     let labels = pictures(folder.path());
@@ -95,6 +110,18 @@ fn eight_pictures_are_learnt_by_heart() {
     assert_eq!(best(), 501);
     let output = with("--steps 501 --dev dev.json");
     assert!(text(&output).contains("501 steps of 501") && !text(&output).contains("this --dev decides"), "{}", text(&output));
+    assert!(!text(&output).contains("step 501: AP"), "{}", text(&output));
+    // A run that was killed before its last state was measured is measured when it is asked for again.
+    let log = std::fs::read_to_string(folder.path().join("run/log.csv")).unwrap();
+    let measured = log.trim_end().rfind('\n').unwrap();
+    std::fs::write(folder.path().join("run/log.csv"), &log[..=measured]).unwrap();
+    std::fs::remove_file(folder.path().join("run/best.safetensors")).unwrap();
+    let output = with("--steps 501 --dev dev.json");
+    assert!(text(&output).contains("step 501: AP"), "{}", text(&output));
+    assert_eq!(best(), 501);
+    // Other held-out boxes, though there is no step left to do.
+    let output = with("--steps 501 --dev labels.json");
+    assert!(text(&output).contains("this --dev decides") && text(&output).contains("step 501: AP"), "{}", text(&output));
 }
 
 #[test]
@@ -303,6 +330,11 @@ fn a_trimmed_model_gets_back_its_anchors() {
     assert!(anchored.denoising.unwrap() > 0.0 && anchored.dense.unwrap() > 0.0);
     for name in ["plain", "anchored"] {
         run(detrim(&format!("convert {name}/last.safetensors --fold --out {name}.safetensors")));
+    }
+    // How the model came to be is known of what training makes of it.
+    let told = open(&folder.path().join("plain.safetensors"), &Guess::default()).unwrap().card.provenance.join("; ");
+    for expected in ["trained for 3 steps", "; trimmed from ", "; trained for 2 steps"] {
+        assert!(told.contains(expected), "{expected}: {told}");
     }
     let bytes = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
     assert!(bytes("plain.safetensors").abs_diff(bytes("anchored.safetensors")) < 100);

@@ -18,9 +18,7 @@ pub fn read(folders: &[PathBuf], pictures: usize, held_out: usize, seed: u64, pi
     let files = expand(folders)?;
     bars.begin("reading pictures", (pictures + held_out).min(files.len()));
     let mut problems = Vec::new();
-    let inputs = Inputs::open(&files, pictures + held_out, seed, pixels, &|| bars.step(), &mut |file, error| {
-        problems.push(format!("{}: {error}", file.display()))
-    });
+    let inputs = Inputs::open(&files, pictures + held_out, seed, pixels, &|| bars.step(), &mut |_, error| problems.push(error.to_string()));
     bars.end();
     complain("pictures", "could not be read", &problems);
     Ok(inputs?.split(pictures))

@@ -40,7 +40,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// Use only the first N pictures
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::count)]
     limit: Option<usize>,
     /// Write the detections, in COCO's result format
     #[arg(long, value_name = "JSON", requires = "model")]
@@ -153,6 +153,9 @@ fn without(dataset: &Dataset, ours: &[Scored], theirs: &[Scored]) -> usize {
 fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
     let checkpoint = model::open(model, &arguments.guess)?;
+    if let Some(related) = dataset.by_id(&checkpoint.config.labels) {
+        eprintln!("warning: {}: {related}", arguments.annotations.display());
+    }
     let bars = Bars::default();
     bars.begin("pictures", dataset.images.len());
     let run = run::detect_all(&checkpoint, dataset, images, || bars.step());

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::output::write;
 use detrim::prune::calibrate::Relevance;
-use detrim::prune::difference::look;
+use detrim::prune::difference::look_on;
 use detrim::prune::importance::Importance;
 use detrim::prune::overview::{Overview, overview};
 use detrim::prune::plot;
@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (config, weights) = (&checkpoint.config, &checkpoint.weights);
     let bars = Bars::default();
     let (inputs, _) = calibration::read(&arguments.images, arguments.pictures, 0, arguments.seed, &config.pixels, &bars)?;
-    let relevance = Relevance::of(&look(config, weights, &inputs)?);
+    let relevance = Relevance::of(&look_on(config, weights, &inputs, &bars)?);
     let parent = Side { config, weights, inputs: &inputs, relevance: &relevance };
     let found = overview(&parent, Method { importance, repair: true, seed: arguments.seed, fold: false }, &bars)?;
     bars.end();

@@ -16,7 +16,7 @@ pub struct ModelArguments {
     pub guess: GuessArguments,
 }
 
-/// What the tensors of a foreign checkpoint can't tell. Goes before its config.json.
+/// What the tensors of a foreign checkpoint can't tell. Goes before its config.json. (A new transformer is made as it says.)
 #[derive(Clone, clap::Args)]
 #[command(next_help_heading = "What a foreign checkpoint may not say")]
 pub struct GuessArguments {
@@ -97,7 +97,7 @@ impl GuessArguments {
         Ok(checkpoint)
     }
 
-    fn guess(&self) -> Guess {
+    pub fn guess(&self) -> Guess {
         let activation = self.activation.map(|name| match name {
             FeedForward::Relu => Activation::Relu,
             FeedForward::Gelu => Activation::Gelu,

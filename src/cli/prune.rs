@@ -6,7 +6,7 @@ use super::convert::Dtype;
 use super::model::{self, ModelArguments};
 use super::outputs::plan_beside;
 use super::print;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
 use detrim::config::Config;
@@ -14,7 +14,7 @@ use detrim::eval::profile::Profile;
 use detrim::output::write;
 use detrim::prune::budget::{Budget, Costs, Limit, Meter};
 use detrim::prune::calibrate::Relevance;
-use detrim::prune::difference::{difference, look};
+use detrim::prune::difference::{difference, look_on};
 use detrim::prune::importance::Importance;
 use detrim::prune::inputs::Inputs;
 use detrim::prune::plan::{Keep, Origin, Plan};
@@ -99,6 +99,9 @@ pub struct Arguments {
     /// Where the model is a copy: of the file that it is a copy of
     #[arg(skip)]
     pub parent_sha256: Option<String>,
+    /// Where the result is stored otherwise in the end: what a limit on bytes goes by
+    #[arg(skip)]
+    pub metered: Option<Dtype>,
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -107,8 +110,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: arguments.latency };
     budget.check()?;
-    let recipe = arguments.recipe.as_deref().map(Path::new);
-    let given: Vec<&Path> = [Some(&**path), recipe, arguments.plan.as_deref(), arguments.profile.as_deref()].into_iter().flatten().collect();
+    let file = arguments.recipe.as_deref().map(Path::new);
+    let given: Vec<&Path> = [Some(&**path), file, arguments.plan.as_deref(), arguments.profile.as_deref()].into_iter().flatten().collect();
     let beside = arguments.out.as_ref().map(|out| plan_beside(out, &given)).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
@@ -119,8 +122,26 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (mut pictures, mut seed) = (arguments.pictures, arguments.seed);
     let origin = replay.as_ref().and_then(|plan| plan.origin.clone());
     if let Some(origin) = &origin {
-        (pictures, seed) = (origin.pictures.max(1), origin.seed);
+        (pictures, seed) = (origin.pictures, origin.seed);
         method = Method { importance: origin.importance, repair: origin.repair, seed, ..method };
+    }
+
+    let meter = Meter::new(config, &checkpoint.card, arguments.metered.unwrap_or(arguments.dtype).storage(), profile.as_ref())?;
+    let recipe = match (&replay, &arguments.recipe) {
+        (Some(_), _) => None,
+        (None, Some(name)) => Some(open_recipe(name, profile.is_some())?),
+        (None, None) if budget.is_empty() => {
+            bail!("nothing is asked for: give --recipe, --plan, or a budget (--params, --macs, --bytes, --latency)")
+        }
+        (None, None) => Some(Recipe { budget: budget.clone(), ..Recipe::default() }),
+    };
+    let recipe = recipe.map(|recipe| Recipe {
+        multiple: arguments.multiple.or(recipe.multiple),
+        keep_size: arguments.keep_size || recipe.keep_size,
+        ..recipe
+    });
+    if let Some(recipe) = &recipe {
+        recipe.check(config, &meter, fold).with_context(|| arguments.recipe.clone().unwrap_or_else(|| budget.options()))?;
     }
 
     let bars = Bars::default();
@@ -129,23 +150,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
         eprintln!("warning: the plan was carried out with {} other pictures, so that its repair will differ", origin.pictures);
     }
 
-    let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
+    let relevance = Relevance::of(&look_on(config, &checkpoint.weights, &inputs, &bars)?);
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
-    let meter = Meter::new(config, &checkpoint.card, arguments.dtype.storage(), profile.as_ref())?;
-    let (plan, predicted, trials) = match (replay, &arguments.recipe) {
-        (Some(plan), _) => (plan, f64::NAN, vec![]),
-        (None, recipe) => {
-            let mut recipe = match recipe {
-                Some(name) => open_recipe(name, profile.is_some())?,
-                None if budget.is_empty() => bail!("nothing is asked for: give --recipe, --plan, or a budget (--params, --macs, --bytes, --latency)"),
-                None => Recipe { budget: budget.clone(), ..Recipe::default() },
-            };
-            recipe.multiple = arguments.multiple.or(recipe.multiple);
-            recipe.keep_size |= arguments.keep_size;
+    let (plan, predicted, trials) = match (replay, recipe) {
+        (None, Some(recipe)) => {
             let Tried { found: Found { plan, predicted }, trials } = recipe.plan(&Surveyor::new(&parent, method, &bars), &meter)?;
             bars.end();
             (plan, predicted, trials)
         }
+        (plan, _) => (plan.unwrap_or_default(), f64::NAN, vec![]),
     };
     let (before, after) = (meter.costs(config)?, meter.costs(&plan.config(config))?);
     print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted) + &tried(&trials)))?;
@@ -156,9 +169,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         done.weights = quantise(&done.config, &done.weights, &inputs, &bars)?;
     }
     bars.end();
-    print(&seen(&checkpoint, &done, &inputs, &held_out)?)?;
+    print(&seen(&checkpoint, &done, &inputs, &held_out, &bars)?)?;
     let mut plan = done.plan;
-    plan.origin = Some(Origin::new(&checkpoint.card, &parent_sha256, &inputs, method));
+    plan.origin = Some(Origin::new(&checkpoint.card, config, &parent_sha256, &inputs, method));
     let mut card = checkpoint.card.clone();
     card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let what = match (&arguments.recipe, &arguments.plan) {
@@ -178,14 +191,17 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// How differently the trimmed network sees pictures that took no part.
-fn seen(parent: &Checkpoint, done: &Done, inputs: &Inputs, held_out: &Inputs) -> Result<String> {
+fn seen(parent: &Checkpoint, done: &Done, inputs: &Inputs, held_out: &Inputs, bars: &Bars) -> Result<String> {
     if done.config.queries < parent.config.queries {
         return Ok("with fewer queries the outputs can't be compared one by one: detrim eval measures what was lost\n".into());
     }
     if held_out.is_empty() {
         return Ok(format!("all {} pictures took part, so that there are none to measure the difference of the outputs on\n", inputs.len()));
     }
-    let (theirs, ours) = (look(&parent.config, &parent.weights, held_out)?, look(&done.config, &done.weights, held_out)?);
+    let [theirs, ours] =
+        [(&parent.config, &parent.weights), (&done.config, &done.weights)].map(|(config, weights)| look_on(config, weights, held_out, bars));
+    let (theirs, ours) = (theirs?, ours?);
+    bars.end();
     Ok(format!("difference of the outputs on {} other pictures: {:.3}\n", held_out.len(), difference(&theirs, &ours)))
 }
 
@@ -204,6 +220,11 @@ fn open_plan(file: &Path, config: &Config, parent: &Path, parent_sha256: &str) -
     let plan = Plan::parse(&std::fs::read_to_string(file).with_context(|| name.clone())?, &name)?;
     if let Some(origin) = plan.origin.as_ref().filter(|origin| !["", parent_sha256].contains(&&*origin.parent_sha256)) {
         bail!("{name}: this plan is for {} (sha256 {}), not for {}", origin.parent, origin.parent_sha256, parent.display());
+    }
+    if let Some(Origin { input, pictures, .. }) = &plan.origin {
+        let is = config.pixels.resize.to_string();
+        ensure!(["", &is].contains(&&**input), "{name}: this plan was carried out with an input of {input}, not {is}: give --resize as then");
+        ensure!(*pictures > 0, "{name}: [origin] says that no pictures took part; without [origin] a plan goes by the options");
     }
     plan.check(config).context(name)?;
     Ok(plan)

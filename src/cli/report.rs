@@ -16,7 +16,7 @@ use detrim::output::write;
 use detrim::progress::Progress;
 use detrim::prune::budget::{Limit, Meter};
 use detrim::prune::calibrate::Relevance;
-use detrim::prune::difference::look;
+use detrim::prune::difference::look_on;
 use detrim::prune::importance::Importance;
 use detrim::prune::recipe::{PRESETS, Recipe};
 use detrim::prune::repair::Side;
@@ -54,7 +54,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", requires = "annotations")]
     photos: Option<PathBuf>,
     /// Use only the first N annotated pictures
-    #[arg(long, value_name = "N", requires = "annotations")]
+    #[arg(long, value_name = "N", requires = "annotations", value_parser = super::count)]
     limit: Option<usize>,
     /// layers, heads, channels, article, combined, speed, or a recipe's TOML file; may be given several times [default: all six]
     #[arg(long = "recipe", value_name = "NAME")]
@@ -131,7 +131,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
     let bars = Bars::default();
     let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, &config.pixels, &bars)?;
-    let relevance = Relevance::of(&look(config, &checkpoint.weights, &inputs)?);
+    let relevance = Relevance::of(&look_on(config, &checkpoint.weights, &inputs, &bars)?);
     let side = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
     // What one recipe had to know of the parent, the next needn't measure again.
     let surveyors: Vec<Surveyor> = Importance::value_variants()

@@ -6,12 +6,14 @@ use super::convert::Dtype;
 use super::model::{self, GuessArguments};
 use super::outputs::plan_beside;
 use super::{eval, print, prune, train};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use detrim::checkpoint::{self, Guess, write_own};
+use detrim::config::Config;
 use detrim::eval::profile::Profile;
 use detrim::output::write;
 use detrim::prune::quantise::quantise;
+use detrim::train::data::one_size;
 use detrim::train::network::is_anchored;
 use detrim::train::state;
 use serde_json::Value;
@@ -86,8 +88,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let heal = heal(&arguments, &work, [&trimmed, &parent, &healing]);
     let healed: train::Arguments = heal.parse()?;
     let whole = model::open(file, &arguments.guess)?;
+    one_size(whole.config.pixels.resize)?;
     let sha256 = model::sha256(file)?;
-    begin(&arguments, &work, &trimmed, &sha256)?;
+    begin(&arguments, &work, &trimmed, &sha256, &whole.config)?;
     // Whatever kind of file the parent is, from here on it is ours: the steps need no guesses about it.
     let bytes = checkpoint::to_bytes(&whole, checkpoint::Storage::F32)?;
     if std::fs::read(&parent).ok().as_ref() != Some(&bytes) {
@@ -105,12 +108,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let mut prune: prune::Arguments = line.parse()?;
         // The plan is for the user's own file.
         prune.parent_sha256 = Some(sha256);
+        prune.metered = Some(arguments.dtype);
         prune::run(prune)?;
     }
 
     heal.show("2/4")?;
     if !train::run(healed)? {
-        return print("fine-tuning isn't finished: the same command goes on with it\n");
+        bail!("{} isn't written, since fine-tuning isn't finished: the same command goes on with it", out.display());
     }
 
     // (An earlier run may have had a --dev by which it chose.)
@@ -147,12 +151,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Opens the folder of what is half done, and refuses to go on there with what was begun by asking for something else.
-fn begin(arguments: &Arguments, work: &Path, trimmed: &Path, sha256: &str) -> Result<()> {
+fn begin(arguments: &Arguments, work: &Path, trimmed: &Path, sha256: &str, config: &Config) -> Result<()> {
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let recipe = open_recipe(&arguments.recipe, profile.is_some())?;
     let Arguments { images, pictures, seed, .. } = arguments;
     let asked = serde_json::json!({
-        "model": sha256, "recipe": recipe, "profile": profile, "folder of pictures": images, "number of pictures": pictures, "seed": seed,
+        "model": sha256, "reading of the model (as by --resize)": config, "recipe": recipe, "profile": profile, "folder of pictures": images, "number of pictures": pictures, "seed": seed,
     });
     std::fs::create_dir_all(work).with_context(|| work.display().to_string())?;
     let file = work.join("asked.json");

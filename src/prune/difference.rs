@@ -6,6 +6,7 @@ use crate::config::{ClassActivation, Config};
 use crate::cpu::{Cpu, to_host};
 use crate::error::Result;
 use crate::model::Detr;
+use crate::progress::{Progress, Silent};
 use crate::weights::Weights;
 
 /// What a network says of every query of a picture.
@@ -44,12 +45,19 @@ impl Answer {
 
 /// What a network says of all pictures, at the size that it takes them.
 pub fn look(config: &Config, weights: &Weights, inputs: &Inputs) -> Result<Vec<Answer>> {
+    look_on(config, weights, inputs, &Silent)
+}
+
+/// The same where somebody waits for it.
+pub fn look_on(config: &Config, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Vec<Answer>> {
     let inputs = &inputs.sized(&config.pixels)?;
     let detr = Detr::load(&Cpu, config, weights)?;
+    progress.begin("looking at the pictures", inputs.len());
     in_order(inputs.len(), |index| {
         let output = inputs.run(&Cpu, &detr, index)?;
         let (logits, boxes) = (to_host(&output.logits)?, to_host(&output.boxes)?);
         let scores = scores(config, &logits.to_f32());
+        progress.step();
         Ok(Answer { classes: scores.len() / config.queries.max(1), scores, boxes: boxes.to_f32().into_owned() })
     })
 }

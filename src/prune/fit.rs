@@ -70,7 +70,9 @@ fn chosen(rest: &Normal, held_out: &Gram, inputs: usize, old: &Mat<f64>) -> Resu
     };
     let mut best = (f64::INFINITY, DAMPINGS[DAMPINGS.len() - 1]);
     for damping in DAMPINGS {
-        let error = error(&rest.solve(damping)?);
+        // Too little damping may leave nothing that can be factored.
+        let Ok(change) = rest.solve(damping) else { continue };
+        let error = error(&change);
         if error < best.0 {
             best = (error, damping);
         }

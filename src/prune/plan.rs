@@ -41,11 +41,14 @@ pub struct Origin {
     pub importance: Importance,
     pub repair: bool,
     pub version: String,
+    /// The size of the parent's input, for people; older plans don't say.
+    pub input: String,
 }
 
 impl Origin {
     /// Of a plan that is carried out on the parent of this card and file with these pictures.
-    pub fn new(parent: &Card, parent_sha256: &str, inputs: &Inputs, Method { importance, repair, seed, .. }: Method) -> Self {
+    pub fn new(parent: &Card, config: &Config, parent_sha256: &str, inputs: &Inputs, method: Method) -> Self {
+        let Method { importance, repair, seed, .. } = method;
         Self {
             parent: parent.name.clone(),
             parent_sha256: parent_sha256.into(),
@@ -55,6 +58,7 @@ impl Origin {
             importance,
             repair,
             version: env!("CARGO_PKG_VERSION").into(),
+            input: config.pixels.resize.to_string(),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! are maps of their own, whose inputs are the taps. The scales are those that are nearest without pictures.
 
 use super::calibrate::{Relevance, calibrate, observed, offset};
-use super::difference::look;
+use super::difference::look_on;
 use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, in_order};
 use super::keep::numbers;
@@ -28,7 +28,7 @@ const TAP_ROWS: usize = 64;
 /// Weights with all in int8 that may be; what is int8 already stays as it is, and so does what the pictures never reach.
 pub fn quantise(config: &Config, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Weights> {
     let inputs = inputs.sized(&config.pixels)?;
-    let relevance = Relevance::of(&look(config, weights, &inputs)?);
+    let relevance = Relevance::of(&look_on(config, weights, &inputs, progress)?);
     let (mut dense, mut depthwise) = (Vec::new(), Vec::new());
     for entry in layout(config) {
         let Some((map, channels)) = entry.name.strip_suffix(".weight").zip(entry.int8_channels()) else { continue };

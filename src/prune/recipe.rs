@@ -6,7 +6,7 @@ use super::layers::Dropped;
 use super::plan::{Keep, Plan};
 use super::search::{Found, Search};
 use super::structure::{Place, Structure, structures};
-use super::survey::Surveyor;
+use super::survey::{Survey, Surveyor};
 use super::trial::{Tried, try_plans};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -108,14 +108,35 @@ impl Recipe {
         Ok(self.budget.latency.take().is_some())
     }
 
+    /// Refuses, before anything is measured, what can't be done to a network.
+    pub fn check(&self, config: &Config, meter: &Meter, fold: bool) -> Result<()> {
+        let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
+        if self.budget.is_empty() != by_hand {
+            let problem = if by_hand { "what stays or what it may cost (a budget), not both" } else { "what stays or what it may cost (a budget)" };
+            return Err(Error::Config(format!("a recipe says either {problem}")));
+        }
+        if !by_hand {
+            let survey = Survey::unmeasured(config, !self.keep_size, fold);
+            return Search::new(config, survey, &self.budget, meter, self.multiple.unwrap_or(MULTIPLE)).map(drop);
+        }
+        let (amounts, layers) = (self.keep.iter().chain(&self.total), [self.layers.encoder, self.layers.decoder]);
+        for amount in layers.into_iter().flatten() {
+            amount.of(1, 1)?;
+        }
+        for (pattern, amount) in amounts {
+            known(pattern, config)?;
+            if !matches!(amount, Amount::Which(_)) {
+                amount.of(1, 1)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the recipe takes out of a network.
     pub fn plan(&self, surveyor: &Surveyor, meter: &Meter) -> Result<Tried> {
         let config = surveyor.parent.config;
         let multiple = self.multiple.unwrap_or(MULTIPLE);
-        let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
-        if by_hand && !self.budget.is_empty() {
-            return Err(Error::Config("a recipe says either what stays or what it may cost (a budget), not both".into()));
-        }
+        self.check(config, meter, surveyor.method.fold)?;
         if !self.budget.is_empty() {
             let survey = surveyor.survey(!self.keep_size, |_| true)?;
             return try_plans(surveyor, Search::new(config, survey, &self.budget, meter, multiple)?);
@@ -142,7 +163,6 @@ impl Recipe {
         let all = structures(config);
         let left = || all.iter().filter(|structure| structure.stays(&dropped, method.fold));
         for (pattern, amount) in &self.keep {
-            known(pattern, config)?;
             for structure in left().filter(|structure| matches(&full(pattern, config), &structure.name)) {
                 let keep = match amount {
                     Amount::Which(Which::Used) if structure.place == Place::Queries => Keep::Units(used(surveyor.parent.relevance)?),
@@ -152,7 +172,6 @@ impl Recipe {
             }
         }
         for (pattern, amount) in &self.total {
-            known(pattern, config)?;
             let survey = surveyor.structures(|name| matches(&full(pattern, config), name))?;
             let named: Vec<_> = survey.iter().filter(|s| s.structure.stays(&dropped, method.fold)).collect();
             let mut kept: Vec<usize> = named.iter().map(|s| s.structure.units).collect();

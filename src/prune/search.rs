@@ -89,7 +89,9 @@ impl<'a> Search<'a> {
                 if gain <= 0.0 {
                     continue;
                 }
-                let price = (survey.predicted(&next) - from).max(0.0) / gain;
+                // What is ruined can't be ruined more, which doesn't make it cheap.
+                let rise = survey.predicted(&next) - from;
+                let price = if rise.is_nan() { f64::INFINITY } else { rise.max(0.0) / gain };
                 if best.as_ref().is_none_or(|(least, ..)| price < *least) {
                     best = Some((price, next, to));
                 }

@@ -35,7 +35,7 @@ pub fn with(config: &Config, resize: Resize) -> Config {
 }
 
 /// Smaller sizes in steps of a twelfth. Sides are multiples of 32, which is what most backbones make one token of.
-fn sizes(resize: Resize) -> Vec<Resize> {
+pub fn sizes(resize: Resize) -> Vec<Resize> {
     /// Smaller than half, another network would do better.
     const TWELFTHS: std::ops::RangeInclusive<usize> = 6..=11;
     const TOKEN: usize = 32;

@@ -9,7 +9,7 @@ use super::layers::{Dropped, StandIns, order};
 use super::obs::{self, Removal};
 use super::plan::Plan;
 use super::repair::{Side, solve};
-use super::size::{Smaller, smaller};
+use super::size::{self, Smaller, smaller};
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::Method;
 use super::trimmed::Trimmed;
@@ -35,6 +35,20 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// What could be taken out at all, as if nothing were missed: for what it may come to.
+    pub fn unmeasured(config: &Config, sizes: bool, fold: bool) -> Self {
+        let structures = structures(config).into_iter().filter(|structure| structure.stays(&[], fold));
+        let layers = |kind: Layer| kind.all(config).into_iter().skip(1).map(|layer| Dropped { layer, difference: 0.0 }).collect();
+        let smaller = |resize| Smaller { resize, difference: 0.0 };
+        Self {
+            structures: structures.map(|structure| Surveyed { structure, order: vec![], slope: 0.0 }).collect(),
+            encoder: layers(Layer::Encoder(0)),
+            decoder: layers(Layer::Decoder(0)),
+            sizes: if sizes { size::sizes(config.pixels.resize).into_iter().map(smaller).collect() } else { vec![] },
+            fold,
+        }
+    }
+
     /// The sum of what a plan's cuts are predicted to do; layers and the input's size are not among them.
     pub fn predicted_of_cuts(&self, plan: &Plan) -> f64 {
         let cuts = self.structures.iter().filter_map(|surveyed| Some(surveyed.difference(plan.keep.get(&surveyed.structure.name)?.count())));

@@ -1,7 +1,7 @@
 //! From a plan to a trimmed network: layers out, units out, repair, and the first decoder layer folded.
 
 use super::calibrate::Relevance;
-use super::difference::look;
+use super::difference::look_on;
 use super::importance::{Importance, Knowledge};
 use super::inputs::{Inputs, Point, in_order};
 use super::layers::StandIns;
@@ -41,7 +41,7 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
     let Some(resize) = plan.resize else { return take_out(parent, plan, method, progress) };
     let config = size::with(parent.config, resize);
     let inputs = parent.inputs.sized(&config.pixels)?;
-    let relevance = Relevance::of(&look(&config, parent.weights, &inputs)?);
+    let relevance = Relevance::of(&look_on(&config, parent.weights, &inputs, progress)?);
     take_out(&Side { config: &config, weights: parent.weights, inputs: &inputs, relevance: &relevance }, plan, method, progress)
 }
 
@@ -204,7 +204,7 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String
 mod tests {
     use super::*;
     use crate::progress::Silent;
-    use crate::prune::difference::Answer;
+    use crate::prune::difference::{Answer, difference, look};
     use crate::prune::tiny;
     use std::collections::BTreeMap;
 
@@ -274,7 +274,7 @@ mod tests {
         let far = |weights: &Weights| {
             let mut trimmed = Trimmed::new(&parent, &[], true, &mut StandIns::default()).unwrap();
             trimmed.cut(&structure, &units).unwrap();
-            super::super::difference::difference(&seen, &look(&trimmed.config, weights, &inputs).unwrap())
+            difference(&seen, &look(&trimmed.config, weights, &inputs).unwrap())
         };
         assert!(far(&few) < 1.5 * far(&whole), "{} {}", far(&few), far(&whole));
     }

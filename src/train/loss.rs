@@ -49,7 +49,7 @@ impl<'a> Predicted<'a> {
         if self.logits.iter().chain(self.boxes).all(|x| x.is_finite()) {
             Ok(())
         } else {
-            Err(Error::Output("numbers that aren't finite: training has diverged".into()))
+            Err(Error::Output("numbers that aren't finite: training has diverged; lower the rate".into()))
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct State {
     pub average: Average,
     /// Steps that were left out because their gradients weren't finite.
     pub skipped: u64,
+    /// How the model that the run began with was made, a sentence for each thing that was done.
+    pub provenance: Vec<String>,
 }
 
 /// What came of a step.
@@ -70,7 +72,8 @@ impl State {
     /// The detector that the mean of the weights makes.
     pub fn detector(&self, config: &Config) -> Result<Checkpoint> {
         let weights = finished(config, &self.average.over(&self.weights))?;
-        let provenance = vec![format!("trained for {} steps by detrim {}", self.step, env!("CARGO_PKG_VERSION"))];
+        let trained = format!("trained for {} steps by detrim {}", self.step, env!("CARGO_PKG_VERSION"));
+        let provenance = self.provenance.iter().cloned().chain([trained]).collect();
         Ok(Checkpoint { config: config.clone(), weights, card: Card { provenance, ..Card::default() }, guesses: Vec::new() })
     }
 
@@ -111,7 +114,8 @@ impl State {
         } else {
             self.skipped += 1;
             if self.skipped > PATIENCE {
-                return Err(Error::Config(format!("training has diverged: {PATIENCE} steps in a row without finite gradients; lower the rate")));
+                let problem = format!("no finite gradients of it for {PATIENCE} steps in a row: training has diverged; lower the rate");
+                return Err(Error::Output(problem));
             }
         }
         Ok(Report { losses: outcome.losses, rate, norm: clipped.norm })

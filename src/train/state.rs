@@ -38,6 +38,8 @@ struct Header {
     moments: BTreeMap<String, u32>,
     #[serde(default)]
     compact: bool,
+    #[serde(default)]
+    provenance: Vec<String>,
 }
 
 /// Writes the whole state: under another name first.
@@ -67,8 +69,8 @@ pub fn write_compact(path: &Path, config: &Config, state: &State) -> Result<()> 
 
 fn header(config: &Config, state: &State) -> Header {
     let State { step, since, skipped, .. } = *state;
-    let averaged = state.average.steps;
-    Header { version: VERSION, config: config.clone(), step, since, skipped, averaged, moments: BTreeMap::new(), compact: false }
+    let (averaged, provenance) = (state.average.steps, state.provenance.clone());
+    Header { version: VERSION, config: config.clone(), step, since, skipped, averaged, moments: BTreeMap::new(), compact: false, provenance }
 }
 
 fn save(path: &Path, header: Header, tensors: Vec<(String, Stored)>) -> Result<()> {
@@ -96,7 +98,8 @@ pub fn read(path: &Path) -> Result<(Config, State)> {
     if header.version != VERSION {
         return Err(fail(format!("its format is version {}; this version of detrim reads version {VERSION}", header.version)));
     }
-    let mut state = State { step: header.step, since: header.since, skipped: header.skipped, ..State::default() };
+    let Header { step, since, skipped, provenance, .. } = header;
+    let mut state = State { step, since, skipped, provenance, ..State::default() };
     let mut groups: BTreeMap<&str, BTreeMap<String, HostTensor>> = BTreeMap::new();
     for (full, tensor) in &file.tensors {
         let (group, name) = full.split_once('.').unwrap_or((full, ""));
@@ -165,6 +168,7 @@ mod tests {
         let parent = crate::checkpoint::random(config.clone(), "parent", 1).weights;
         let mut state = State::new(fresh(config.clone(), &parent, 2).unwrap().weights);
         (state.step, state.since, state.skipped, state.average.steps) = (7, 2, 1, 5);
+        state.provenance = vec!["trimmed from parent".into()];
         for (name, tensor) in &state.weights.tensors {
             if !Trained::is_backbone(name) {
                 let some = |factor: f32| tensor.to_f32().iter().map(|x| x * factor).collect::<Vec<_>>();
@@ -193,6 +197,7 @@ mod tests {
         let (found, back) = read(&path).unwrap();
         assert_eq!((found, back.step, back.since), (config, 7, 7));
         assert!(back.moments.0.is_empty());
+        assert_eq!(back.provenance, state.provenance);
         let mean = state.average.over(&state.weights);
         for (name, tensor) in &back.weights.tensors {
             for (a, b) in tensor.to_f32().iter().zip(mean.tensors[name].to_f32().iter()) {

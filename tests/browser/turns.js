@@ -93,10 +93,12 @@ async function readReport(folder) {
     throw new Error(`${file} can't be read: \`detrim report … --out ${folder}\` makes the folder`);
   });
   try {
-    const { size: [height, width], rows } = JSON.parse(text);
-    const names = rows.map((/** @type {{name: string}} */ { name }) => name);
+    /** @type {{rows: {name: string, costs: {size: [number, number]}}[]}} */
+    const { rows } = JSON.parse(text);
+    const names = rows.map(({ name }) => name);
+    const [height, width] = rows[0].costs.size;
     if (names[0] !== 'parent' || !(height > 0 && width > 0)) throw new Error('the parent comes first in a report');
-    return { size: { height, width }, names: /** @type {string[]} */ (names) };
+    return { size: { height, width }, names };
   } catch (error) {
     throw new Error(`${file} isn't a report that \`detrim report\` wrote`, { cause: error });
   }

@@ -9,7 +9,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { convert } from './embed.js';
-import { REPOSITORY } from './harness.js';
+import { DIST, REPOSITORY } from './harness.js';
 import { compare, takeTurns } from './turns.js';
 
 /** The command, run to its end. @param {...string} args */
@@ -42,14 +42,13 @@ test('networks take turns, and are compared round by round', async () => {
 
 test('a report’s networks are timed on the CPU and on WebGPU, and a GPU that is a program is called so', async (t) => {
   const out = await folder(t);
-  /** @type {Record<string, string>} */
-  const sha256 = {};
-  for (const [name, fixture] of [['parent', 'basic'], ['my own', 'trimmed']]) {
-    const file = await convert(path.join(REPOSITORY, 'tests', 'fixtures', fixture), '--resize', '64x64');
-    sha256[name] = createHash('sha256').update(file).digest('hex');
-    await writeFile(path.join(out, `${name}.safetensors`), file);
-  }
-  await writeFile(path.join(out, 'report.json'), JSON.stringify({ size: [64, 64], rows: [{ name: 'parent' }, { name: 'my own' }] }));
+  const [model, recipe] = [path.join(out, 'model.safetensors'), path.join(out, 'my own.toml')];
+  await writeFile(model, await convert(path.join(REPOSITORY, 'tests', 'fixtures', 'basic'), '--resize', '64x64'));
+  await writeFile(recipe, '[keep]\n"*.ffn" = 0.5\n');
+  const report = async (/** @type {string[]} */ ...more) => await promisify(execFile)(path.join(REPOSITORY, 'target', 'release', 'detrim'), [
+    'report', model, '--images', path.join(DIST, 'samples'), '--pictures', '2', '--recipe', recipe, '--no-curves', '--runs', '1', '--out', out, ...more,
+  ]);
+  await report();
   const { stdout, stderr } = await run(out, '--rounds', '2');
   assert.match(stderr, /round 2 of 2: parent [\d.]+, my own [\d.]+ ms/);
   const times = JSON.parse(await readFile(path.join(out, 'times.json'), 'utf8'));
@@ -60,10 +59,16 @@ test('a report’s networks are timed on the CPU and on WebGPU, and a GPU that i
     assert.equal(software, place === 'webgpu', `${place}: ${adapter}`);
     assert.match(adapter, place === 'wasm' ? /^CPU$/ : /swiftshader/i);
     assert.equal(networks.parent.ratio, 1);
-    assert.deepEqual(Object.fromEntries(Object.entries(networks).map(([name, turn]) => [name, turn.sha256])), sha256);
+    assert.deepEqual(Object.keys(networks), ['parent', 'my own']);
+    for (const [name, turn] of Object.entries(networks)) {
+      assert.equal(turn.sha256, createHash('sha256').update(await readFile(path.join(out, `${name}.safetensors`))).digest('hex'));
+    }
     assert.ok(networks['my own'].ms > 0 && networks['my own'].ratio > 0);
   }
   assert.match(stdout, /a program on the processor/);
+  await report('--browser', path.join(out, 'times.json'));
+  const { rows } = JSON.parse(await readFile(path.join(out, 'report.json'), 'utf8'));
+  assert.deepEqual(rows.map((/** @type {any} */ { browser }) => browser.wasm.ms > 0 && browser.webgpu.ms > 0), [true, true]);
 });
 
 test('without a report, a network or WebGPU, it says so', async (t) => {
@@ -78,9 +83,9 @@ test('without a report, a network or WebGPU, it says so', async (t) => {
   await says(/report\.json can't be read: `detrim report/, out);
   await says(/--rounds: a whole number/, out, '--rounds', '0');
   await says(/--backend: cpu or webgpu, not gpu/, out, '--backend', 'gpu');
-  await writeFile(path.join(out, 'report.json'), '{"size": [64, 64], "rows": []}');
+  await writeFile(path.join(out, 'report.json'), '{"rows": []}');
   await says(/isn't a report/, out);
-  await writeFile(path.join(out, 'report.json'), '{"size": [64, 64], "rows": [{"name": "parent"}]}');
+  await writeFile(path.join(out, 'report.json'), '{"rows": [{"name": "parent", "costs": {"size": [64, 64]}}]}');
   await says(/parent\.safetensors/, out);
   await writeFile(path.join(out, 'parent.safetensors'), 'nothing of the kind');
   await says(/^.*error: parent: .*not a model of detrim/s, out, '--backend', 'cpu');

@@ -3,6 +3,7 @@
 use super::Arguments;
 use crate::cli::model;
 use anyhow::{Context, Result, bail, ensure};
+use detrim::checkpoint::Guess;
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::hash::sha256;
@@ -21,10 +22,10 @@ use std::path::PathBuf;
 /// Options that decide what each step is given, and how its sums are rounded: a run with others is another run.
 const FIXED: [&str; 7] = ["batch", "views", "seed", "repeat_rare", "unfreeze", "shards", "labels_sha256"];
 /// Options of which a run makes its network when it begins.
-const NETWORK: [&str; 4] = ["d_model", "encoder_layers", "decoder_layers", "queries"];
+const NETWORK: [&str; 8] = ["model", "backbone", "anchors", "state", "d_model", "encoder_layers", "decoder_layers", "queries"];
 /// Options that change how a run goes on.
-const CHANGEABLE: [&str; 12] =
-    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "groups", "teacher", "teach_weight", "images", "dev"];
+const CHANGEABLE: [&str; 13] =
+    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "groups", "teacher", "teach_weight", "images", "dev", "device"];
 
 /// What the run is started with, and since which step its `--dev` is what it is (`dev_since`; nothing where that begins now). If it was
 /// started before with something that can't be changed on the way, that is an error; other differences are told. A run that goes on keeps
@@ -62,7 +63,8 @@ pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Option
     for difference in options::differences(&before, &now, |name| CHANGEABLE.contains(&name)) {
         eprintln!("warning: {difference}, when the run was last started");
     }
-    for difference in options::differences(&before, &now, |name| NETWORK.contains(&name)) {
+    // What a run begins with needn't be given again.
+    for difference in options::differences(&before, &now, |name| NETWORK.contains(&name) && !now[name].is_null()) {
         eprintln!("warning: {difference}, when the run began: it keeps its network");
     }
     // Older versions didn't look into the file.
@@ -101,7 +103,7 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
                 let (_, run) = state::read(file)?;
                 weights = anchored(&model.config, &weights, &run.weights).with_context(|| format!("--anchors {}", file.display()))?;
             }
-            (model.config, State::new(weights))
+            (model.config, State { provenance: model.card.provenance, ..State::new(weights) })
         }
         (_, Some(path), _) => {
             let parent = model::open_backbone(path, &arguments.guess)?;
@@ -134,7 +136,11 @@ fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
         bail!("the label files declare no categories, so that there is nothing to learn");
     }
     let labels: Vec<Label> = categories.into_iter().map(|(id, name)| Ok(Label { id: u32::try_from(id)?, name })).collect::<Result<_>>()?;
-    let attention = Attention { heads: 8, head_width: arguments.d_model / 8 };
+    let Guess { heads, activation, class_activation, .. } = arguments.guess.guess();
+    let heads = heads.unwrap_or(8);
+    ensure!(heads > 0 && arguments.d_model.is_multiple_of(heads), "--heads {heads}: --d-model {} must be a multiple", arguments.d_model);
+    let attention = Attention { heads, head_width: arguments.d_model / heads };
+    let class_activation = class_activation.unwrap_or(ClassActivation::Sigmoid);
     let ffn = 4 * arguments.d_model;
     Ok(Config {
         backbone: parent.backbone.clone(),
@@ -142,9 +148,10 @@ fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
         encoder: vec![EncoderLayer { self_attention: attention, ffn }; arguments.encoder_layers],
         decoder: vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn }; arguments.decoder_layers],
         queries: arguments.queries,
-        classes: labels.len(),
-        activation: Activation::Relu,
-        class_activation: ClassActivation::Sigmoid,
+        // Softmax has no-object as a class of its own.
+        classes: labels.len() + usize::from(class_activation == ClassActivation::Softmax),
+        activation: activation.unwrap_or(Activation::Relu),
+        class_activation,
         query_content: true,
         box_reference: true,
         labels,

@@ -173,6 +173,9 @@ pub fn run(arguments: Arguments) -> Result<bool> {
     }
     let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
     eprintln!("{}", pictures.counts);
+    for related in &pictures.by_id {
+        eprintln!("warning: {related}");
+    }
     let bars = Bars::default();
     let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
         let features = Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, arguments.views, arguments.seed, &bars);

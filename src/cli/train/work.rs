@@ -3,7 +3,7 @@
 use super::Arguments;
 use super::dev::Dev;
 use crate::cli::{complain, print};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use detrim::config::Config;
 use detrim::output::write;
 use detrim::train::data::Data;
@@ -35,10 +35,10 @@ pub fn work(
     let stop = interruption()?;
     let mut records = Records::open(arguments, folder, config, dev, &state)?;
     while state.step < settings.steps && !stop.load(Ordering::Relaxed) {
-        let report = state.advance(config, settings, data)?;
+        let report = state.advance(config, settings, data).with_context(|| format!("step {}", state.step + 1))?;
         records.add(state.step, &report);
         if let Some(dev) = dev
-            && (records.measured.elapsed() >= minutes(arguments.measure_minutes) || state.step == settings.steps)
+            && records.measured.elapsed() >= minutes(arguments.measure_minutes)
         {
             records.measure(&state, dev)?;
         } else if records.saved.elapsed() >= minutes(arguments.save_minutes) {
@@ -48,6 +48,13 @@ pub fn work(
         }
     }
     records.save(&state)?;
+    // Also where a run had come to its end before, but not to this.
+    if let Some(dev) = dev
+        && state.step >= settings.steps
+        && !records.has_measured(state.step, dev)
+    {
+        records.measure(&state, dev)?;
+    }
     // The handler outlives the run: from here on it ends the process at once.
     stop.store(true, Ordering::Relaxed);
     records.bar.finish_and_clear();
@@ -101,7 +108,7 @@ impl<'a> Records<'a> {
     fn open(arguments: &'a Arguments, folder: &'a Folder, config: &'a Config, dev: Option<&Dev>, state: &State) -> Result<Self> {
         let log = Log::open(&folder.log(), state.step)?;
         let before = log.rows().last().map_or(0.0, |row| row.seconds);
-        let comparable = log.rows().iter().filter(|row| dev.is_some_and(|dev| row.step > dev.since));
+        let comparable = log.rows().iter().filter(|row| dev.is_some_and(|dev| row.step > dev.since) && folder.best().exists());
         let best = comparable.filter_map(|row| row.ap).fold(0.0, f64::max);
         let style = ProgressStyle::with_template("{bar:20} step {pos}/{len}, {eta} left, {wide_msg}")?;
         let bar = ProgressBar::new(arguments.steps).with_style(style).with_position(state.step);
@@ -166,6 +173,11 @@ impl<'a> Records<'a> {
         self.draw()
     }
 
+    /// Whether the mean of the weights after this step was measured on the same pictures.
+    fn has_measured(&self, step: u64, dev: &Dev) -> bool {
+        step > dev.since && self.log.rows().iter().any(|row| row.step == step && row.ap.is_some())
+    }
+
     fn draw(&self) -> Result<()> {
         Ok(write(&self.folder.plot(), plot::progress(self.log.rows())?.as_bytes())?)
     }
@@ -180,11 +192,12 @@ impl<'a> Records<'a> {
             eprintln!("step {}: AP {:.1}, AP50 {:.1} on {} pictures", state.step, 100.0 * ap, 100.0 * ap50, dev.pictures());
             complain("--dev", "pictures could not be used, as if there were nothing found in them", &problems);
         });
-        self.log.add(Row { step: state.step, seconds: self.seconds(), ap: Some(ap), ap50: Some(ap50), ..Row::default() })?;
+        // First what is best, then that it was measured: a run that is killed between measures once more.
         if ap > self.best {
-            self.best = ap;
             state::write_compact(&self.folder.best(), self.config, state)?;
+            self.best = ap;
         }
+        self.log.add(Row { step: state.step, seconds: self.seconds(), ap: Some(ap), ap50: Some(ap50), ..Row::default() })?;
         self.draw()?;
         // It is no time of the steps to come.
         (self.measured, self.noted) = (Instant::now(), Instant::now());

@@ -128,6 +128,18 @@ impl Dataset {
         Ok(mapped)
     }
 
+    /// How [`Dataset::categories_of`] relates them, where that goes by ids since no name is the same: for people, who may have meant other classes.
+    pub fn by_id(&self, labels: &[Label]) -> Option<String> {
+        let named = |name: &str| self.categories.iter().any(|category| category.name == name);
+        if labels.iter().any(|label| named(&label.name)) {
+            return None;
+        }
+        let of = |label: &Label| self.categories.iter().find(|category| category.id == u64::from(label.id));
+        let pairs = labels.iter().filter_map(|label| Some(format!("{:?} for {:?}", of(label)?.name, label.name)));
+        let pairs: Vec<String> = pairs.take(5).collect();
+        (!pairs.is_empty()).then(|| format!("no category has the name of one of the model's classes; by their ids, {}", pairs.join(", ")))
+    }
+
     /// Which detections are of pictures or categories that aren't here, and so count for nothing: a sentence each.
     pub fn strays(&self, detections: &[Scored]) -> Vec<String> {
         let (images, categories) = (self.image_index(), self.category_index());

@@ -128,7 +128,7 @@ impl Workshop<'_> {
     fn make(&self, name: &str, what: &str, plan: &Plan, method: Method) -> Result<Plan> {
         let done = carry_out(self.parent, plan, method, self.progress)?;
         let mut plan = done.plan;
-        plan.origin = Some(Origin::new(self.card, self.sha256, self.parent.inputs, method));
+        plan.origin = Some(Origin::new(self.card, self.parent.config, self.sha256, self.parent.inputs, method));
         let mut card = self.card.clone();
         card.name = name.rsplit('/').next().unwrap_or(name).into();
         card.provenance.push(self.made(what, method));

@@ -139,6 +139,15 @@ impl Layout {
     }
 }
 
+/// Height and width of all pictures of a network that can be trained.
+pub fn one_size(resize: Resize) -> Result<[usize; 2]> {
+    let Resize::Stretch { height, width } = resize else {
+        let problem = "features can be kept only of pictures of one size, and this model keeps their shape: `--resize 480x640` (height and width) has them stretched; what is trained so may be given its own rule back (`detrim convert --resize 800:1333`)";
+        return Err(Error::Config(problem.into()));
+    };
+    Ok([height, width])
+}
+
 /// The part of a network that is frozen, and the size of its pictures.
 struct Backbone<'a> {
     checkpoint: &'a Checkpoint,
@@ -150,11 +159,8 @@ struct Backbone<'a> {
 
 impl<'a> Backbone<'a> {
     fn load(checkpoint: &'a Checkpoint, stage: usize) -> Result<Self> {
-        let Resize::Stretch { height, width } = checkpoint.config.pixels.resize else {
-            let problem = "features can be kept only of pictures of one size, and this model keeps their shape: `--resize 480x640` (height and width) has them stretched; what is trained so may be given its own rule back (`detrim convert --resize 800:1333`)";
-            return Err(Error::Config(problem.into()));
-        };
-        Ok(Self { checkpoint, network: Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?, stage, size: [height, width] })
+        let size = one_size(checkpoint.config.pixels.resize)?;
+        Ok(Self { checkpoint, network: Detr::load(&Cpu, &checkpoint.config, &checkpoint.weights)?, stage, size })
     }
 
     /// `[1, height, width, 3]` → `[1, rows, columns, channels]`
@@ -315,7 +321,7 @@ pub(super) mod tests {
             let bytes = path.metadata().unwrap().len();
             list.push(Labelled { file_name: name.into(), bytes, size: [10, 20], targets: vec![], known: [].into() });
         }
-        Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![] }
+        Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![], by_id: vec![] }
     }
 
     /// And how many pictures' features had to be computed.

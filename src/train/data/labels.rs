@@ -22,6 +22,8 @@ pub struct Pictures {
     pub counts: Counts,
     /// What was wrong and is left out, a sentence each.
     pub problems: Vec<String>,
+    /// Which files' categories go by their ids, and how, a sentence each.
+    pub by_id: Vec<String>,
 }
 
 /// A picture with its labels.
@@ -66,7 +68,7 @@ impl Pictures {
     ///
     /// What can't be used is left out and named in `problems`. It is an error if none of the pictures is there.
     pub fn open(files: &[PathBuf], images: &Path, labels: &[Label]) -> Result<Self> {
-        let mut reader = Reader { images, labels, found: BTreeMap::new(), counts: Counts::default(), problems: Vec::new() };
+        let mut reader = Reader { images, labels, found: BTreeMap::new(), counts: Counts::default(), problems: Vec::new(), by_id: Vec::new() };
         for file in files {
             reader.read(file)?;
         }
@@ -81,6 +83,7 @@ struct Reader<'a> {
     found: BTreeMap<String, Found>,
     counts: Counts,
     problems: Vec<String>,
+    by_id: Vec<String>,
 }
 
 /// A picture that some file lists.
@@ -103,6 +106,9 @@ impl Reader<'_> {
                 dataset.categories_of(self.labels).map_err(|error| Error::Dataset { file: file.display().to_string(), problem: error.to_string() })?
             }
         };
+        if !dataset.annotations.is_empty() {
+            self.by_id.extend(dataset.by_id(self.labels).map(in_file));
+        }
         let classes: HashMap<u64, usize> = categories.iter().enumerate().filter_map(|(class, category)| Some(((*category)?, class))).collect();
 
         let mut listed: HashMap<u64, &Image> = HashMap::new();
@@ -185,7 +191,7 @@ impl Reader<'_> {
             });
         }
         let counts = Counts { pictures: list.len(), ..self.counts };
-        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems })
+        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems, by_id: self.by_id })
     }
 }
 
@@ -299,7 +305,11 @@ mod tests {
     #[test]
     fn categories_go_by_id_where_no_name_fits() {
         let file = json!({ "images": [image(1, "a")], "categories": categories(&[(18, "Hund")]), "annotations": [mark(1, 18, WHOLE)] });
-        assert_eq!(open(&[file]).unwrap().list[0].targets[0].class, 1);
+        let pictures = open(&[file]).unwrap();
+        assert_eq!(pictures.list[0].targets[0].class, 1);
+        assert!(pictures.by_id.len() == 1 && pictures.by_id[0].contains("\"Hund\" for \"dog\""), "{:?}", pictures.by_id);
+        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(18, "dog")]), "annotations": [mark(1, 18, WHOLE)] });
+        assert_eq!(open(&[file]).unwrap().by_id, [""; 0]);
         let file = json!({ "images": [image(1, "a")], "categories": categories(&[(5, "Hund")]), "annotations": [mark(1, 5, WHOLE)] });
         let error = open(&[file]).unwrap_err().to_string();
         assert!(error.contains("0.json") && error.contains("Hund") && error.contains("nothing in common"), "{error}");

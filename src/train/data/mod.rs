@@ -6,7 +6,7 @@ mod repeat;
 mod sampler;
 mod view;
 
-pub use cache::Features;
+pub use cache::{Features, one_size};
 pub use labels::{Counts, Labelled, Pictures};
 pub use sampler::Sampler;
 pub use view::View;

@@ -31,7 +31,7 @@ impl Sampler {
 
     /// Picture and view of each example of step `n`, counted from 0. An epoch's last step goes on in the next epoch.
     pub fn step(&self, n: usize) -> Vec<(usize, usize)> {
-        let mut examples = Vec::with_capacity(self.batch);
+        let mut examples = Vec::new();
         let length = self.length();
         if length == 0 || self.views == 0 {
             return examples;
