@@ -204,6 +204,10 @@ fn what_cannot_be_is_said_before_anything_is_made() {
     let said = success(&report(root, "--recipe odd.toml --recipe layers --no-curves"));
     assert!(said.contains("no_such_part") && said.contains("Not done"), "{said}");
     assert_eq!(json_of(root)["rows"].as_array().unwrap().len(), 2);
+    // A recipe that lies where its plan would be written stays what it is.
+    std::fs::copy(root.join("odd.toml"), root.join("out/odd.toml")).unwrap();
+    names("--recipe out/odd.toml", "written over");
+    assert_eq!(std::fs::read(root.join("odd.toml")).unwrap(), std::fs::read(root.join("out/odd.toml")).unwrap());
 }
 
 #[test]

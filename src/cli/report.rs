@@ -3,6 +3,7 @@
 use super::bars::Bars;
 use super::calibration::{self, HELD_OUT, open_recipe};
 use super::model::ModelArguments;
+use super::outputs::plan_beside;
 use super::print;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
@@ -110,6 +111,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     for (name, file) in &healed {
         ensure!(recipes.iter().any(|(recipe, _)| recipe == name), "--healed {name}={}: no recipe of that name is in the report", file.display());
         open(file, &Guess::default())?;
+    }
+    if out.is_dir() {
+        let files = arguments.recipes.iter().map(Path::new);
+        let given: Vec<&Path> = files.chain([&*arguments.model.model]).chain(arguments.profile.as_deref()).collect();
+        for name in recipes.iter().flat_map(|(name, _)| [name.clone(), format!("{name}-unrepaired")]) {
+            plan_beside(&out.join(format!("{name}.safetensors")), &given)?;
+        }
     }
     let browsers = arguments.browser.as_deref().map(Browsers::open).transpose()?;
     let path = &arguments.model.model;

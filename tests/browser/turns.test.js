@@ -42,7 +42,7 @@ test('networks take turns, and are compared round by round', async () => {
 
 test('a report’s networks are timed on the CPU and on WebGPU, and a GPU that is a program is called so', async (t) => {
   const out = await folder(t);
-  const [model, recipe] = [path.join(out, 'model.safetensors'), path.join(out, 'my own.toml')];
+  const [model, recipe] = [path.join(out, 'model.safetensors'), path.join(await folder(t), 'my own.toml')];
   await writeFile(model, await convert(path.join(REPOSITORY, 'tests', 'fixtures', 'basic'), '--resize', '64x64'));
   await writeFile(recipe, '[keep]\n"*.ffn" = 0.5\n');
   const report = async (/** @type {string[]} */ ...more) => await promisify(execFile)(path.join(REPOSITORY, 'target', 'release', 'detrim'), [
