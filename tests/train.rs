@@ -361,6 +361,7 @@ fn what_cannot_be_trained_on_is_named() {
     fails(&["--labels", "absent.json"], "absent.json");
     fails(&["--d-model", "60"], "d-model");
     fails(&["--batch", "0"], "batch");
+    fails(&["--batch", "99999999999"], "at most 4096");
     fails(&["--rate=-1"], "rate");
     fails(&["--state", "labels.json"], "--state");
     fails(&["--save-minutes", "nan"], "a number of minutes");

@@ -12,9 +12,6 @@ use crate::config::ClassActivation;
 pub struct Distillation {
     /// Of both networks, as are the classes.
     pub activation: ClassActivation,
-    /// With softmax: both networks' logits are divided by this. (The loss is multiplied by its square, so that the gradient's
-    /// size stays.)
-    pub temperature: f32,
     /// With softmax: how much a query where the teacher finds nothing counts.
     pub no_object: f32,
     /// Of the loss.
@@ -26,7 +23,7 @@ pub struct Distillation {
 impl Distillation {
     pub fn new(activation: ClassActivation) -> Self {
         let criterion = super::loss::Criterion::new(activation);
-        Self { activation, temperature: 1.0, no_object: criterion.no_object, weights: criterion.weights, costs: criterion.costs }
+        Self { activation, no_object: criterion.no_object, weights: criterion.weights, costs: criterion.costs }
     }
 
     /// Everything so many times.
@@ -92,7 +89,7 @@ impl Distillation {
             parts.class += match self.activation {
                 ClassActivation::Softmax => {
                     let share = by_class * best.weight;
-                    share * divergence(logits, wanted, self.temperature, share * self.weights.class, grad_logits)
+                    share * divergence(logits, wanted, share * self.weights.class, grad_logits)
                 }
                 ClassActivation::Sigmoid => {
                     aims.clear();
@@ -136,20 +133,19 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// Kullback and Leibler's divergence of the student's softmax from the teacher's, both at a temperature, times the square of that.
-/// Adds `share` times its gradient.
-fn divergence(logits: &[f32], teacher: &[f32], temperature: f32, share: f32, grad: &mut [f32]) -> f32 {
-    let known = |(x, wanted): (&f32, &f32)| (*wanted > f32::NEG_INFINITY).then_some(x / temperature);
+/// Kullback and Leibler's divergence of the student's softmax from the teacher's. Adds `share` times its gradient.
+fn divergence(logits: &[f32], teacher: &[f32], share: f32, grad: &mut [f32]) -> f32 {
+    let known = |(x, wanted): (&f32, &f32)| (*wanted > f32::NEG_INFINITY).then_some(*x);
     let all = log_sum_exp(logits.iter().zip(teacher).filter_map(known).collect::<Vec<_>>().into_iter());
-    let teachers = log_sum_exp(teacher.iter().map(|x| x / temperature));
+    let teachers = log_sum_exp(teacher.iter().copied());
     let mut loss = 0.0;
     for ((x, wanted), grad) in logits.iter().zip(teacher).zip(grad).filter(|((_, wanted), _)| **wanted > f32::NEG_INFINITY) {
-        let (log, log_wanted) = (x / temperature - all, wanted / temperature - teachers);
+        let (log, log_wanted) = (x - all, wanted - teachers);
         let wanted = log_wanted.exp();
         loss += wanted * (log_wanted - log);
-        *grad += share * temperature * (log.exp() - wanted);
+        *grad += share * (log.exp() - wanted);
     }
-    loss * temperature * temperature
+    loss
 }
 
 #[cfg(test)]
@@ -186,7 +182,7 @@ mod tests {
             boxes
         });
         for activation in [Softmax, Sigmoid] {
-            let distillation = Distillation { temperature: 2.0, ..Distillation::new(activation) };
+            let distillation = Distillation::new(activation);
             let (teacher, student) = (predicted(&teacher), predicted(&turned));
             assert_eq!(distillation.assign(&student, &teacher), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)]);
             let (parts, logits, boxes) = loss(&distillation, &student, &teacher);
@@ -199,7 +195,7 @@ mod tests {
     fn descending_the_gradient_lowers_the_loss_as_much_as_it_says() {
         let mut rng = fastrand::Rng::with_seed(2);
         for activation in [Softmax, Sigmoid].into_iter().cycle().take(40) {
-            let distillation = Distillation { temperature: 1.5, ..Distillation::new(activation) };
+            let distillation = Distillation::new(activation);
             let (student, teacher) = (random(&mut rng, 3), random(&mut rng, 6));
             let value =
                 |student: &(Vec<f32>, Vec<f32>)| loss(&distillation, &predicted(student), &predicted(&teacher)).0.weighted(distillation.weights);

@@ -104,7 +104,7 @@ export const listing = (models) => ({ url }, response) => {
 export async function twoModels({ hold = false, damaged = false } = {}) {
   const first = await model();
   const file = await convert(path.join(REPOSITORY, 'models', first.file), '--name', 'the-other');
-  const second = { ...first, name: 'the-other', file: 'other.safetensors', bytes: file.length, sha256: createHash('sha256').update(file).digest('hex'), metrics: undefined };
+  const second = { ...first, name: 'the-other', file: 'other.safetensors', bytes: file.length, sha256: createHash('sha256').update(file).digest('hex'), metrics: { speed: 1.25 } };
   /** @type {(() => void)[]} */
   const held = [];
   let free = !hold && !damaged;

@@ -39,11 +39,12 @@ function makeRow(model) {
   return { model, radio: make('input', { type: 'radio', name: 'model', value: model.name }), facts: make('span', { class: 'facts' }) };
 }
 
-/** Size, accuracy and time, as far as they are known. @param {Model} model */
+/** Size, accuracy and time, as far as they are known: the time here, or else how much faster than the first model it was elsewhere. @param {Model} model */
 export function factsOf(model) {
-  const ap = model.metrics?.AP;
+  const { AP: ap, speed } = model.metrics ?? {};
   const took = state.measured[measuredAs(model, state.info?.backend ?? '')];
-  return [bytes(model.bytes), ap !== undefined && `AP ${ap.toFixed(1)}`, took !== undefined && `${time(took)} a picture`].filter(Boolean).join(' · ');
+  const pace = took !== undefined ? `${time(took)} a picture` : speed !== undefined && `${speed.toFixed(1)}× as fast`;
+  return [bytes(model.bytes), ap !== undefined && `AP ${ap.toFixed(1)}`, pace].filter(Boolean).join(' · ');
 }
 
 /** @param {Model} model */

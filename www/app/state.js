@@ -40,7 +40,7 @@
  * @property {number} bytes
  * @property {string} sha256
  * @property {unknown[]} labels
- * @property {{on?: string, AP?: number}} [metrics]
+ * @property {{on?: string, AP?: number, speed?: number}} [metrics] `speed`: times as fast as the first model, as wasm
  * @property {number} [threshold]
  * @property {string} [licence]
  */

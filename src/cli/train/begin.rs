@@ -135,7 +135,9 @@ fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
     if categories.is_empty() {
         bail!("the label files declare no categories, so that there is nothing to learn");
     }
-    let labels: Vec<Label> = categories.into_iter().map(|(id, name)| Ok(Label { id: u32::try_from(id)?, name })).collect::<Result<_>>()?;
+    let label =
+        |(id, name): (u64, String)| Ok(Label { id: u32::try_from(id).with_context(|| format!("category {name:?} has the number {id}"))?, name });
+    let labels: Vec<Label> = categories.into_iter().map(label).collect::<Result<_>>()?;
     let Guess { heads, activation, class_activation, .. } = arguments.guess.guess();
     let heads = heads.unwrap_or(8);
     ensure!(heads > 0 && arguments.d_model.is_multiple_of(heads), "--heads {heads}: --d-model {} must be a multiple", arguments.d_model);

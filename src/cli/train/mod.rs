@@ -87,7 +87,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 100_000, help_heading = "Steps")]
     steps: u64,
     /// Pictures in a step
-    #[arg(long, default_value_t = 8, value_parser = count, help_heading = "Steps")]
+    #[arg(long, default_value_t = 8, value_parser = some, help_heading = "Steps")]
     batch: usize,
     /// Pieces that a step's pictures are dealt out in, a core for each. It decides how sums are rounded, so that a run keeps what it began
     /// with [default: as many as there are cores, at most the batch]
@@ -116,11 +116,11 @@ pub struct Arguments {
     #[arg(long, value_name = "SHARE", default_value_t = 0.9995, value_parser = share, help_heading = "Steps")]
     average: f64,
     /// The most denoising queries of a picture
-    #[arg(long, default_value_t = 40, help_heading = "Steps")]
+    #[arg(long, default_value_t = 40, value_parser = few, help_heading = "Steps")]
     denoising: usize,
     /// Further groups of queries, each as many as the network's own and matched for itself: more to learn from in each step, which takes
     /// longer. They are left out of the model
-    #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Steps")]
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = few, help_heading = "Steps")]
     groups: usize,
 
     /// A detector to learn from beside the labels, even of pictures without any: its scores and boxes, its encoder's tokens where it has as
@@ -211,6 +211,7 @@ pub fn run(arguments: Arguments) -> Result<bool> {
     if let Some((teacher, features)) = teacher {
         data = data.taught(teacher, features);
     }
+    eprintln!("every picture is seen once in {:.0} steps", data.steps_per_epoch().ceil());
     complain("--labels", "left out", &data.problems().map(str::to_string).collect::<Vec<_>>());
     let settings = Settings {
         method: Method {
@@ -254,6 +255,15 @@ impl Computer {
             Computer::Metal => Device::new_metal(0).context("--device metal"),
         }
     }
+}
+
+/// What a step holds in memory so many times.
+fn few(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number <= 4096).ok_or_else(|| "a whole number is needed, at most 4096".into())
+}
+
+fn some(text: &str) -> Result<usize, String> {
+    count(text).and_then(|_| few(text))
 }
 
 fn positive(text: &str) -> Result<f64, String> {
