@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Index of models to enter the file into (by name)
     #[arg(long, value_name = "FILE")]
     index: Option<PathBuf>,
-    /// A measured number for the index, as AP50=39.2; may be given several times
+    /// A measured number for the index, as AP50=39.2; may be given several times. The page shows AP and speed (times as fast as the first model)
     #[arg(long = "metric", value_name = "NAME=VALUE", value_parser = metric, requires_all = ["index", "measured_on"])]
     metrics: Vec<(String, f64)>,
     /// Which pictures the numbers were measured on

@@ -156,7 +156,8 @@ fn begin(arguments: &Arguments, work: &Path, trimmed: &Path, sha256: &str, confi
     let recipe = open_recipe(&arguments.recipe, profile.is_some())?;
     let Arguments { images, pictures, seed, .. } = arguments;
     let asked = serde_json::json!({
-        "model": sha256, "reading of the model (as by --resize)": config, "recipe": recipe, "profile": profile, "folder of pictures": images, "number of pictures": pictures, "seed": seed,
+        "model": sha256, "reading of the model (as by --resize)": config, "recipe": recipe, "profile": profile,
+        "folder of pictures": images, "number of pictures": pictures, "seed": seed,
     });
     std::fs::create_dir_all(work).with_context(|| work.display().to_string())?;
     let file = work.join("asked.json");

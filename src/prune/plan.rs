@@ -41,7 +41,7 @@ pub struct Origin {
     pub importance: Importance,
     pub repair: bool,
     pub version: String,
-    /// The size of the parent's input, for people; older plans don't say.
+    /// The size of the parent's input, as people read it; nothing in older plans.
     pub input: String,
 }
 

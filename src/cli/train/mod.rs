@@ -87,7 +87,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 100_000, help_heading = "Steps")]
     steps: u64,
     /// Pictures in a step
-    #[arg(long, default_value_t = 8, value_parser = some, help_heading = "Steps")]
+    #[arg(long, default_value_t = 8, value_parser = few_at_least_one, help_heading = "Steps")]
     batch: usize,
     /// Pieces that a step's pictures are dealt out in, a core for each. It decides how sums are rounded, so that a run keeps what it began
     /// with [default: as many as there are cores, at most the batch]
@@ -262,7 +262,7 @@ fn few(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number <= 4096).ok_or_else(|| "a whole number is needed, at most 4096".into())
 }
 
-fn some(text: &str) -> Result<usize, String> {
+fn few_at_least_one(text: &str) -> Result<usize, String> {
     count(text).and_then(|_| few(text))
 }
 

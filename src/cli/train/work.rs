@@ -108,7 +108,9 @@ impl<'a> Records<'a> {
     fn open(arguments: &'a Arguments, folder: &'a Folder, config: &'a Config, dev: Option<&Dev>, state: &State) -> Result<Self> {
         let log = Log::open(&folder.log(), state.step)?;
         let before = log.rows().last().map_or(0.0, |row| row.seconds);
-        let comparable = log.rows().iter().filter(|row| dev.is_some_and(|dev| row.step > dev.since) && folder.best().exists());
+        // What was measured is beside the point where the state that it was measured on is gone.
+        let dev = dev.filter(|_| folder.best().exists());
+        let comparable = log.rows().iter().filter(|row| dev.is_some_and(|dev| row.step > dev.since));
         let best = comparable.filter_map(|row| row.ap).fold(0.0, f64::max);
         let style = ProgressStyle::with_template("{bar:20} step {pos}/{len}, {eta} left, {wide_msg}")?;
         let bar = ProgressBar::new(arguments.steps).with_style(style).with_position(state.step);

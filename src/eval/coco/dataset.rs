@@ -110,16 +110,19 @@ impl Dataset {
         self.annotations.retain(|annotation| kept.contains(&annotation.image_id));
     }
 
+    /// The category of each of a model's classes that has one of its name; nothing where none has.
+    fn named(&self, labels: &[Label]) -> Option<Vec<Option<u64>>> {
+        let by_name: HashMap<&str, u64> = self.categories.iter().map(|c| (c.name.as_str(), c.id)).collect();
+        let named: Vec<Option<u64>> = labels.iter().map(|label| by_name.get(label.name.as_str()).copied()).collect();
+        named.iter().any(Option::is_some).then_some(named)
+    }
+
     /// The category of each of a model's classes: by name, else by id.
     pub fn categories_of(&self, labels: &[Label]) -> Result<Vec<Option<u64>>> {
-        let by_name: HashMap<&str, u64> = self.categories.iter().map(|c| (c.name.as_str(), c.id)).collect();
-        let ids: HashSet<u64> = self.categories.iter().map(|c| c.id).collect();
-        let named: Vec<Option<u64>> = labels.iter().map(|label| by_name.get(label.name.as_str()).copied()).collect();
-        let mapped = if named.iter().any(Option::is_some) {
-            named
-        } else {
+        let mapped = self.named(labels).unwrap_or_else(|| {
+            let ids: HashSet<u64> = self.categories.iter().map(|c| c.id).collect();
             labels.iter().map(|label| Some(u64::from(label.id)).filter(|id| ids.contains(id))).collect()
-        };
+        });
         if mapped.iter().all(Option::is_none) {
             let names = |all: Vec<&str>| all.into_iter().take(5).collect::<Vec<_>>().join(", ");
             let (ours, theirs) = (names(labels.iter().map(|l| &*l.name).collect()), names(self.categories.iter().map(|c| &*c.name).collect()));
@@ -130,8 +133,7 @@ impl Dataset {
 
     /// How [`Dataset::categories_of`] relates them, where that goes by ids since no name is the same: for people, who may have meant other classes.
     pub fn by_id(&self, labels: &[Label]) -> Option<String> {
-        let named = |name: &str| self.categories.iter().any(|category| category.name == name);
-        if labels.iter().any(|label| named(&label.name)) {
+        if self.named(labels).is_some() {
             return None;
         }
         let of = |label: &Label| self.categories.iter().find(|category| category.id == u64::from(label.id));

@@ -103,12 +103,10 @@ impl Reader<'_> {
         let categories = match dataset.annotations.is_empty() {
             true => vec![None; self.labels.len()],
             false => {
+                self.by_id.extend(dataset.by_id(self.labels).map(in_file));
                 dataset.categories_of(self.labels).map_err(|error| Error::Dataset { file: file.display().to_string(), problem: error.to_string() })?
             }
         };
-        if !dataset.annotations.is_empty() {
-            self.by_id.extend(dataset.by_id(self.labels).map(in_file));
-        }
         let classes: HashMap<u64, usize> = categories.iter().enumerate().filter_map(|(class, category)| Some(((*category)?, class))).collect();
 
         let mut listed: HashMap<u64, &Image> = HashMap::new();
