@@ -295,7 +295,8 @@ fn what_is_interrupted_leaves_what_was_there() {
     command.current_dir(folder).args("prune base.safetensors --images photos --params -40% --out small.safetensors".split(' '));
     let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(50));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // Not INT, as Ctrl-C sends: tests that a shell runs in the background inherit that it is ignored.
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert!(!child.wait_with_output().unwrap().status.success());
     assert_eq!(all(), before);
 }
