@@ -119,4 +119,10 @@ pub trait Backend {
     fn layer_norm(&self, x: &Self::Tensor, norm: &Self::Norm) -> Result<Self::Tensor>;
     /// activation(a + b); `b` has `a`'s shape, or 1 as its batch.
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
+
+    /// The network has come to a stage: `backbone`, `position`, `projected`, `encoder_layer0`…, `decoder_layer0`…, `decoder_out`, `logits`,
+    /// `pred_boxes`. Nobody looks unless the backend is watched ([`Watch`](crate::watch::Watch)).
+    fn stage(&self, _name: &str, _x: &Self::Tensor) -> Result<()> {
+        Ok(())
+    }
 }

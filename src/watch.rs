@@ -1,4 +1,5 @@
-//! A backend that shows an observer every layer's input and output on their way: for statistics, heat maps and tests.
+//! A backend that shows an observer every layer's input and output on their way, and every stage of the network: for statistics, parity,
+//! heat maps and tests.
 //!
 //! The network is the same on it, and what it computes is what the backend below computes.
 
@@ -25,7 +26,14 @@ pub struct Seen<'a, T> {
 
 /// Is shown what a [`Watch`] computes.
 pub trait Observe<T> {
-    fn layer(&mut self, seen: Seen<T>) -> Result<()>;
+    fn layer(&mut self, _seen: Seen<T>) -> Result<()> {
+        Ok(())
+    }
+
+    /// A stage of the network by its name in [`Backend::stage`]; feature maps are channels-last.
+    fn stage(&mut self, _name: &str, _x: &T) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A backend whose layers are watched.
@@ -133,5 +141,9 @@ impl<B: Backend, O: Observe<B::Tensor>> Backend for Watch<B, O> {
 
     fn add(&self, a: &B::Tensor, b: &B::Tensor, activation: Activation) -> Result<B::Tensor> {
         self.backend.add(a, b, activation)
+    }
+
+    fn stage(&self, name: &str, x: &B::Tensor) -> Result<()> {
+        self.observer.borrow_mut().stage(name, x)
     }
 }

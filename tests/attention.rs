@@ -59,7 +59,7 @@ fn naively(checkpoint: &Checkpoint, picture: &Picture) -> Vec<f64> {
     let backend = Watch::new(Naive, Everything::default());
     let network = Detr::load(&backend, &checkpoint.config, &checkpoint.weights).unwrap();
     let pixels = backend.constant(&prepare(picture, &checkpoint.config.pixels).unwrap()).unwrap();
-    network.forward(&backend, &pixels, None, &mut |_, _| {}).unwrap();
+    network.forward(&backend, &pixels, None).unwrap();
     let Everything(seen) = backend.into_observer();
     let projected = |part: &str| &seen[&format!("decoder.{}.cross_attention.{part}", checkpoint.config.decoder.len() - 1)];
     let (q, k) = (projected("query"), projected("key"));

@@ -1,11 +1,13 @@
 //! Checkpoints of every kind: what is read, what is refused, and our own file.
 
+use candle_core::Tensor;
 use detrim::backend::Backend as _;
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_own, to_bytes, write_own};
 use detrim::config::{Activation, Backbone, ClassActivation, EfficientNetLite, ResNet, Resize};
 use detrim::cpu::{self, Cpu};
 use detrim::model::Detr;
 use detrim::prune::budget::Meter;
+use detrim::watch::{Observe, Watch};
 use detrim::weights::{Channels, Data, Int8};
 use detrim::{Config, HostTensor};
 use sha2::{Digest, Sha256};
@@ -212,18 +214,26 @@ fn the_index_describes_the_embedded_models() {
 fn random_weights_behave_like_a_network() {
     for net in [Backbone::Resnet(ResNet::of_depth(18, false).unwrap()), Backbone::Resnet(ResNet::of_depth(50, true).unwrap()), lite0()] {
         let model = random(Config::detr(net), "stand-in", 0);
-        let (backend, pixels) = (Cpu, (0..64 * 96 * 3).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect());
+        let (backend, pixels) = (Watch::new(Cpu, Largest(0.0)), (0..64 * 96 * 3).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect());
         let network = Detr::load(&backend, &model.config, &model.weights).unwrap();
         let pixels = backend.constant(&HostTensor::f32(&[1, 64, 96, 3], pixels)).unwrap();
-        let mut largest: f32 = 0.0;
-        let output = network.forward(&backend, &pixels, None, &mut |_, x| {
-            largest = cpu::to_host(x).unwrap().to_f32().iter().fold(largest, |a, x| a.max(x.abs()));
-        });
+        let output = network.forward(&backend, &pixels, None);
+        let Largest(largest) = backend.into_observer();
         let logits = cpu::to_host(&output.unwrap().logits).unwrap();
         let logits = logits.to_f32();
         let deviation = deviation(&(0..100).map(|q| logits[q * 92 + 5]).collect::<Vec<_>>());
         assert!(largest < 1000.0, "activations grow to {largest}");
         assert!(deviation > 0.1, "a class's logit differs by {deviation} from query to query");
+    }
+}
+
+/// The largest magnitude of any stage.
+struct Largest(f32);
+
+impl Observe<Tensor> for Largest {
+    fn stage(&mut self, _: &str, x: &Tensor) -> detrim::Result<()> {
+        self.0 = cpu::to_host(x)?.to_f32().iter().fold(self.0, |a, x| a.max(x.abs()));
+        Ok(())
     }
 }
 

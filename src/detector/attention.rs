@@ -48,9 +48,12 @@ struct Looked {
 }
 
 /// Keeps what the last cross-attention projects.
+#[derive(Default)]
 struct Projections {
     /// What the names of its layers begin with.
     prefix: String,
+    /// Rows and columns of the feature map.
+    size: [usize; 2],
     query: Option<Tensor>,
     key: Option<Tensor>,
 }
@@ -64,6 +67,13 @@ impl Observe<Tensor> for Projections {
         }
         Ok(())
     }
+
+    fn stage(&mut self, name: &str, x: &Tensor) -> Result<()> {
+        if let ("backbone", &[_, rows, columns, _]) = (name, x.dims()) {
+            self.size = [rows, columns];
+        }
+        Ok(())
+    }
 }
 
 impl Attention {
@@ -71,7 +81,7 @@ impl Attention {
         let Some((last, layer)) = config.decoder.iter().enumerate().next_back() else {
             return Err(Error::Config("without a decoder there is no attention to look at".into()));
         };
-        let backend = Watch::new(Cpu, Projections { prefix: format!("decoder.{last}.cross_attention."), query: None, key: None });
+        let backend = Watch::new(Cpu, Projections { prefix: format!("decoder.{last}.cross_attention."), ..Projections::default() });
         let network = Detr::load(&backend, config, weights)?;
         Ok(Self { config: config.clone(), heads: layer.cross_attention, backend, network, last: None })
     }
@@ -98,18 +108,12 @@ impl Attention {
 
     /// Runs the network.
     fn look(&self, input: HostTensor) -> Result<Looked> {
-        let mut size = [0; 2];
         let pixels = self.backend.constant(&input)?;
-        self.network.forward(&self.backend, &pixels, None, &mut |name, x| {
-            if let ("backbone", &[_, rows, columns, _]) = (name, x.dims()) {
-                size = [rows, columns];
-            }
-        })?;
-        let (query, key) = self.backend.with_observer(|seen| (seen.query.take(), seen.key.take()));
+        self.network.forward(&self.backend, &pixels, None)?;
+        let ([rows, columns], query, key) = self.backend.with_observer(|seen| (seen.size, seen.query.take(), seen.key.take()));
         let (Some(query), Some(key)) = (query, key) else {
             return Err(Error::Output("its last cross-attention projected nothing".into()));
         };
-        let [rows, columns] = size;
         Ok(Looked { input, queries: query.flatten_all()?.to_vec1()?, keys: key.flatten_all()?.to_vec1()?, rows, columns })
     }
 }

@@ -13,7 +13,7 @@ use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::gpu::GpuDetr;
 use crate::image::{Picture, prepare, target_size};
-use crate::model::{Detr, Output};
+use crate::model::{Detr, Output, PixelMask};
 use crate::weights::HostTensor;
 use serde::Serialize;
 use web_time::Instant;
@@ -34,7 +34,7 @@ pub struct Detector {
 }
 
 /// A network on the device that computes it.
-pub(crate) enum Network {
+enum Network {
     Cpu(Box<Detr<Cpu>>),
     Gpu(Box<GpuDetr>),
 }
@@ -175,19 +175,18 @@ impl Detector {
 }
 
 fn run_on_cpu(detr: &Detr<Cpu>, input: &HostTensor) -> Result<(Output<HostTensor>, Parts)> {
-    let mut parts = Parts::default();
     let mut last = Instant::now();
-    let mut clock = |name: &str| {
-        let part = match name {
-            "backbone" => &mut parts.backbone,
-            "logits" | "pred_boxes" => &mut parts.heads,
-            name if name.starts_with("decoder") => &mut parts.decoder,
-            _ => &mut parts.encoder,
-        };
-        *part += milliseconds(last);
-        last = Instant::now();
-    };
-    let output = detr.forward(&Cpu, &Cpu.constant(input)?, None, &mut |name, _| clock(name))?;
+    let mut lap = || milliseconds(std::mem::replace(&mut last, Instant::now()));
+    let features = detr.features(&Cpu, &Cpu.constant(input)?)?;
+    let backbone = lap();
+    let (_, rows, columns, _) = features.dims4()?;
+    let encoded = detr.encode(&Cpu, features, &PixelMask::full(rows, columns))?;
+    let encoder = lap();
+    let content = detr.decode(&Cpu, detr.queries().0, &encoded, 0..usize::MAX)?;
+    let decoder = lap();
+    drop(encoded);
+    let output = detr.detections(&Cpu, &content)?;
+    let parts = Parts { backbone, encoder, decoder, heads: lap() };
     Ok((Output { logits: cpu::to_host(&output.logits)?, boxes: cpu::to_host(&output.boxes)? }, parts))
 }
 

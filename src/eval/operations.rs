@@ -254,7 +254,7 @@ mod tests {
                 let watch = Watch::new(Cpu, Layers::default());
                 let detr = Detr::load(&watch, &config, &random(config.clone(), "", 0).weights).unwrap();
                 let pixels = HostTensor::f32(&[1, 70, 45, 3], vec![0.5; 70 * 45 * 3]);
-                detr.forward(&watch, &watch.constant(&pixels).unwrap(), None, &mut |_, _| ()).unwrap();
+                detr.forward(&watch, &watch.constant(&pixels).unwrap(), None).unwrap();
                 let mut expected = watch.into_observer().0;
 
                 let layer = |Step { module, operation }: Step| {

@@ -12,29 +12,57 @@ pub use compare::{Difference, allowed, compare};
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::cpu::{self, Cpu};
-use crate::detector::{Device, Network};
+use crate::detector::Device;
 use crate::error::{Error, Result};
-use crate::gpu::GpuInfo;
+use crate::gpu::{GpuDetr, GpuInfo};
 use crate::model::Detr;
+use crate::watch::{Observe, Watch};
 use crate::weights::HostTensor;
+use candle_core::Tensor;
 
 /// Named activations in the order in which they are computed: `backbone`, `position`, `projected`, `encoder_layer0`…,
 /// `decoder_layer0`…, `decoder_out`, `logits`, `pred_boxes`.
 pub type Stages = Vec<(String, HostTensor)>;
 
 /// A network that is ready to run cases.
-pub struct Runner(Network);
+pub enum Runner {
+    Cpu(Watch<Cpu, Kept>, Box<Detr<Watch<Cpu, Kept>>>),
+    Gpu(Box<GpuDetr>),
+}
+
+/// Keeps every stage.
+#[derive(Default)]
+pub struct Kept(Stages);
+
+impl Observe<Tensor> for Kept {
+    fn stage(&mut self, name: &str, x: &Tensor) -> Result<()> {
+        self.0.push((name.into(), cpu::to_host(x)?));
+        Ok(())
+    }
+}
 
 impl Runner {
-    pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
-        Ok(Self(Network::load(checkpoint, device).await?))
+    pub async fn load(Checkpoint { config, weights, .. }: &Checkpoint, device: Device) -> Result<Self> {
+        Ok(match device {
+            Device::Cpu => {
+                let watch = Watch::new(Cpu, Kept::default());
+                let detr = Detr::load(&watch, config, weights)?;
+                Self::Cpu(watch, Box::new(detr))
+            }
+            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(config, weights).await?)),
+        })
     }
 
     /// Every stage of the network on a case's pixels.
     pub async fn run(&mut self, case: &Case) -> Result<Stages> {
-        let stages = match &mut self.0 {
-            Network::Cpu(detr) => run_on_cpu(detr, case)?,
-            Network::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
+        let stages = match self {
+            Self::Cpu(watch, detr) => {
+                let run = detr.forward(watch, &watch.constant(&case.pixels)?, case.mask.as_ref());
+                let Kept(stages) = watch.with_observer(std::mem::take);
+                run?;
+                stages
+            }
+            Self::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
         };
         let batch = case.pixels.shape[0];
         Ok(stages.into_iter().map(|(name, tensor)| (name, in_pytorch_layout(tensor, batch))).collect())
@@ -42,18 +70,11 @@ impl Runner {
 
     /// What the GPU did, if this is one.
     pub fn gpu_info(&self) -> Option<GpuInfo> {
-        match &self.0 {
-            Network::Cpu(_) => None,
-            Network::Gpu(detr) => Some(detr.info()),
+        match self {
+            Self::Cpu(..) => None,
+            Self::Gpu(detr) => Some(detr.info()),
         }
     }
-}
-
-fn run_on_cpu(detr: &Detr<Cpu>, case: &Case) -> Result<Stages> {
-    let mut seen = Vec::new();
-    let mut observe = |name: &str, tensor: &candle_core::Tensor| seen.push((name.to_owned(), cpu::to_host(tensor)));
-    detr.forward(&Cpu, &Cpu.constant(&case.pixels)?, case.mask.as_ref(), &mut observe)?;
-    seen.into_iter().map(|(name, tensor)| Ok((name, tensor?))).collect()
 }
 
 /// Channels before places, and as many pictures as the batch has: what is the same for all is computed for one.

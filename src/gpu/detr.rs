@@ -207,13 +207,9 @@ impl GpuDetr {
     fn operations(&self, key: &Key) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let [batch, height, width] = key.shape;
         let pixels = self.recorder.input(&[batch, height, width, 3])?;
-        let mut outputs = Vec::new();
-        let mut observe = |name: &str, tensor: &Tensor| {
-            if key.observed || matches!(name, "logits" | "pred_boxes") {
-                outputs.push((name.to_owned(), tensor.clone()));
-            }
-        };
-        self.detr.forward(&self.recorder, &pixels, key.mask.as_ref(), &mut observe)?;
+        self.detr.forward(&self.recorder, &pixels, key.mask.as_ref())?;
+        let mut outputs = self.recorder.take_stages();
+        outputs.retain(|(name, _)| key.observed || matches!(&name[..], "logits" | "pred_boxes"));
         Ok((pixels, outputs))
     }
 }

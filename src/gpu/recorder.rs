@@ -23,6 +23,7 @@ pub struct Recorder {
     /// The matrix product's variants for large and for small outputs.
     pub variants: [Variant; 2],
     recording: RefCell<Vec<Dispatch>>,
+    stages: RefCell<Vec<(String, Tensor)>>,
     next: Cell<usize>,
     constant_bytes: Cell<usize>,
 }
@@ -42,6 +43,7 @@ impl Recorder {
             kernels: Kernels::default(),
             variants: [Variant::ALL[0]; 2],
             recording: RefCell::default(),
+            stages: RefCell::default(),
             next: Cell::new(0),
             constant_bytes: Cell::new(0),
         }
@@ -50,6 +52,12 @@ impl Recorder {
     /// Forgets what was recorded so far; tensors of it can't be used any more.
     pub fn restart(&self) {
         self.recording.borrow_mut().clear();
+        self.stages.borrow_mut().clear();
+    }
+
+    /// The stages of the network that were recorded since the last restart, by [`Backend::stage`]'s names.
+    pub fn take_stages(&self) -> Vec<(String, Tensor)> {
+        self.stages.take()
     }
 
     /// Bytes of all constants uploaded so far.
@@ -261,5 +269,10 @@ impl Backend for Recorder {
         let parameters = [count as u32, (b.size() / lanes) as u32, code, low, high];
         self.dispatch(Family::Add, &[("VECTOR", vector), ("CURVE", curve)], &parameters, &[&a.value, &b.value], &y.value, [across, down, 1]);
         Ok(y)
+    }
+
+    fn stage(&self, name: &str, x: &Tensor) -> Result<()> {
+        self.stages.borrow_mut().push((name.into(), x.clone()));
+        Ok(())
     }
 }

@@ -43,10 +43,6 @@ pub struct Output<T> {
     pub boxes: T,
 }
 
-/// Is shown the named activations on their way: `backbone`, `projected`, `position`, `encoder_layer0`…, `decoder_layer0`…,
-/// `decoder_out`, `logits`, `pred_boxes`. Feature maps are channels-last.
-pub type Observer<'a, T> = &'a mut dyn FnMut(&str, &T);
-
 impl<B: Backend> Detr<B> {
     /// Fails with the tensor's name where `weights` lack one or a shape doesn't follow from `config`.
     pub fn load(backend: &B, config: &Config, weights: &Weights) -> Result<Self> {
@@ -81,11 +77,11 @@ impl<B: Backend> Detr<B> {
     }
 
     /// `pixels` `[batch, height, width, 3]`, resized and normalised; `mask` where the batch is padded.
-    pub fn forward(&self, backend: &B, pixels: &B::Tensor, mask: Option<&PixelMask>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+    pub fn forward(&self, backend: &B, pixels: &B::Tensor, mask: Option<&PixelMask>) -> Result<Output<B::Tensor>> {
         let features = self.features(backend, pixels)?;
-        observe("backbone", &features);
+        backend.stage("backbone", &features)?;
         let mask = self.feature_mask(backend, &features, mask)?;
-        self.detect(backend, features, &mask, observe)
+        self.detect(backend, features, &mask)
     }
 
     /// The backbone alone: `pixels` `[batch, height, width, 3]` → features `[batch, rows, columns, channels]`.
@@ -123,42 +119,42 @@ impl<B: Backend> Detr<B> {
     }
 
     /// Everything after the backbone. `mask` is at the features' resolution.
-    pub fn detect(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
-        let encoded = self.encode(backend, features, mask, observe)?;
-        self.answer(backend, encoded, observe)
+    pub fn detect(&self, backend: &B, features: B::Tensor, mask: &PixelMask) -> Result<Output<B::Tensor>> {
+        let encoded = self.encode(backend, features, mask)?;
+        self.answer(backend, encoded)
     }
 
     /// Everything after the encoder, whose tokens are given up.
-    pub fn answer(&self, backend: &B, encoded: Encoded<B::Tensor>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+    pub fn answer(&self, backend: &B, encoded: Encoded<B::Tensor>) -> Result<Output<B::Tensor>> {
         let content = self.contents(backend, backend.shape(&encoded.memory)[0])?;
         let queries = Queries { content, position: &self.query_position, bias: None };
-        let x = self.decode(backend, queries, &encoded, 0..usize::MAX, observe)?;
+        let x = self.decode(backend, queries, &encoded, 0..usize::MAX)?;
         drop(encoded);
-        self.detections(backend, &x, observe)
+        self.detections(backend, &x)
     }
 
     /// What the queries say that hold this after the last decoder layer, `[batch, queries, d_model]`.
-    pub fn detections(&self, backend: &B, x: &B::Tensor, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
-        let output = self.predict(backend, x, self.box_reference.as_ref(), observe)?;
-        observe("logits", &output.logits);
-        observe("pred_boxes", &output.boxes);
+    pub fn detections(&self, backend: &B, x: &B::Tensor) -> Result<Output<B::Tensor>> {
+        let output = self.predict(backend, x, self.box_reference.as_ref())?;
+        backend.stage("logits", &output.logits)?;
+        backend.stage("pred_boxes", &output.boxes)?;
         Ok(output)
     }
 
     /// The encoder: features `[batch, rows, columns, channels]`, which are given up, become tokens.
-    pub fn encode(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Encoded<B::Tensor>> {
-        let tokens = self.tokens(backend, features, mask, observe)?;
-        let tokens = self.encoder_layers(backend, tokens, 0..usize::MAX, observe)?;
+    pub fn encode(&self, backend: &B, features: B::Tensor, mask: &PixelMask) -> Result<Encoded<B::Tensor>> {
+        let tokens = self.tokens(backend, features, mask)?;
+        let tokens = self.encoder_layers(backend, tokens, 0..usize::MAX)?;
         tokens.encoded(backend)
     }
 
     /// What the first encoder layer is given; the features are given up.
-    pub fn tokens(&self, backend: &B, features: B::Tensor, mask: &PixelMask, observe: Observer<B::Tensor>) -> Result<Tokens<B::Tensor>> {
+    pub fn tokens(&self, backend: &B, features: B::Tensor, mask: &PixelMask) -> Result<Tokens<B::Tensor>> {
         let shape = backend.shape(&features);
         let (batch, tokens) = (shape[0], shape[1] * shape[2]);
         let position = HostTensor::f32(&[mask.batch, tokens, self.d_model], sine_position(mask, self.d_model));
         let position = backend.constant(&position)?;
-        observe("position", &position);
+        backend.stage("position", &position)?;
         let bias = match mask.is_full() {
             true => None,
             false => Some(backend.constant(&HostTensor::f32(&[mask.batch, 1, tokens], mask.attention_bias()))?),
@@ -166,54 +162,50 @@ impl<B: Backend> Detr<B> {
 
         let projected = backend.linear(&features, &self.input_projection, Activation::None, None)?;
         drop(features);
-        observe("projected", &projected);
+        backend.stage("projected", &projected)?;
         let memory = backend.reshape(&projected, &[batch, tokens, self.d_model])?;
         Ok(Tokens { memory, position, bias })
     }
 
     /// Some encoder layers; of layers that there aren't, nothing is done.
-    pub fn encoder_layers(
-        &self,
-        backend: &B,
-        tokens: Tokens<B::Tensor>,
-        which: Range<usize>,
-        observe: Observer<B::Tensor>,
-    ) -> Result<Tokens<B::Tensor>> {
+    pub fn encoder_layers(&self, backend: &B, tokens: Tokens<B::Tensor>, which: Range<usize>) -> Result<Tokens<B::Tensor>> {
         let Tokens { mut memory, position, bias } = tokens;
         for (i, layer) in self.encoder.iter().enumerate().take(which.end).skip(which.start) {
             memory = layer.forward(backend, memory, &position, bias.as_ref())?;
-            observe(&format!("encoder_layer{i}"), &memory);
+            backend.stage(&format!("encoder_layer{i}"), &memory)?;
         }
         Ok(Tokens { memory, position, bias })
     }
 
-    /// Some decoder layers: what the queries hold after them, `[batch, queries, d_model]`. The observer is shown every layer's. Of layers that
-    /// there aren't, nothing is done.
-    pub fn decode(
-        &self,
-        backend: &B,
-        queries: Queries<B::Tensor>,
-        encoded: &Encoded<B::Tensor>,
-        which: Range<usize>,
-        observe: Observer<B::Tensor>,
-    ) -> Result<B::Tensor> {
+    /// Some decoder layers: what the queries hold after them, `[batch, queries, d_model]`. Of layers that there aren't, nothing is done.
+    pub fn decode(&self, backend: &B, queries: Queries<B::Tensor>, encoded: &Encoded<B::Tensor>, which: Range<usize>) -> Result<B::Tensor> {
         let Queries { mut content, position, bias } = queries;
         for (i, layer) in self.decoder.iter().enumerate().take(which.end).skip(which.start) {
             content = layer.forward(backend, Queries { content, position, bias }, encoded)?;
-            observe(&format!("decoder_layer{i}"), &content);
+            backend.stage(&format!("decoder_layer{i}"), &content)?;
         }
         Ok(content)
     }
 
+    /// What the queries hold after each decoder layer, `[batch, queries, d_model]`.
+    pub fn decode_each(&self, backend: &B, queries: Queries<B::Tensor>, encoded: &Encoded<B::Tensor>) -> Result<Vec<B::Tensor>> {
+        let Queries { mut content, position, bias } = queries;
+        let mut contents = Vec::with_capacity(self.decoder.len());
+        for layer in 0..self.decoder.len() {
+            content = self.decode(backend, Queries { content, position, bias }, encoded, layer..layer + 1)?;
+            contents.push(content.clone());
+        }
+        Ok(contents)
+    }
+
     /// The heads, on what any decoder layer gave; `reference` `[batch or 1, queries, 4]` as logits.
-    pub fn predict(&self, backend: &B, x: &B::Tensor, reference: Option<&B::Tensor>, observe: Observer<B::Tensor>) -> Result<Output<B::Tensor>> {
+    pub fn predict(&self, backend: &B, x: &B::Tensor, reference: Option<&B::Tensor>) -> Result<Output<B::Tensor>> {
         let decoded = backend.layer_norm(x, &self.decoder_norm)?;
-        observe("decoder_out", &decoded);
+        backend.stage("decoder_out", &decoded)?;
         Ok(Output { logits: self.heads.classes(backend, &decoded)?, boxes: self.heads.boxes(backend, &decoded, reference)? })
     }
 
     /// The queries of one picture, and what is added to their boxes: logits `[1, queries, 4]`.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn queries(&self) -> (Queries<'_, B::Tensor>, Option<&B::Tensor>) {
         (Queries { content: self.query_content.clone(), position: &self.query_position, bias: None }, self.box_reference.as_ref())
     }

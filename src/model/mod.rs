@@ -14,7 +14,7 @@ mod position;
 pub(crate) mod resnet;
 
 pub use decoder::{Encoded, Queries};
-pub use detr::{Detr, Observer, Output};
+pub use detr::{Detr, Output};
 pub use encoder::Tokens;
 pub use mask::PixelMask;
 pub use position::sine_position;

@@ -165,7 +165,7 @@ impl Inputs {
         match self.walk(backend, detr, index, Point::Decoder(usize::MAX))? {
             Inside::Queries(content, encoded) => {
                 drop(encoded);
-                detr.detections(backend, &content, &mut |_, _| {})
+                detr.detections(backend, &content)
             }
             _ => Err(Error::Config("a network ends with its queries".into())),
         }
@@ -173,7 +173,6 @@ impl Inputs {
 
     /// One picture on its way, as far as a point that isn't before where it is.
     fn walk<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize, to: Point) -> Result<Inside> {
-        let nobody = &mut |_: &str, _: &Tensor| {};
         let block = if let Point::Block(block) = to { block } else { usize::MAX };
         let mut inside = match (&*self.items[index], self.point) {
             (Item::Picture(picture, pixels, _), _) => {
@@ -191,12 +190,12 @@ impl Inputs {
         };
         if let (Inside::Map(features), true) = (&inside, to >= Point::Encoder(0)) {
             let mask = PixelMask::full(features.dim(1)?, features.dim(2)?);
-            inside = Inside::Tokens(detr.tokens(backend, features.clone(), &mask, nobody)?);
+            inside = Inside::Tokens(detr.tokens(backend, features.clone(), &mask)?);
         }
         if let Inside::Tokens(tokens) = inside {
             let from = if let Point::Encoder(layer) = self.point { layer } else { 0 };
             let end = if let Point::Encoder(layer) = to { layer } else { usize::MAX };
-            let tokens = detr.encoder_layers(backend, tokens, from..end, nobody)?;
+            let tokens = detr.encoder_layers(backend, tokens, from..end)?;
             inside = match to {
                 Point::Decoder(_) => Inside::Queries(detr.contents(backend, 1)?, tokens.encoded(backend)?),
                 _ => Inside::Tokens(tokens),
@@ -205,7 +204,7 @@ impl Inputs {
         if let (Inside::Queries(content, encoded), Point::Decoder(end)) = (&mut inside, to) {
             let from = if let Point::Decoder(layer) = self.point { layer } else { 0 };
             let (own, _) = detr.queries();
-            *content = detr.decode(backend, Queries { content: content.clone(), ..own }, encoded, from..end, nobody)?;
+            *content = detr.decode(backend, Queries { content: content.clone(), ..own }, encoded, from..end)?;
         }
         Ok(inside)
     }

@@ -186,8 +186,7 @@ impl Network {
         let backend = &self.backend;
         let features = self.detr.blocks(backend, features.clone(), self.first_block..usize::MAX)?;
         let (batch, rows, columns, _) = features.dims4()?;
-        let nobody = &mut |_: &str, _: &Tensor| {};
-        let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns), nobody)?;
+        let encoded = self.detr.encode(backend, features.clone(), &PixelMask::full(rows, columns))?;
 
         let (all, width) = (self.content.dim(1)?, self.content.dim(2)?);
         let mut content = self.content.broadcast_as((batch, all, width))?.contiguous()?;
@@ -207,10 +206,8 @@ impl Network {
             Kind::Plain { position, reference } => (position.clone(), reference.clone(), None),
         };
 
-        let mut contents = Vec::new();
-        let asked = Queries { content, position: &position, bias: bias.as_ref() };
-        self.detr.decode(backend, asked, &encoded, 0..usize::MAX, &mut |_, layer| contents.push(layer.clone()))?;
-        let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref(), nobody)).collect::<Result<_>>()?;
+        let contents = self.detr.decode_each(backend, Queries { content, position: &position, bias: bias.as_ref() }, &encoded)?;
+        let layers = contents.iter().map(|x| self.detr.predict(backend, x, reference.as_ref())).collect::<Result<_>>()?;
         let memory = match &self.hint {
             Some(map) => backend.linear(&encoded.memory, map, Activation::None, None)?,
             None => encoded.memory,

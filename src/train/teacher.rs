@@ -131,21 +131,19 @@ impl Teacher {
 
     /// What it says of its own backbone's features `[rows, columns, channels]` of a picture.
     pub fn lesson(&self, features: &HostTensor) -> Result<Lesson> {
-        let nobody = &mut |_: &str, _: &_| {};
         let [rows, columns, channels] = features.shape[..] else {
             return Err(Error::Config(format!("features of shape {:?} instead of [rows, columns, channels]", features.shape)));
         };
         let features = Cpu.constant(&HostTensor::f32(&[1, rows, columns, channels], features.to_f32().into_owned()))?;
-        let encoded = self.network.encode(&Cpu, features, &PixelMask::full(rows, columns), nobody)?;
-        let mut contents = Vec::new();
+        let encoded = self.network.encode(&Cpu, features, &PixelMask::full(rows, columns))?;
         let (queries, reference) = self.network.queries();
-        self.network.decode(&Cpu, queries, &encoded, 0..usize::MAX, &mut |_, x| contents.push(x.clone()))?;
+        let contents = self.network.decode_each(&Cpu, queries, &encoded)?;
 
         let numbers = |x: &_| -> Result<Vec<f32>> { Ok(cpu::to_host(x)?.to_f32().into_owned()) };
         let like = self.config.d_model == self.student.d_model;
         let mut layers = Vec::new();
         for content in &contents {
-            let output = self.network.predict(&Cpu, content, reference, nobody)?;
+            let output = self.network.predict(&Cpu, content, reference)?;
             layers.push(Layer {
                 logits: self.logits(&numbers(&output.logits)?),
                 boxes: numbers(&output.boxes)?,
