@@ -380,16 +380,59 @@ fn a_resnet_is_trimmed_within_its_blocks_and_between_them() {
     assert!(difference(&text).is_finite(), "{text}");
 }
 
-#[test]
-fn a_whole_trimming_is_one_command() {
-    let folder = place();
-    let folder = folder.path();
+/// Labels for the pictures of a [`place`], as `labels.json`.
+fn label(folder: &Path) {
     let images: Vec<_> = (0..24).map(|i| serde_json::json!({ "id": i + 1, "file_name": format!("{i}.png"), "width": 60, "height": 60 })).collect();
     let boxes: Vec<_> =
         (0..24).map(|i| serde_json::json!({ "image_id": i + 1, "category_id": i % 3 + 1, "bbox": [5, 5, 20, 30], "iscrowd": 0 })).collect();
     let classes: Vec<_> = (1..=3).map(|id| serde_json::json!({ "id": id, "name": format!("class {id}") })).collect();
     let labels = serde_json::json!({ "images": images, "annotations": boxes, "categories": classes });
     std::fs::write(folder.join("labels.json"), labels.to_string()).unwrap();
+}
+
+#[test]
+fn a_trimming_in_rounds_is_one_command_too() {
+    let folder = place();
+    let folder = folder.path();
+    label(folder);
+    std::fs::write(folder.join("first.toml"), "[keep]\n\"*.ffn\" = 0.5\n").unwrap();
+    std::fs::write(folder.join("then.toml"), "multiple = 1\n[budget]\nparams = \"-40%\"\n").unwrap();
+    write_own(&folder.join("base.safetensors"), &network(), Storage::F32).unwrap();
+    let trim = |recipes: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.current_dir(folder).args("trim base.safetensors --images photos --labels labels.json".split(' ')).args(recipes.split(' '));
+        command.args("--views 1 --pictures 8 --out small.safetensors".split(' ')).output().unwrap()
+    };
+    done(&trim("--recipe first.toml --steps 4"));
+    assert!(folder.join("small.toml").exists());
+    // What was one round becomes the first of two.
+    let text = done(&trim("--recipe first.toml --recipe then.toml --steps 4"));
+    assert!(!text.contains("round 1 of 2, 1/4") && text.contains("round 2 of 2, 1/4 detrim prune small.work/healing/last.safetensors"), "{text}");
+    let part = |name: &str| model(&folder.join("small.work"), name);
+    let count = |model: &Checkpoint| model.weights.tensors.values().map(|tensor| tensor.len()).sum::<usize>() as f64;
+    let (whole, first, small) = (count(&model(folder, "base.safetensors")), count(&part("trimmed.safetensors")), model(folder, "small.safetensors"));
+    // The share is the whole's: of the first round's network, less is left out.
+    assert!(first > 0.62 * whole && count(&small) < 0.61 * whole && count(&small) > 0.62 * first, "{} of {first} of {whole}", count(&small));
+    assert_eq!(small.config, part("trimmed2.safetensors").config);
+    let trimmed = small.card.provenance.iter().filter(|line| line.starts_with("trimmed from")).count();
+    assert_eq!(trimmed, 2, "{:?}", small.card.provenance);
+    // Each plan goes by what it was for.
+    done(&prune(folder, "--plan small.1.toml --out again.safetensors"));
+    assert_eq!(model(folder, "again.safetensors").config, part("trimmed.safetensors").config);
+    assert!(complaint(&prune(folder, "--plan small.2.toml --out again.safetensors")).contains("this plan is for"));
+    // A finished round isn't trained on when it is what the next was trimmed from.
+    let text = done(&trim("--recipe first.toml --recipe then.toml --steps 6"));
+    assert!(!text.contains("round 1 of 2") && text.contains("6 steps of 6"), "{text}");
+    assert!(complaint(&trim("--recipe then.toml --recipe first.toml --steps 4")).contains("another recipe"));
+    let output = prune(folder, "--of base.safetensors --recipe first.toml --out x.safetensors");
+    assert!(complaint(&output).contains("--of is what a budget is counted from"), "{}", complaint(&output));
+}
+
+#[test]
+fn a_whole_trimming_is_one_command() {
+    let folder = place();
+    let folder = folder.path();
+    label(folder);
     std::fs::write(folder.join("recipe.toml"), "[keep]\n\"*.ffn\" = 0.5\n").unwrap();
     // Stored in another type than the steps' copy of it.
     write_own(&folder.join("base.safetensors"), &network(), Storage::F16).unwrap();

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
     detrim prune base.safetensors --images photos --recipe layers --out smaller.safetensors\n  \
     detrim prune base.safetensors --images photos --params -55% --macs -40% --dry-run\n  \
     detrim prune base.safetensors --images photos --latency 1.65x --profile laptop.json --out faster.safetensors\n  \
+    detrim prune smaller.safetensors --of base.safetensors --images photos --recipe combined --out smallest.safetensors\n  \
     detrim prune base.safetensors --images photos --plan smaller.toml --out again.safetensors")]
 pub struct Arguments {
     #[command(flatten)]
@@ -68,6 +69,10 @@ pub struct Arguments {
     /// A faster network by a device's profile: 1.65x, or at most 40ms a picture
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what", requires = "profile")]
     latency: Option<Limit>,
+    /// Count the budget's shares and speed-ups (-55%, 1.65x) from this model, where MODEL was made of it by an earlier round of trimming and
+    /// fine-tuning
+    #[arg(long, value_name = "WHOLE", conflicts_with = "plan")]
+    of: Option<PathBuf>,
     /// What `detrim bench --profile` measured on the device that the network is for
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
@@ -111,7 +116,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: arguments.latency };
     budget.check()?;
     let file = arguments.recipe.as_deref().map(Path::new);
-    let given: Vec<&Path> = [Some(&**path), file, arguments.plan.as_deref(), arguments.profile.as_deref()].into_iter().flatten().collect();
+    let given = [Some(&**path), file, arguments.plan.as_deref(), arguments.of.as_deref(), arguments.profile.as_deref()];
+    let given: Vec<&Path> = given.into_iter().flatten().collect();
     let beside = arguments.out.as_ref().map(|out| plan_beside(out, &given)).transpose()?;
     let checkpoint = arguments.model.open()?;
     let config = &checkpoint.config;
@@ -126,7 +132,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         method = Method { importance: origin.importance, repair: origin.repair, seed, ..method };
     }
 
-    let meter = Meter::new(config, &checkpoint.card, arguments.metered.unwrap_or(arguments.dtype).storage(), profile.as_ref())?;
+    let mut meter = Meter::new(config, &checkpoint.card, arguments.metered.unwrap_or(arguments.dtype).storage(), profile.as_ref())?;
+    let whole = arguments.of.as_deref().map(|file| model::open(file, &arguments.model.guess)).transpose()?;
+    if let Some(whole) = &whole {
+        meter = meter.counted_from(&whole.config)?;
+    }
     let recipe = match (&replay, &arguments.recipe) {
         (Some(_), _) => None,
         (None, Some(name)) => Some(open_recipe(name, profile.is_some())?),
@@ -141,6 +151,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         ..recipe
     });
     if let Some(recipe) = &recipe {
+        ensure!(whole.is_none() || !recipe.budget.is_empty(), "--of is what a budget is counted from, and this recipe has none");
         recipe.check(config, &meter, fold).with_context(|| arguments.recipe.clone().unwrap_or_else(|| budget.options()))?;
     }
 
@@ -161,7 +172,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         (plan, _) => (plan.unwrap_or_default(), f64::NAN, vec![]),
     };
     let (before, after) = (meter.costs(config)?, meter.costs(&plan.config(config))?);
-    print(&(table(&checkpoint, &plan) + &summary(&before, &after, predicted) + &tried(&trials)))?;
+    print(&(table(&checkpoint, &plan) + &summary(&before, &after)))?;
+    if let Some(file) = &arguments.of {
+        print(&format!("of {}: {}", file.display(), summary(&meter.whole(config)?, &after)))?;
+    }
+    print(&forecast(predicted, &trials))?;
     let Some((out, beside)) = arguments.out.as_ref().zip(beside).filter(|_| !arguments.dry_run) else { return Ok(()) };
 
     let mut done = carry_out(&parent, &plan, method, &bars)?;
@@ -263,7 +278,7 @@ fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
     format!("{table}\n")
 }
 
-fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
+fn summary(before: &Costs, after: &Costs) -> String {
     let less = |before: f64, after: f64| format!("{:+.1}%", 100.0 * (after / before - 1.0));
     let mut text = format!(
         "parameters {:.2} M → {:.2} M ({}), MACs {:.3} G → {:.3} G ({}), file {:.2} MB → {:.2} MB ({})\n",
@@ -280,18 +295,19 @@ fn summary(before: &Costs, after: &Costs, predicted: f64) -> String {
     if let (Some(before), Some(after)) = (before.latency, after.latency) {
         text += &format!("milliseconds by the profile {before:.1} → {after:.1} ({:.2}x)\n", before / after);
     }
-    if predicted.is_finite() {
-        text += &format!("predicted difference of the outputs: {predicted:.3} (0: none, 1: as if nothing were found)\n");
-    }
     text
 }
 
-/// What the plan was chosen among.
-fn tried(trials: &[Trial]) -> String {
-    if trials.is_empty() {
-        return String::new();
+/// What the plan is thought to cost, and what it was chosen among.
+fn forecast(predicted: f64, trials: &[Trial]) -> String {
+    let mut text = String::new();
+    if predicted.is_finite() {
+        text += &format!("predicted difference of the outputs: {predicted:.3} (0: none, 1: as if nothing were found)\n");
     }
     let trials = trials.iter().map(|Trial { layers: [encoder, decoder], difference }| format!("{encoder} + {decoder}: {difference:.3}"));
     let trials: Vec<String> = trials.collect();
-    format!("carried out on some of the pictures, the difference by encoder + decoder layers: {}\n", trials.join(", "))
+    if !trials.is_empty() {
+        text += &format!("carried out on some of the pictures, the difference by encoder + decoder layers: {}\n", trials.join(", "));
+    }
+    text
 }

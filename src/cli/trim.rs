@@ -9,10 +9,10 @@ use super::{eval, print, prune, train};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use detrim::checkpoint::{self, Guess, write_own};
-use detrim::config::Config;
 use detrim::eval::profile::Profile;
 use detrim::output::write;
 use detrim::prune::quantise::quantise;
+use detrim::prune::recipe::Recipe;
 use detrim::train::data::one_size;
 use detrim::train::network::is_anchored;
 use detrim::train::state;
@@ -23,17 +23,20 @@ use std::path::{Path, PathBuf};
 /// Trim a detector from start to finish: take out, repair, fine-tune with the whole one as the teacher, quantise, measure.
 ///
 /// What is half done lies in a folder beside the result: after Ctrl-C the same command goes on there. Every step is a command of its own,
-/// which is printed before it runs.
+/// which is printed before it runs. Several recipes are several rounds: each is repaired and fine-tuned before the next chooses, which
+/// keeps more of the accuracy where much is to go.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     detrim trim base.safetensors --images photos --labels people.json --out small.safetensors --dtype int8\n  \
-    detrim trim base.safetensors --recipe layers --images photos --labels people.json --dev dev.json --steps 3000 --out small.safetensors")]
+    detrim trim base.safetensors --recipe layers --images photos --labels people.json --dev dev.json --steps 3000 --out small.safetensors\n  \
+    detrim trim base.safetensors --recipe channels --recipe layers --recipe speed --images photos --labels people.json --out small.safetensors")]
 pub struct Arguments {
     /// The detector to trim. Where it is the state of a training run, its denoising and dense supervision take part in the fine-tuning
     model: PathBuf,
-    /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file
+    /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file. May be given several times, for as many
+    /// rounds; a budget in a later one is counted from MODEL, too
     #[arg(long, visible_alias = "preset", value_name = "NAME", default_value = "combined")]
-    recipe: String,
+    recipe: Vec<String>,
     /// What `detrim bench --profile` measured on the device that the detector is for: a recipe's limit on latency goes by it
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
@@ -49,7 +52,7 @@ pub struct Arguments {
     /// Held-out boxes in COCO's format: choose the best state, and measure the result
     #[arg(long, value_name = "JSON")]
     dev: Option<PathBuf>,
-    /// Steps of fine-tuning
+    /// Steps of fine-tuning, in each round
     #[arg(long, default_value_t = 4000)]
     steps: u64,
     /// The learning rate at its highest
@@ -76,66 +79,94 @@ pub struct Arguments {
     guess: GuessArguments,
 }
 
+/// What is taken out at once, and where what comes of it lies.
+struct Round {
+    recipe: String,
+    /// Whether a limit is a share of what the whole costs.
+    budget: bool,
+    trimmed: PathBuf,
+    healing: PathBuf,
+    /// The plan's place beside the result.
+    plan: PathBuf,
+    /// What the user is shown before the steps' numbers.
+    title: String,
+}
+
 pub fn run(arguments: Arguments) -> Result<()> {
     let Arguments { model: file, images, out, dev, .. } = &arguments;
     let work = arguments.work.clone().unwrap_or_else(|| out.with_extension("work"));
-    let (parent, trimmed, healing) = (work.join("parent.safetensors"), work.join("trimmed.safetensors"), work.join("healing"));
+    let parent = work.join("parent.safetensors");
     // Whatever is wrong with what was asked for, before anything that takes long.
-    let recipe = Path::new(&arguments.recipe);
-    let mut given = vec![&**file, recipe];
-    given.extend([&arguments.profile, dev].into_iter().flatten().chain(&arguments.labels).map(|path| &**path));
-    let beside = plan_beside(out, &given)?;
-    let heal = heal(&arguments, &work, [&trimmed, &parent, &healing]);
-    let healed: train::Arguments = heal.parse()?;
+    let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
+    let recipes = arguments.recipe.iter().map(|name| open_recipe(name, profile.is_some())).collect::<Result<Vec<_>>>()?;
+    let rounds = rounds(&arguments, &work, &recipes)?;
+    for round in &rounds {
+        heal(&arguments, &work, round, &parent, file).parse::<train::Arguments>()?;
+    }
     let whole = model::open(file, &arguments.guess)?;
     one_size(whole.config.pixels.resize)?;
     let sha256 = model::sha256(file)?;
-    begin(&arguments, &work, &trimmed, &sha256, &whole.config)?;
+    let Arguments { pictures, seed, .. } = &arguments;
+    let asked = serde_json::json!({
+        "model": sha256, "reading of the model (as by --resize)": whole.config, "recipe": recipes, "profile": profile,
+        "folder of pictures": images, "number of pictures": pictures, "seed": seed,
+    });
+    begin(&asked, &work, &rounds)?;
     // Whatever kind of file the parent is, from here on it is ours: the steps need no guesses about it.
     let bytes = checkpoint::to_bytes(&whole, checkpoint::Storage::F32)?;
     if std::fs::read(&parent).ok().as_ref() != Some(&bytes) {
         write(&parent, &bytes)?;
     }
 
-    if !trimmed.exists() {
-        let mut line = Line::new("prune");
-        line.put(&parent).option("--recipe", &arguments.recipe).option("--images", images);
-        line.option("--pictures", arguments.pictures.to_string()).option("--seed", arguments.seed.to_string());
-        if let Some(profile) = &arguments.profile {
-            line.option("--profile", profile);
+    // A round that a later one was trimmed from is over.
+    let begun = rounds.iter().rposition(|round| round.trimmed.exists()).unwrap_or(0);
+    for (i, round) in rounds.iter().enumerate().skip(begun) {
+        let before = i.checked_sub(1).map(|i| healed(&rounds[i], dev.is_some()));
+        let from = before.as_deref().unwrap_or(&parent);
+        if !round.trimmed.exists() {
+            let mut line = Line::new("prune");
+            line.put(from).option("--recipe", &round.recipe).option("--images", images);
+            line.option("--pictures", pictures.to_string()).option("--seed", seed.to_string());
+            if let Some(profile) = &arguments.profile {
+                line.option("--profile", profile);
+            }
+            if before.is_some() && round.budget {
+                line.option("--of", &parent);
+            }
+            line.option("--dtype", "f32").option("--out", &round.trimmed).show(&round.title, "1/4")?;
+            let mut prune: prune::Arguments = line.parse()?;
+            // The first round's plan is for the user's own file.
+            prune.parent_sha256 = before.is_none().then(|| sha256.clone());
+            prune.metered = Some(arguments.dtype);
+            prune::run(prune)?;
         }
-        line.option("--dtype", "f32").option("--out", &trimmed).show("1/4")?;
-        let mut prune: prune::Arguments = line.parse()?;
-        // The plan is for the user's own file.
-        prune.parent_sha256 = Some(sha256);
-        prune.metered = Some(arguments.dtype);
-        prune::run(prune)?;
+        let heal = heal(&arguments, &work, round, &parent, before.as_deref().unwrap_or(file));
+        heal.show(&round.title, "2/4")?;
+        if !train::run(heal.parse()?)? {
+            bail!("{} isn't written, since fine-tuning isn't finished: the same command goes on with it", out.display());
+        }
     }
 
-    heal.show("2/4")?;
-    if !train::run(healed)? {
-        bail!("{} isn't written, since fine-tuning isn't finished: the same command goes on with it", out.display());
-    }
-
-    // (An earlier run may have had a --dev by which it chose.)
-    let best = Some(healing.join("best.safetensors")).filter(|best| dev.is_some() && best.exists());
-    let healed = best.unwrap_or_else(|| healing.join("last.safetensors"));
+    let Some(last) = rounds.last() else { bail!("there is no --recipe") };
+    let healed = healed(last, dev.is_some());
     print(&format!("3/4 {} becomes {}\n", healed.display(), out.display()))?;
-    let card = checkpoint::open(&trimmed, &Guess::default())?.card;
+    let card = checkpoint::open(&last.trimmed, &Guess::default())?.card;
     let mut result = checkpoint::open(&healed, &Guess::default())?;
     result.card = card;
     result.card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
     if arguments.dtype == Dtype::Int8 {
         let bars = Bars::default();
-        let (inputs, _) = calibration::read(std::slice::from_ref(images), arguments.pictures, 0, arguments.seed, &result.config.pixels, &bars)?;
+        let (inputs, _) = calibration::read(std::slice::from_ref(images), *pictures, 0, *seed, &result.config.pixels, &bars)?;
         result.weights = quantise(&result.config, &result.weights, &inputs, &bars)?;
         result.card.provenance.push(rounded(&inputs));
         bars.end();
     }
-    let plan = trimmed.with_extension("toml");
-    if plan.exists() {
-        write(&beside, &std::fs::read(&plan)?)?;
+    for round in &rounds {
+        let plan = round.trimmed.with_extension("toml");
+        if plan.exists() {
+            write(&round.plan, &std::fs::read(&plan)?)?;
+        }
     }
     write_own(out, &result, arguments.dtype.storage())?;
     let Some(dev) = dev else {
@@ -143,45 +174,68 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let found = work.join("parent.json");
     let mut line = Line::new("eval");
-    line.option("--model", &parent).option("--annotations", dev).option("--images", images).option("--save", &found).show("4/4")?;
+    line.option("--model", &parent).option("--annotations", dev).option("--images", images).option("--save", &found).show("", "4/4")?;
     eval::run(line.parse()?)?;
     let mut line = Line::new("eval");
-    line.option("--model", out).option("--annotations", dev).option("--images", images).option("--against", &found).show("4/4")?;
+    line.option("--model", out).option("--annotations", dev).option("--images", images).option("--against", &found).show("", "4/4")?;
     eval::run(line.parse()?)
 }
 
+/// One round for each recipe. The only one's plan is called as the result; of several, each with its number.
+fn rounds(arguments: &Arguments, work: &Path, recipes: &[Recipe]) -> Result<Vec<Round>> {
+    let Arguments { out, .. } = arguments;
+    let mut given = vec![&*arguments.model];
+    given.extend(arguments.recipe.iter().map(Path::new));
+    given.extend([&arguments.profile, &arguments.dev].into_iter().flatten().chain(&arguments.labels).map(|path| &**path));
+    let count = recipes.len();
+    let round = |(i, recipe): (usize, &Recipe)| {
+        let number = if i == 0 { String::new() } else { (i + 1).to_string() };
+        Ok(Round {
+            recipe: arguments.recipe[i].clone(),
+            budget: !recipe.budget.is_empty(),
+            trimmed: work.join(format!("trimmed{number}.safetensors")),
+            healing: work.join(format!("healing{number}")),
+            plan: plan_beside(out, &given).map(|plan| if count == 1 { plan } else { plan.with_extension(format!("{}.toml", i + 1)) })?,
+            title: if count == 1 { String::new() } else { format!("round {} of {count}, ", i + 1) },
+        })
+    };
+    recipes.iter().enumerate().map(round).collect()
+}
+
+/// What a round's fine-tuning has made. (An earlier run may have had a --dev by which it chose.)
+fn healed(round: &Round, chosen: bool) -> PathBuf {
+    let best = Some(round.healing.join("best.safetensors")).filter(|best| chosen && best.exists());
+    best.unwrap_or_else(|| round.healing.join("last.safetensors"))
+}
+
 /// Opens the folder of what is half done, and refuses to go on there with what was begun by asking for something else.
-fn begin(arguments: &Arguments, work: &Path, trimmed: &Path, sha256: &str, config: &Config) -> Result<()> {
-    let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
-    let recipe = open_recipe(&arguments.recipe, profile.is_some())?;
-    let Arguments { images, pictures, seed, .. } = arguments;
-    let asked = serde_json::json!({
-        "model": sha256, "reading of the model (as by --resize)": config, "recipe": recipe, "profile": profile,
-        "folder of pictures": images, "number of pictures": pictures, "seed": seed,
-    });
+fn begin(asked: &Value, work: &Path, rounds: &[Round]) -> Result<()> {
     std::fs::create_dir_all(work).with_context(|| work.display().to_string())?;
     let file = work.join("asked.json");
-    if trimmed.exists() {
+    let begun = rounds.iter().filter(|round| round.trimmed.exists()).count();
+    if begun > 0 {
         let before: Value = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         for (what, is) in asked.as_object().into_iter().flatten() {
-            ensure!(
-                before.get(what) == Some(is),
-                "{}: what is half done there was begun with another {what}; give another --work, or remove it",
-                work.display()
-            );
+            // Rounds that haven't begun may be others.
+            let same = match (before.get(what), is) {
+                (Some(Value::Array(before)), Value::Array(is)) => before.get(..begun).is_some_and(|before| is.starts_with(before)),
+                (before, is) => before == Some(is),
+            };
+            ensure!(same, "{}: what is half done there was begun with another {what}; give another --work, or remove it", work.display());
         }
     }
-    write(&file, &serde_json::to_vec_pretty(&asked)?)?;
+    write(&file, &serde_json::to_vec_pretty(asked)?)?;
     Ok(())
 }
 
-/// The fine-tuning of what is trimmed, with its parent as the teacher.
-fn heal(arguments: &Arguments, work: &Path, [trimmed, parent, healing]: [&Path; 3]) -> Line {
+/// The fine-tuning of what a round trimmed, with the whole as the teacher. What the network `before` the round learnt with, where it is the
+/// state of a run, takes part.
+fn heal(arguments: &Arguments, work: &Path, Round { trimmed, healing, .. }: &Round, parent: &Path, before: &Path) -> Line {
     let mut line = Line::new("train");
     line.option("--out", healing).option("--model", trimmed).option("--teacher", parent).option("--images", &arguments.images);
     // (What isn't the state of a run is opened as another kind of model.)
-    if state::read(&arguments.model).is_ok_and(|(_, run)| is_anchored(&run.weights)) {
-        line.option("--anchors", &arguments.model);
+    if state::read(before).is_ok_and(|(_, run)| is_anchored(&run.weights)) {
+        line.option("--anchors", before);
     }
     for labels in &arguments.labels {
         line.option("--labels", labels);
@@ -213,9 +267,9 @@ impl Line {
     }
 
     /// Shows the command to the user as they would type it.
-    fn show(&self, step: &str) -> Result<()> {
+    fn show(&self, round: &str, step: &str) -> Result<()> {
         let words: Vec<_> = self.0.iter().map(|word| word.to_string_lossy()).collect();
-        print(&format!("{step} detrim {}\n", words.join(" ")))
+        print(&format!("{round}{step} detrim {}\n", words.join(" ")))
     }
 
     /// What the command is given.

@@ -25,11 +25,11 @@ pub struct Budget {
     pub latency: Option<Limit>,
 }
 
-/// A limit, absolute or measured by the parent.
+/// A limit, absolute or a share of the whole network's costs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Limit {
-    /// A share of the parent's.
+    /// Of what the whole network costs.
     Share(f64),
     Most(f64, Unit),
 }
@@ -44,9 +44,9 @@ pub enum Unit {
 }
 
 impl Limit {
-    fn of(self, parent: f64) -> f64 {
+    fn of(self, whole: f64) -> f64 {
         match self {
-            Limit::Share(share) => share * parent,
+            Limit::Share(share) => share * whole,
             Limit::Most(most, _) => most,
         }
     }
@@ -118,6 +118,8 @@ pub struct Meter<'a> {
     /// What a file has beside its tensors.
     frame: usize,
     pub profile: Option<&'a Profile>,
+    /// Of the network that shares are counted from, if not of the one that is trimmed.
+    whole: Option<Costs>,
 }
 
 impl<'a> Meter<'a> {
@@ -125,7 +127,18 @@ impl<'a> Meter<'a> {
     pub fn new(parent: &Config, card: &Card, storage: Storage, profile: Option<&'a Profile>) -> Result<Self> {
         /// What a trimming adds to the card: where the network comes from, and how it was rounded.
         const SENTENCES: usize = 1000;
-        Ok(Self { storage, frame: frame_bytes(parent, card)? + SENTENCES, profile })
+        Ok(Self { storage, frame: frame_bytes(parent, card)? + SENTENCES, profile, whole: None })
+    }
+
+    /// Counts what limits are shares of from this network: the one that was whole before the first of several rounds.
+    pub fn counted_from(mut self, whole: &Config) -> Result<Self> {
+        self.whole = Some(self.costs(whole)?);
+        Ok(self)
+    }
+
+    /// What limits are shares of, where this network is trimmed.
+    pub fn whole(&self, parent: &Config) -> Result<Costs> {
+        self.whole.map_or_else(|| self.costs(parent), Ok)
     }
 
     /// Of a network at the size of its input.
@@ -182,9 +195,10 @@ impl Budget {
         self.named().into_iter().filter_map(option).collect::<Vec<_>>().join(" ")
     }
 
-    pub fn limits(&self, parent: &Costs) -> Result<Limits> {
+    /// Shares are of what the whole network costs.
+    pub fn limits(&self, whole: &Costs) -> Result<Limits> {
         self.check()?;
-        if self.latency.is_some() && parent.latency.is_none() {
+        if self.latency.is_some() && whole.latency.is_none() {
             return Err(Error::Config("a limit on latency needs a profile of the device (see detrim bench --profile)".into()));
         }
         let all: [(_, _, Of); 4] = [
@@ -193,7 +207,7 @@ impl Budget {
             ("bytes", self.bytes, |costs| costs.bytes),
             ("milliseconds", self.latency, |costs| costs.latency.unwrap_or(0.0)),
         ];
-        Ok(Limits(all.into_iter().filter_map(|(name, limit, of)| Some((name, limit?.of(of(parent)), of))).collect()))
+        Ok(Limits(all.into_iter().filter_map(|(name, limit, of)| Some((name, limit?.of(of(whole)), of))).collect()))
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Search<'a> {
 impl<'a> Search<'a> {
     /// Kept neurons and channels are multiples of `multiple`. Fails if nothing keeps to the budget.
     pub fn new(parent: &'a Config, survey: Survey, budget: &Budget, meter: &'a Meter, multiple: usize) -> Result<Self> {
-        let limits = budget.limits(&meter.costs(parent)?)?;
+        let limits = budget.limits(&meter.whole(parent)?)?;
         let levels = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
         let search = Self { parent, survey, meter, limits, levels };
         search.refuse_impossible()?;

@@ -14,7 +14,6 @@ use detrim::train::run::{Report, Settings, State};
 use detrim::train::state;
 use detrim::train::step::Losses;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -62,19 +61,21 @@ pub fn work(
     Ok(state.step >= settings.steps)
 }
 
-/// Becomes true when somebody presses Ctrl-C; pressed when it is true, that ends the process.
-fn interruption() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    ctrlc::set_handler({
-        let stop = stop.clone();
-        move || {
-            if stop.swap(true, Ordering::Relaxed) {
+/// Becomes true when somebody presses Ctrl-C; pressed when it is true, that ends the process. A process has one handler, and all its runs
+/// share this.
+fn interruption() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static HANDLED: AtomicBool = AtomicBool::new(false);
+    if !HANDLED.swap(true, Ordering::Relaxed) {
+        ctrlc::set_handler(|| {
+            if STOP.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
             eprintln!("stopping after this step (again to stop at once, without saving)");
-        }
-    })?;
-    Ok(stop)
+        })?;
+    }
+    STOP.store(false, Ordering::Relaxed);
+    Ok(&STOP)
 }
 
 fn minutes(minutes: f64) -> Duration {
