@@ -59,7 +59,8 @@ pub struct Arguments {
     /// Begin with the state of another run, whole or compact
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backbone"])]
     state: Option<PathBuf>,
-    /// Boxes in COCO's format; of several files an earlier one decides for the classes it lists
+    /// Boxes in COCO's format; of several files an earlier one decides for the classes it lists. A list of detections, as detrim eval --save
+    /// writes it, is of the pictures and categories of the file before it
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
     /// Folder that the labels' file names are in

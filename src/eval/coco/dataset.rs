@@ -4,6 +4,8 @@ use crate::config::Label;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 /// Pictures with their true boxes.
@@ -67,7 +69,7 @@ impl Annotation {
 }
 
 #[derive(Deserialize)]
-struct File {
+struct Whole {
     images: Vec<Image>,
     annotations: Vec<Annotation>,
     categories: Vec<Category>,
@@ -76,7 +78,7 @@ struct File {
 impl Dataset {
     /// Reads an annotation file. Boxes that can't be used are left out and named in `problems`.
     pub fn open(path: &Path) -> Result<Self> {
-        let File { mut images, annotations, mut categories } = read_json(path, "COCO annotations (images, annotations, categories)")?;
+        let Whole { mut images, annotations, mut categories } = read_json(path, "COCO annotations (images, annotations, categories)")?;
         images.sort_by_key(|image| image.id);
         categories.sort_by_key(|category| category.id);
         let image_ids: HashSet<u64> = images.iter().map(|image| image.id).collect();
@@ -158,6 +160,18 @@ impl Dataset {
         numbered.filter_map(|(i, found)| Some(format!("detection {}: {}", i + 1, problem(found)?))).collect()
     }
 
+    /// Its pictures and categories with detected boxes in the place of the true ones. Strays are left out and named in `problems`.
+    pub fn detected(&self, detections: &[Scored]) -> Self {
+        let (images, categories) = (self.image_index(), self.category_index());
+        let here = |found: &&Scored| images.contains_key(&found.image_id) && categories.contains_key(&found.category_id);
+        let annotation = |&Scored { image_id, category_id, bbox, score }: &Scored| {
+            let (area, iscrowd, score) = (None, 0, Some(score));
+            Annotation { image_id, category_id, bbox, area, iscrowd, score }
+        };
+        let annotations = detections.iter().filter(here).map(annotation).collect();
+        Self { images: self.images.clone(), categories: self.categories.clone(), annotations, problems: self.strays(detections) }
+    }
+
     /// The index in `images` of each id.
     pub fn image_index(&self) -> HashMap<u64, usize> {
         self.images.iter().enumerate().map(|(i, image)| (image.id, i)).collect()
@@ -167,6 +181,14 @@ impl Dataset {
     pub fn category_index(&self) -> HashMap<u64, usize> {
         self.categories.iter().enumerate().map(|(i, category)| (category.id, i)).collect()
     }
+}
+
+/// Whether a file is a list, as result files are.
+pub fn is_list(path: &Path) -> Result<bool> {
+    let fail = |source| Error::Io { file: path.display().to_string(), source };
+    let bytes = BufReader::new(File::open(path).map_err(fail)?).bytes();
+    let first = bytes.into_iter().find(|byte| !byte.as_ref().is_ok_and(u8::is_ascii_whitespace)).transpose().map_err(fail)?;
+    Ok(first == Some(b'['))
 }
 
 /// Reads a result file: a list of scored boxes.

@@ -1,11 +1,12 @@
 //! Labels from several files, each of which may know other classes: a picture's boxes, and which classes it is fully labelled with.
 //!
 //! People's labels of a few classes and a teacher's labels of all go together: for each picture the files are asked in order, and
-//! a file speaks only of the classes that no earlier file with this picture has declared in its `categories`.
+//! a file speaks only of the classes that no earlier file with this picture has declared in its `categories`. A list of detections, as
+//! `detrim eval --save` and others write them, speaks of the pictures and categories of the file before it.
 
 use crate::config::Label;
 use crate::error::{Error, Result};
-use crate::eval::coco::dataset::{Annotation, Dataset, Image};
+use crate::eval::coco::dataset::{Annotation, Category, Dataset, Image, is_list, read_detections};
 use crate::train::Target;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::{HashMap, HashSet};
@@ -59,6 +60,9 @@ impl fmt::Display for Counts {
     }
 }
 
+/// Of a list of detections, boxes with a lower score are left out: a detector gives a hundred for each picture, most of them of nothing.
+const LEAST_SCORE: f64 = 0.1;
+
 /// The longest side that a picture may be said to have.
 const LONGEST: f64 = 1e6;
 
@@ -68,7 +72,8 @@ impl Pictures {
     ///
     /// What can't be used is left out and named in `problems`. It is an error if none of the pictures is there.
     pub fn open(files: &[PathBuf], images: &Path, labels: &[Label]) -> Result<Self> {
-        let mut reader = Reader { images, labels, found: BTreeMap::new(), counts: Counts::default(), problems: Vec::new(), by_id: Vec::new() };
+        let mut reader =
+            Reader { images, labels, before: None, found: BTreeMap::new(), counts: Counts::default(), problems: Vec::new(), by_id: Vec::new() };
         for file in files {
             reader.read(file)?;
         }
@@ -79,6 +84,8 @@ impl Pictures {
 struct Reader<'a> {
     images: &'a Path,
     labels: &'a [Label],
+    /// Pictures and categories of the file before.
+    before: Option<Dataset>,
     /// By file name.
     found: BTreeMap<String, Found>,
     counts: Counts,
@@ -98,7 +105,7 @@ struct Found {
 impl Reader<'_> {
     fn read(&mut self, file: &Path) -> Result<()> {
         let in_file = |problem: String| format!("{}: {problem}", file.display());
-        let dataset = Dataset::open(file)?;
+        let dataset = if is_list(file)? { self.detected(file)? } else { Dataset::open(file)? };
         self.problems.extend(dataset.problems.iter().cloned().map(in_file));
         let categories = match dataset.annotations.is_empty() {
             true => vec![None; self.labels.len()],
@@ -151,7 +158,23 @@ impl Reader<'_> {
                 classes.values().for_each(|&class| found.known[class] = true);
             }
         }
+        self.before = Some(Dataset { annotations: Vec::new(), problems: Vec::new(), ..dataset });
         Ok(())
+    }
+
+    /// A list of detections.
+    fn detected(&self, file: &Path) -> Result<Dataset> {
+        let Some(before) = &self.before else {
+            let problem = "a list of detections doesn't name its pictures: give the label file that they were detected by before it".into();
+            return Err(Error::Dataset { file: file.display().to_string(), problem });
+        };
+        let mut dataset = before.clone();
+        if dataset.categories.is_empty() {
+            dataset.categories = self.labels.iter().map(|label| Category { id: label.id.into(), name: label.name.clone() }).collect();
+        }
+        let mut detected = dataset.detected(&read_detections(file)?);
+        detected.annotations.retain(|annotation| annotation.score >= Some(LEAST_SCORE));
+        Ok(detected)
     }
 
     /// Makes sure that a picture is among those found.
@@ -289,6 +312,29 @@ mod tests {
         let swapped = open(&[teacher, people]).unwrap();
         assert_eq!(swapped.counts, Counts { pictures: 3, by_people: 0, by_teacher: 4, ignored: 0 });
         assert!(pictures.list.iter().map(|p| &p.file_name).eq(swapped.list.iter().map(|p| &p.file_name)));
+    }
+
+    #[test]
+    fn a_list_of_detections_is_of_the_file_before_it() {
+        let list = json!({ "images": [image(1, "a"), image(2, "b")], "categories": [], "annotations": [] });
+        let found = json!([scored(1, 18, LEFT, 0.5), scored(2, 1, WHOLE, 0.05), scored(7, 18, WHOLE, 0.9)]);
+        let pictures = open(&[list.clone(), found.clone()]).unwrap();
+        assert_eq!(pictures.list[0].targets, [Target { class: 1, bounds: [0.25, 0.5, 0.5, 1.0], weight: 0.5 }]);
+        // Where nothing was detected, there is nothing.
+        assert!(pictures.list[1].targets.is_empty() && pictures.list.iter().all(|p| *p.known == [true; 3]));
+        assert_eq!(pictures.counts, Counts { pictures: 2, by_people: 0, by_teacher: 1, ignored: 0 });
+        assert!(
+            pictures.problems.len() == 1 && pictures.problems[0].contains("1.json: detection 3: there is no picture 7"),
+            "{:?}",
+            pictures.problems
+        );
+        // People's dogs go before those of a detector, which knows what these are called there.
+        let people = json!({ "images": [image(1, "a")], "categories": categories(&[(7, "dog"), (8, "chair")]), "annotations": [mark(1, 7, WHOLE)] });
+        let pictures = open(&[people, json!([scored(1, 7, LEFT, 0.5)])]).unwrap();
+        assert_eq!(pictures.counts, Counts { pictures: 1, by_people: 1, by_teacher: 0, ignored: 0 });
+        let error = open(&[found]).unwrap_err().to_string();
+        assert!(error.contains("0.json") && error.contains("before it"), "{error}");
+        assert!(open(&[list, json!([{ "image_id": 1 }])]).unwrap_err().to_string().contains("COCO detections"));
     }
 
     #[test]
