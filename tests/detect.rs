@@ -103,6 +103,23 @@ fn the_gpu_finds_what_pytorch_finds() {
     assert!(info.dispatches > 0 && info.weights_bytes > 0 && info.activation_bytes > Some(0), "{info:?}");
 }
 
+/// What a visitor sees first: with its own threshold, each of the page's models finds the main thing in the samples that have one it knows well.
+#[test]
+fn every_embedded_model_finds_what_the_samples_show() {
+    let index: Value = serde_json::from_slice(&std::fs::read(in_repository("models/index.json")).unwrap()).unwrap();
+    let files: Vec<&str> = index.as_array().unwrap().iter().map(|entry| entry["file"].as_str().unwrap()).collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let model = checkpoint::open(&in_repository("models").join(file), &Guess::default()).unwrap();
+        let threshold = model.threshold();
+        let mut detector = block_on(Detector::load(&model, Device::Cpu)).unwrap();
+        for (name, thing) in [("chelsea.png", "cat"), ("astronaut.png", "person"), ("motorcycle_left.png", "motorcycle")] {
+            let found = block_on(detector.detect(&image::open(&sample(name)).unwrap(), threshold)).unwrap().detections;
+            assert_eq!(found.first().map(|best| &*best.label), Some(thing), "{file}, {name}: {found:?}");
+        }
+    }
+}
+
 #[test]
 fn broken_weights_are_an_error_not_an_empty_picture() {
     let mut checkpoint = model();
