@@ -2,7 +2,7 @@
 
 use super::difference::Answer;
 use super::gram::{Gram, Sampling, rows};
-use super::inputs::{Inputs, lanes};
+use super::inputs::{Inputs, each_lane};
 use super::keep::numbers;
 use crate::config::Config;
 use crate::cpu::Cpu;
@@ -91,38 +91,36 @@ pub fn calibrate(
         maps.iter().map(gram).collect()
     };
     let start = || Ok(Gather { grams: empty()?, relevance, picture: 0 });
-    let found = observed(config, weights, inputs, start, |gather, picture| gather.picture = picture, done)?;
-    let mut sums = empty()?;
-    for gather in found {
-        for (name, gram) in gather.grams {
-            if let Some(sum) = sums.get_mut(&name) {
-                sum.merge(&gram);
-            }
-        }
-    }
-    Ok(sums)
+    let mut sums: Option<Grams> = None;
+    let take = |Gather { grams, .. }: Gather| match &mut sums {
+        None => sums = Some(grams),
+        Some(sums) => sums.values_mut().zip(grams.values()).for_each(|(sum, gram)| sum.merge(gram)),
+    };
+    observed(config, weights, inputs, start, |gather, picture| gather.picture = picture, take, done)?;
+    sums.map_or_else(empty, Ok)
 }
 
-/// One pass over the pictures with observers, which `start` makes and which are told before each picture which one it is; what they have
-/// gathered, in the order of the lanes. `done` is called after each picture.
+/// One pass over the pictures with observers, which `start` makes and which are told before each picture which one it is. `take` is given
+/// each in the end, always in the same order. `done` is called after each picture.
 pub fn observed<O: Observe<Tensor> + Send>(
     config: &Config,
     weights: &Weights,
     inputs: &Inputs,
     start: impl Fn() -> Result<O> + Sync,
     tell: impl Fn(&mut O, usize) + Sync,
+    mut take: impl FnMut(O) + Send,
     done: &(dyn Fn() + Sync),
-) -> Result<Vec<O>> {
+) -> Result<()> {
     let start = || {
         let watch = Watch::new(Cpu, start()?);
         let detr = Detr::load(&watch, config, weights)?;
         Ok((watch, detr))
     };
-    let found = lanes(inputs.len(), start, |(watch, detr), index| {
+    let work = |(watch, detr): &mut (Watch<Cpu, O>, Detr<_>), index| {
         watch.with_observer(|observer| tell(observer, index));
         inputs.run(watch, detr, index)?;
         done();
         Ok(())
-    })?;
-    Ok(found.into_iter().map(|(watch, _)| watch.into_observer()).collect())
+    };
+    each_lane(inputs.len(), start, work, |(watch, _)| take(watch.into_observer()))
 }

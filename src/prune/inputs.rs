@@ -13,6 +13,7 @@ use crate::model::{Detr, Encoded, Output, PixelMask, Queries, Tokens};
 use crate::share;
 use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -240,21 +241,36 @@ fn fit(picture: &Picture, pixels: &Pixels) -> Result<Picture> {
 
 /// Calls `work` with every index below `count`, and gives back what the lanes have gathered.
 pub fn lanes<S: Send>(count: usize, start: impl Fn() -> Result<S> + Sync, work: impl Fn(&mut S, usize) -> Result<()> + Sync) -> Result<Vec<S>> {
+    let mut all = Vec::new();
+    each_lane(count, start, work, |state| all.push(state))?;
+    Ok(all)
+}
+
+/// Calls `work` with every index below `count`, and `take` with what each lane has gathered, in the order of the lanes but as soon as it can
+/// be: what is summed up may be large, and so no more of it is held than there are cores.
+pub fn each_lane<S: Send>(
+    count: usize,
+    start: impl Fn() -> Result<S> + Sync,
+    work: impl Fn(&mut S, usize) -> Result<()> + Sync,
+    take: impl FnMut(S) + Send,
+) -> Result<()> {
     let lanes = LANES.min(count);
-    let all = Mutex::new(Vec::new());
+    let ended = Mutex::new((BTreeMap::new(), 0, take));
     share::each(
         lanes,
         || Ok(()),
         |(), lane| {
             let mut state = start()?;
             (lane..count).step_by(lanes).try_for_each(|index| work(&mut state, index))?;
-            lock(&all).push((lane, state));
+            let (waiting, next, take) = &mut *lock(&ended);
+            waiting.insert(lane, state);
+            while let Some(state) = waiting.remove(next) {
+                *next += 1;
+                take(state);
+            }
             Ok(())
         },
-    )?;
-    let mut all = all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    all.sort_by_key(|(lane, _)| *lane);
-    Ok(all.into_iter().map(|(_, state)| state).collect())
+    )
 }
 
 /// What `work` makes of every index below `count`, in their order.

@@ -163,13 +163,9 @@ fn calibrate_taps(
         maps.iter().map(grams).collect()
     };
     let start = || Ok(Taps { grams: empty()?, picture: 0 });
-    let found = observed(config, weights, inputs, start, |taps, picture| taps.picture = picture, done)?;
     let mut sums = empty()?;
-    for taps in found {
-        for (sum, part) in sums.values_mut().flatten().zip(taps.grams.values().flatten()) {
-            sum.merge(part);
-        }
-    }
+    let take = |taps: Taps| sums.values_mut().flatten().zip(taps.grams.values().flatten()).for_each(|(sum, part)| sum.merge(part));
+    observed(config, weights, inputs, start, |taps, picture| taps.picture = picture, take, done)?;
     Ok(sums)
 }
 
