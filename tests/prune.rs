@@ -1,7 +1,10 @@
 //! `detrim prune` as a user runs it, on a network and pictures made here.
 
+use detrim::HostTensor;
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, write_own};
 use detrim::config::*;
+use detrim::detector::Device;
+use detrim::forward::{Case, Difference, Runner, compare};
 use detrim::prune::plan::{Keep, Plan};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -355,7 +358,7 @@ fn a_folded_network_is_trimmed_again() {
     assert!(model(folder, "z.safetensors").config.decoder[0].self_attention.is_none(), "{text}");
 }
 
-/// A trimmed ResNet runs as any network does.
+/// A trimmed ResNet runs as any network does, on both backends.
 #[test]
 fn a_resnet_is_trimmed_within_its_blocks_and_between_them() {
     let folder = place();
@@ -378,6 +381,13 @@ fn a_resnet_is_trimmed_within_its_blocks_and_between_them() {
     assert_eq!((net.stem, net.stages[0].channels, net.stages[1].channels), (6, 12, 16));
     assert!(net.stages.iter().flat_map(|stage| &stage.blocks).all(|block| block.inner == [6, 6]));
     assert!(difference(&text).is_finite(), "{text}");
+
+    let trimmed = model(folder, "x.safetensors");
+    let pixels = (0..2 * 70 * 90 * 3).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let case = Case { pixels: HostTensor::f32(&[2, 70, 90, 3], pixels), mask: None, expected: vec![] };
+    let stages = |device| pollster::block_on(async { Runner::load(&trimmed, device).await?.run(&case).await }).unwrap();
+    let differences = compare(&stages(Device::Gpu), &stages(Device::Cpu)).unwrap();
+    assert!(differences.len() > 5 && differences.iter().all(Difference::fits), "{differences:?}");
 }
 
 /// Labels for the pictures of a [`place`], as `labels.json`.
