@@ -163,7 +163,7 @@ impl Inputs {
 
     /// What a network says of one picture.
     pub fn run<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize) -> Result<Output<Tensor>> {
-        match self.walk(backend, detr, index, Point::Decoder(usize::MAX))? {
+        match walk((&self.items[index], self.point), backend, detr, Point::Decoder(usize::MAX))? {
             Inside::Queries(content, encoded) => {
                 drop(encoded);
                 detr.detections(backend, &content)
@@ -172,59 +172,74 @@ impl Inputs {
         }
     }
 
-    /// One picture on its way, as far as a point that isn't before where it is.
-    fn walk<B: Backend<Tensor = Tensor>>(&self, backend: &B, detr: &Detr<B>, index: usize, to: Point) -> Result<Inside> {
-        let block = if let Point::Block(block) = to { block } else { usize::MAX };
-        let mut inside = match (&*self.items[index], self.point) {
-            (Item::Picture(picture, pixels, _), _) => {
-                Inside::Map(detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, block)?)
-            }
-            (Item::Map(map), Point::Block(from)) => Inside::Map(detr.blocks(backend, backend.constant(map)?, from..block)?),
-            (Item::Map(map), _) => Inside::Map(backend.constant(map)?),
-            (Item::Tokens(memory, position), _) => {
-                Inside::Tokens(Tokens { memory: backend.constant(memory)?, position: backend.constant(position)?, bias: None })
-            }
-            (Item::Queries(content, memory, placed), _) => {
-                let encoded = Encoded { memory: backend.constant(memory)?, placed: backend.constant(placed)?, bias: None };
-                Inside::Queries(backend.constant(content)?, encoded)
-            }
-        };
-        if let (Inside::Map(features), true) = (&inside, to >= Point::Encoder(0)) {
-            let mask = PixelMask::full(features.dim(1)?, features.dim(2)?);
-            inside = Inside::Tokens(detr.tokens(backend, features.clone(), &mask)?);
-        }
-        if let Inside::Tokens(tokens) = inside {
-            let from = if let Point::Encoder(layer) = self.point { layer } else { 0 };
-            let end = if let Point::Encoder(layer) = to { layer } else { usize::MAX };
-            let tokens = detr.encoder_layers(backend, tokens, from..end)?;
-            inside = match to {
-                Point::Decoder(_) => Inside::Queries(detr.contents(backend, 1)?, tokens.encoded(backend)?),
-                _ => Inside::Tokens(tokens),
-            };
-        }
-        if let (Inside::Queries(content, encoded), Point::Decoder(end)) = (&mut inside, to) {
-            let from = if let Point::Decoder(layer) = self.point { layer } else { 0 };
-            let (own, _) = detr.queries();
-            *content = detr.decode(backend, Queries { content: content.clone(), ..own }, encoded, from..end)?;
-        }
-        Ok(inside)
-    }
-
     /// All pictures at a point of this network that isn't before where they are.
     pub fn at(&self, config: &Config, weights: &Weights, point: Point) -> Result<Inputs> {
         if point == self.point {
             return Ok(self.first(self.len()));
         }
         let detr = Detr::load(&Cpu, config, weights)?;
-        let items = in_order(self.len(), |index| {
-            Ok(Arc::new(match self.walk(&Cpu, &detr, index, point)? {
-                Inside::Map(map) => Item::Map(kept(&map)?),
-                Inside::Tokens(tokens) => Item::Tokens(kept(&tokens.memory)?, kept(&tokens.position)?),
-                Inside::Queries(content, encoded) => Item::Queries(kept(&content)?, kept(&encoded.memory)?, kept(&encoded.placed)?),
-            }))
-        })?;
+        let items = in_order(self.len(), |index| further((&self.items[index], self.point), &detr, point))?;
         Ok(Self { point, items, hash: self.hash.clone() })
     }
+
+    /// As [`Inputs::at`], but what is held of each picture is given up as soon as the picture has been taken further.
+    pub fn moved(self, config: &Config, weights: &Weights, point: Point) -> Result<Inputs> {
+        if point == self.point {
+            return Ok(self);
+        }
+        let detr = Detr::load(&Cpu, config, weights)?;
+        let items: Vec<Mutex<Option<Arc<Item>>>> = self.items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+        let gone = || Error::Config("a picture was taken further twice".into());
+        let items = in_order(items.len(), |index| further((&*lock(&items[index]).take().ok_or_else(gone)?, self.point), &detr, point))?;
+        Ok(Self { point, items, hash: self.hash })
+    }
+}
+
+/// One picture on its way, as far as a point that isn't before where it is.
+fn walk<B: Backend<Tensor = Tensor>>((item, from): (&Item, Point), backend: &B, detr: &Detr<B>, to: Point) -> Result<Inside> {
+    let block = if let Point::Block(block) = to { block } else { usize::MAX };
+    let mut inside = match (item, from) {
+        (Item::Picture(picture, pixels, _), _) => {
+            Inside::Map(detr.features_before(backend, &backend.constant(&prepare(picture, pixels)?)?, block)?)
+        }
+        (Item::Map(map), Point::Block(from)) => Inside::Map(detr.blocks(backend, backend.constant(map)?, from..block)?),
+        (Item::Map(map), _) => Inside::Map(backend.constant(map)?),
+        (Item::Tokens(memory, position), _) => {
+            Inside::Tokens(Tokens { memory: backend.constant(memory)?, position: backend.constant(position)?, bias: None })
+        }
+        (Item::Queries(content, memory, placed), _) => {
+            let encoded = Encoded { memory: backend.constant(memory)?, placed: backend.constant(placed)?, bias: None };
+            Inside::Queries(backend.constant(content)?, encoded)
+        }
+    };
+    if let (Inside::Map(features), true) = (&inside, to >= Point::Encoder(0)) {
+        let mask = PixelMask::full(features.dim(1)?, features.dim(2)?);
+        inside = Inside::Tokens(detr.tokens(backend, features.clone(), &mask)?);
+    }
+    if let Inside::Tokens(tokens) = inside {
+        let first = if let Point::Encoder(layer) = from { layer } else { 0 };
+        let end = if let Point::Encoder(layer) = to { layer } else { usize::MAX };
+        let tokens = detr.encoder_layers(backend, tokens, first..end)?;
+        inside = match to {
+            Point::Decoder(_) => Inside::Queries(detr.contents(backend, 1)?, tokens.encoded(backend)?),
+            _ => Inside::Tokens(tokens),
+        };
+    }
+    if let (Inside::Queries(content, encoded), Point::Decoder(end)) = (&mut inside, to) {
+        let first = if let Point::Decoder(layer) = from { layer } else { 0 };
+        let (own, _) = detr.queries();
+        *content = detr.decode(backend, Queries { content: content.clone(), ..own }, encoded, first..end)?;
+    }
+    Ok(inside)
+}
+
+/// One picture taken further, to be kept there.
+fn further(from: (&Item, Point), detr: &Detr<Cpu>, to: Point) -> Result<Arc<Item>> {
+    Ok(Arc::new(match walk(from, &Cpu, detr, to)? {
+        Inside::Map(map) => Item::Map(kept(&map)?),
+        Inside::Tokens(tokens) => Item::Tokens(kept(&tokens.memory)?, kept(&tokens.position)?),
+        Inside::Queries(content, encoded) => Item::Queries(kept(&content)?, kept(&encoded.memory)?, kept(&encoded.placed)?),
+    }))
 }
 
 /// On the host. Half precision halves the memory; statistics don't notice.

@@ -128,10 +128,10 @@ fn repair_in_order(
         } else if theirs.len() < parent.inputs.len() {
             (theirs, ours) = (all(), all());
         }
-        theirs = theirs.at(parent.config, parent.weights, *from)?;
+        theirs = theirs.moved(parent.config, parent.weights, *from)?;
         // As far as the first cut the two are one network; where that is in the backbone, its stem may be cut, too.
         let same = i == 0 && from == to && *from >= Point::features(parent.config);
-        ours = if same { theirs.first(theirs.len()) } else { ours.at(&trimmed.config, &trimmed.weights, *to)? };
+        ours = if same { theirs.first(theirs.len()) } else { ours.moved(&trimmed.config, &trimmed.weights, *to)? };
         resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, maps, progress)?;
     }
     Ok(())
