@@ -100,9 +100,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
     let recipes = arguments.recipe.iter().map(|name| open_recipe(name, profile.is_some())).collect::<Result<Vec<_>>>()?;
     let rounds = rounds(&arguments, &work, &recipes)?;
-    for round in &rounds {
-        heal(&arguments, &work, round, &parent, file).parse::<train::Arguments>()?;
-    }
+    let Some(last) = rounds.last() else { bail!("there is no --recipe") };
+    // (Rounds differ in their folders alone.)
+    heal(&arguments, &work, last, &parent).parse::<train::Arguments>()?;
     let whole = model::open(file, &arguments.guess)?;
     one_size(whole.config.pixels.resize)?;
     let sha256 = model::sha256(file)?;
@@ -133,21 +133,25 @@ pub fn run(arguments: Arguments) -> Result<()> {
             if before.is_some() && round.budget {
                 line.option("--of", &parent);
             }
-            line.option("--dtype", "f32").option("--out", &round.trimmed).show(&round.title, "1/4")?;
+            line.option("--dtype", "f32").option("--out", &round.trimmed).show(&format!("{}1/4", round.title))?;
             let mut prune: prune::Arguments = line.parse()?;
             // The first round's plan is for the user's own file.
             prune.parent_sha256 = before.is_none().then(|| sha256.clone());
             prune.metered = Some(arguments.dtype);
             prune::run(prune)?;
         }
-        let heal = heal(&arguments, &work, round, &parent, before.as_deref().unwrap_or(file));
-        heal.show(&round.title, "2/4")?;
+        let mut heal = heal(&arguments, &work, round, &parent);
+        // What the network before learnt with takes part. (What isn't the state of a run is opened as another kind of model.)
+        let before = before.as_deref().unwrap_or(file);
+        if state::read(before).is_ok_and(|(_, run)| is_anchored(&run.weights)) {
+            heal.option("--anchors", before);
+        }
+        heal.show(&format!("{}2/4", round.title))?;
         if !train::run(heal.parse()?)? {
             bail!("{} isn't written, since fine-tuning isn't finished: the same command goes on with it", out.display());
         }
     }
 
-    let Some(last) = rounds.last() else { bail!("there is no --recipe") };
     let healed = healed(last, dev.is_some());
     print(&format!("3/4 {} becomes {}\n", healed.display(), out.display()))?;
     let card = checkpoint::open(&last.trimmed, &Guess::default())?.card;
@@ -174,10 +178,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let found = work.join("parent.json");
     let mut line = Line::new("eval");
-    line.option("--model", &parent).option("--annotations", dev).option("--images", images).option("--save", &found).show("", "4/4")?;
+    line.option("--model", &parent).option("--annotations", dev).option("--images", images).option("--save", &found).show("4/4")?;
     eval::run(line.parse()?)?;
     let mut line = Line::new("eval");
-    line.option("--model", out).option("--annotations", dev).option("--images", images).option("--against", &found).show("", "4/4")?;
+    line.option("--model", out).option("--annotations", dev).option("--images", images).option("--against", &found).show("4/4")?;
     eval::run(line.parse()?)
 }
 
@@ -187,7 +191,7 @@ fn rounds(arguments: &Arguments, work: &Path, recipes: &[Recipe]) -> Result<Vec<
     let mut given = vec![&*arguments.model];
     given.extend(arguments.recipe.iter().map(Path::new));
     given.extend([&arguments.profile, &arguments.dev].into_iter().flatten().chain(&arguments.labels).map(|path| &**path));
-    let count = recipes.len();
+    let (count, plan) = (recipes.len(), plan_beside(out, &given)?);
     let round = |(i, recipe): (usize, &Recipe)| {
         let number = if i == 0 { String::new() } else { (i + 1).to_string() };
         Ok(Round {
@@ -195,7 +199,7 @@ fn rounds(arguments: &Arguments, work: &Path, recipes: &[Recipe]) -> Result<Vec<
             budget: !recipe.budget.is_empty(),
             trimmed: work.join(format!("trimmed{number}.safetensors")),
             healing: work.join(format!("healing{number}")),
-            plan: plan_beside(out, &given).map(|plan| if count == 1 { plan } else { plan.with_extension(format!("{}.toml", i + 1)) })?,
+            plan: if count == 1 { plan.clone() } else { plan_beside(&plan.with_extension(format!("{}.safetensors", i + 1)), &given)? },
             title: if count == 1 { String::new() } else { format!("round {} of {count}, ", i + 1) },
         })
     };
@@ -228,15 +232,10 @@ fn begin(asked: &Value, work: &Path, rounds: &[Round]) -> Result<()> {
     Ok(())
 }
 
-/// The fine-tuning of what a round trimmed, with the whole as the teacher. What the network `before` the round learnt with, where it is the
-/// state of a run, takes part.
-fn heal(arguments: &Arguments, work: &Path, Round { trimmed, healing, .. }: &Round, parent: &Path, before: &Path) -> Line {
+/// The fine-tuning of what a round trimmed, with the whole as the teacher.
+fn heal(arguments: &Arguments, work: &Path, Round { trimmed, healing, .. }: &Round, parent: &Path) -> Line {
     let mut line = Line::new("train");
     line.option("--out", healing).option("--model", trimmed).option("--teacher", parent).option("--images", &arguments.images);
-    // (What isn't the state of a run is opened as another kind of model.)
-    if state::read(before).is_ok_and(|(_, run)| is_anchored(&run.weights)) {
-        line.option("--anchors", before);
-    }
     for labels in &arguments.labels {
         line.option("--labels", labels);
     }
@@ -267,9 +266,9 @@ impl Line {
     }
 
     /// Shows the command to the user as they would type it.
-    fn show(&self, round: &str, step: &str) -> Result<()> {
+    fn show(&self, step: &str) -> Result<()> {
         let words: Vec<_> = self.0.iter().map(|word| word.to_string_lossy()).collect();
-        print(&format!("{round}{step} detrim {}\n", words.join(" ")))
+        print(&format!("{step} detrim {}\n", words.join(" ")))
     }
 
     /// What the command is given.

@@ -25,14 +25,16 @@ use candle_core::Tensor;
 pub type Stages = Vec<(String, HostTensor)>;
 
 /// A network that is ready to run cases.
-pub enum Runner {
+pub struct Runner(On);
+
+enum On {
     Cpu(Watch<Cpu, Kept>, Box<Detr<Watch<Cpu, Kept>>>),
     Gpu(Box<GpuDetr>),
 }
 
 /// Keeps every stage.
 #[derive(Default)]
-pub struct Kept(Stages);
+struct Kept(Stages);
 
 impl Observe<Tensor> for Kept {
     fn stage(&mut self, name: &str, x: &Tensor) -> Result<()> {
@@ -43,26 +45,26 @@ impl Observe<Tensor> for Kept {
 
 impl Runner {
     pub async fn load(Checkpoint { config, weights, .. }: &Checkpoint, device: Device) -> Result<Self> {
-        Ok(match device {
+        Ok(Self(match device {
             Device::Cpu => {
                 let watch = Watch::new(Cpu, Kept::default());
                 let detr = Detr::load(&watch, config, weights)?;
-                Self::Cpu(watch, Box::new(detr))
+                On::Cpu(watch, Box::new(detr))
             }
-            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(config, weights).await?)),
-        })
+            Device::Gpu => On::Gpu(Box::new(GpuDetr::new(config, weights).await?)),
+        }))
     }
 
     /// Every stage of the network on a case's pixels.
     pub async fn run(&mut self, case: &Case) -> Result<Stages> {
-        let stages = match self {
-            Self::Cpu(watch, detr) => {
+        let stages = match &mut self.0 {
+            On::Cpu(watch, detr) => {
                 let run = detr.forward(watch, &watch.constant(&case.pixels)?, case.mask.as_ref());
                 let Kept(stages) = watch.with_observer(std::mem::take);
                 run?;
                 stages
             }
-            Self::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
+            On::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
         };
         let batch = case.pixels.shape[0];
         Ok(stages.into_iter().map(|(name, tensor)| (name, in_pytorch_layout(tensor, batch))).collect())
@@ -70,9 +72,9 @@ impl Runner {
 
     /// What the GPU did, if this is one.
     pub fn gpu_info(&self) -> Option<GpuInfo> {
-        match self {
-            Self::Cpu(..) => None,
-            Self::Gpu(detr) => Some(detr.info()),
+        match &self.0 {
+            On::Cpu(..) => None,
+            On::Gpu(detr) => Some(detr.info()),
         }
     }
 }

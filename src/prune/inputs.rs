@@ -174,12 +174,7 @@ impl Inputs {
 
     /// All pictures at a point of this network that isn't before where they are.
     pub fn at(&self, config: &Config, weights: &Weights, point: Point) -> Result<Inputs> {
-        if point == self.point {
-            return Ok(self.first(self.len()));
-        }
-        let detr = Detr::load(&Cpu, config, weights)?;
-        let items = in_order(self.len(), |index| further((&self.items[index], self.point), &detr, point))?;
-        Ok(Self { point, items, hash: self.hash.clone() })
+        self.first(self.len()).moved(config, weights, point)
     }
 
     /// As [`Inputs::at`], but what is held of each picture is given up as soon as the picture has been taken further.
@@ -190,7 +185,14 @@ impl Inputs {
         let detr = Detr::load(&Cpu, config, weights)?;
         let items: Vec<Mutex<Option<Arc<Item>>>> = self.items.into_iter().map(|item| Mutex::new(Some(item))).collect();
         let gone = || Error::Config("a picture was taken further twice".into());
-        let items = in_order(items.len(), |index| further((&*lock(&items[index]).take().ok_or_else(gone)?, self.point), &detr, point))?;
+        let items = in_order(items.len(), |index| {
+            let item = lock(&items[index]).take().ok_or_else(gone)?;
+            Ok(Arc::new(match walk((&*item, self.point), &Cpu, &detr, point)? {
+                Inside::Map(map) => Item::Map(kept(&map)?),
+                Inside::Tokens(tokens) => Item::Tokens(kept(&tokens.memory)?, kept(&tokens.position)?),
+                Inside::Queries(content, encoded) => Item::Queries(kept(&content)?, kept(&encoded.memory)?, kept(&encoded.placed)?),
+            }))
+        })?;
         Ok(Self { point, items, hash: self.hash })
     }
 }
@@ -231,15 +233,6 @@ fn walk<B: Backend<Tensor = Tensor>>((item, from): (&Item, Point), backend: &B, 
         *content = detr.decode(backend, Queries { content: content.clone(), ..own }, encoded, first..end)?;
     }
     Ok(inside)
-}
-
-/// One picture taken further, to be kept there.
-fn further(from: (&Item, Point), detr: &Detr<Cpu>, to: Point) -> Result<Arc<Item>> {
-    Ok(Arc::new(match walk(from, &Cpu, detr, to)? {
-        Inside::Map(map) => Item::Map(kept(&map)?),
-        Inside::Tokens(tokens) => Item::Tokens(kept(&tokens.memory)?, kept(&tokens.position)?),
-        Inside::Queries(content, encoded) => Item::Queries(kept(&content)?, kept(&encoded.memory)?, kept(&encoded.placed)?),
-    }))
 }
 
 /// On the host. Half precision halves the memory; statistics don't notice.

@@ -146,8 +146,15 @@ impl Dataset {
 
     /// Which detections are of pictures or categories that aren't here, and so count for nothing: a sentence each.
     pub fn strays(&self, detections: &[Scored]) -> Vec<String> {
+        let stray = self.stray();
+        let numbered = detections.iter().enumerate();
+        numbered.filter_map(|(i, found)| Some(format!("detection {}: {}", i + 1, stray(found)?))).collect()
+    }
+
+    /// Why a detection counts for nothing, where it does.
+    fn stray(&self) -> impl Fn(&Scored) -> Option<String> + use<> {
         let (images, categories) = (self.image_index(), self.category_index());
-        let problem = |found: &Scored| {
+        move |found| {
             if !images.contains_key(&found.image_id) {
                 Some(format!("there is no picture {}", found.image_id))
             } else if !categories.contains_key(&found.category_id) {
@@ -155,21 +162,18 @@ impl Dataset {
             } else {
                 None
             }
-        };
-        let numbered = detections.iter().enumerate();
-        numbered.filter_map(|(i, found)| Some(format!("detection {}: {}", i + 1, problem(found)?))).collect()
+        }
     }
 
     /// Its pictures and categories with detected boxes in the place of the true ones. Strays are left out and named in `problems`.
-    pub fn detected(&self, detections: &[Scored]) -> Self {
-        let (images, categories) = (self.image_index(), self.category_index());
-        let here = |found: &&Scored| images.contains_key(&found.image_id) && categories.contains_key(&found.category_id);
+    pub fn detected(self, detections: &[Scored]) -> Self {
+        let stray = self.stray();
         let annotation = |&Scored { image_id, category_id, bbox, score }: &Scored| {
             let (area, iscrowd, score) = (None, 0, Some(score));
             Annotation { image_id, category_id, bbox, area, iscrowd, score }
         };
-        let annotations = detections.iter().filter(here).map(annotation).collect();
-        Self { images: self.images.clone(), categories: self.categories.clone(), annotations, problems: self.strays(detections) }
+        let annotations = detections.iter().filter(|found| stray(found).is_none()).map(annotation).collect();
+        Self { annotations, problems: self.strays(detections), ..self }
     }
 
     /// The index in `images` of each id.
