@@ -111,16 +111,13 @@ pub fn observed<O: Observe<Tensor> + Send>(
     mut take: impl FnMut(O) + Send,
     done: &(dyn Fn() + Sync),
 ) -> Result<()> {
-    let start = || {
-        let watch = Watch::new(Cpu, start()?);
-        let detr = Detr::load(&watch, config, weights)?;
-        Ok((watch, detr))
-    };
-    let work = |(watch, detr): &mut (Watch<Cpu, O>, Detr<_>), index| {
+    // One network for all lanes: what the observer would gather isn't touched by loading.
+    let detr = Detr::load(&Watch::new(Cpu, start()?), config, weights)?;
+    let work = |watch: &mut Watch<Cpu, O>, index| {
         watch.with_observer(|observer| tell(observer, index));
-        inputs.run(watch, detr, index)?;
+        inputs.run(watch, &detr, index)?;
         done();
         Ok(())
     };
-    each_lane(inputs.len(), start, work, |(watch, _)| take(watch.into_observer()))
+    each_lane(inputs.len(), || Ok(Watch::new(Cpu, start()?)), work, |watch| take(watch.into_observer()))
 }

@@ -3,13 +3,13 @@
 
 use super::inputs::{Inputs, lanes};
 use super::keep::{Keep, numbers};
+use super::repair::{show, watched};
 use super::scores::Scores;
 use super::structure::{Structure, structures};
 use crate::config::Config;
 use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::matrix::{Matrix, product};
-use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::Weights;
 
@@ -18,14 +18,9 @@ pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs, done: &(d
     let all: Vec<Structure> = structures(config).into_iter().filter(Structure::is_heads).collect();
     let maps: Vec<String> = all.iter().flat_map(|heads| ["query", "key"].map(|part| format!("{}.{part}", heads.name))).collect();
     let empty = || all.iter().map(|heads| vec![0.0; heads.units]).collect::<Vec<_>>();
-    let start = || {
-        let watch = Watch::new(Cpu, Keep::new(&maps));
-        let detr = Detr::load(&watch, config, weights)?;
-        Ok((watch, detr, empty()))
-    };
-    let found = lanes(inputs.len(), start, |(watch, detr, sums), index| {
-        let run = inputs.run(watch, detr, index);
-        let given = watch.with_observer(|keep| keep.take(run))?;
+    let detr = watched(config, weights)?;
+    let found = lanes(inputs.len(), || Ok((Watch::new(Cpu, Keep::new(&maps)), empty())), |(watch, sums), index| {
+        let given = show(watch, &detr, inputs, index)?;
         let output = |heads: &Structure, part: &str| numbers(&given[&format!("{}.{part}", heads.name)].output);
         for (heads, sums) in all.iter().zip(sums) {
             let found = largest(&output(heads, "query")?, &output(heads, "key")?, heads.units, heads.width);

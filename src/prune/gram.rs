@@ -13,9 +13,12 @@ pub struct Gram {
     pub mean: Vec<f64>,
     /// Columns whose products with all columns are summed, the first ones.
     inputs: usize,
-    /// `[inputs, width]`: products of the differences from the mean, summed.
+    /// `[inputs, width]`: products of the differences from the mean, summed. Below the diagonal they aren't kept up: they are those above it.
     scatter: Vec<f32>,
 }
+
+/// Columns that are multiplied at once, with all that aren't before them.
+const BLOCK: usize = 128;
 
 impl Gram {
     pub fn new(width: usize) -> Self {
@@ -52,9 +55,12 @@ impl Gram {
                 let root = weight(i).sqrt();
                 centred.extend(row.iter().zip(&mean).map(|(x, mean)| (root * (f64::from(*x) - mean)) as f32));
             }
-            let x = Matrix::new(&centred, count, self.width, self.width);
-            let inputs = Matrix::new(&centred, count, self.inputs, self.width);
-            product(&mut self.scatter, self.width, inputs.transposed(), x, 1.0, true);
+            for first in (0..self.inputs).step_by(BLOCK) {
+                let (inputs, width) = (BLOCK.min(self.inputs - first), self.width - first);
+                let x = Matrix::new(&centred[first..], count, width, self.width);
+                let inputs = Matrix::new(&centred[first..], count, inputs, self.width);
+                product(&mut self.scatter[first * self.width + first..], self.width, inputs.transposed(), x, 1.0, true);
+            }
         }
         self.shift(total, &mean);
     }
@@ -74,8 +80,8 @@ impl Gram {
         let apart: Vec<f64> = mean.iter().zip(&self.mean).map(|(b, a)| b - a).collect();
         let share = self.count * count / total;
         if share > 0.0 {
-            for (row, a) in self.scatter.chunks_exact_mut(self.width).zip(&apart) {
-                row.iter_mut().zip(&apart).for_each(|(sum, b)| *sum += (share * a * b) as f32);
+            for (i, row) in self.scatter.chunks_exact_mut(self.width).enumerate() {
+                row.iter_mut().zip(&apart).skip(i).for_each(|(sum, b)| *sum += (share * apart[i] * b) as f32);
             }
         }
         self.mean.iter_mut().zip(&apart).for_each(|(mean, apart)| *mean += apart * count / total);
@@ -84,6 +90,7 @@ impl Gram {
 
     /// Of two columns, the first of which is an input.
     pub fn covariance(&self, i: usize, j: usize) -> f64 {
+        let (i, j) = (i.min(j), i.max(j));
         f64::from(self.scatter[i * self.width + j]) / self.count.max(1.0)
     }
 }
@@ -169,6 +176,26 @@ mod tests {
         weighted.add(&rows[..9], Some(&[2.0, 1.0, 0.0]));
         assert_eq!(twice.count, weighted.count);
         assert!((twice.covariance(0, 2) - weighted.covariance(0, 2)).abs() < 1e-6 && (twice.mean[1] - weighted.mean[1]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn wide_maps_are_summed_like_narrow_ones() {
+        let (inputs, outputs, count) = (BLOCK + 22, 20, 12);
+        let width = inputs + outputs;
+        let mut random = fastrand::Rng::with_seed(2);
+        let rows: Vec<f32> = (0..count * width).map(|i| (i % width) as f32 + random.f32()).collect();
+        let mut gram = Gram::of_map(inputs, outputs);
+        gram.add(&rows[..5 * width], None);
+        gram.add(&rows[5 * width..], None);
+        let column = |i: usize| rows.iter().skip(i).step_by(width).map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+        let expected = |i: usize, j: usize| {
+            let (a, b) = (column(i), column(j));
+            a.iter().zip(&b).map(|(x, y)| (x - mean(&a)) * (y - mean(&b))).sum::<f64>() / count as f64
+        };
+        for (i, j) in (0..inputs).flat_map(|i| [(i, i), (i, (i + 71) % inputs), (i, inputs + i % outputs)]) {
+            assert!((gram.covariance(i, j) - expected(i, j)).abs() < 1e-5, "{i} {j} {} {}", gram.covariance(i, j), expected(i, j));
+        }
     }
 
     #[test]

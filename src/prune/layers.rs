@@ -9,12 +9,11 @@ use super::fit::fit;
 use super::gram::Gram;
 use super::inputs::lanes;
 use super::keep::{Given, Keep, numbers};
-use super::repair::Side;
+use super::repair::{Side, show, watched};
 use super::structure::Layer;
 use crate::config::Config;
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
 use std::collections::BTreeMap;
@@ -74,14 +73,10 @@ impl StandIns {
         }
         let fits: Vec<Fit> = runs.iter().map(|run| Fit::new(parent, *run)).collect::<Result<_>>()?;
         let wanted: Vec<String> = fits.iter().flat_map(|fit| [fit.map.clone(), Some(fit.target.clone())]).flatten().collect();
-        let start = || {
-            let watch = Watch::new(Cpu, Keep::new(&wanted).ending());
-            let detr = Detr::load(&watch, parent.config, parent.weights)?;
-            Ok((watch, detr, fits.iter().map(Fit::empty).collect::<Vec<_>>()))
-        };
-        let found = lanes(parent.inputs.len(), start, |(watch, detr, grams), index| {
-            let run = parent.inputs.run(watch, detr, index);
-            let given = watch.with_observer(|keep| keep.take(run))?;
+        let detr = watched(parent.config, parent.weights)?;
+        let start = || Ok((Watch::new(Cpu, Keep::new(&wanted).ending()), fits.iter().map(Fit::empty).collect::<Vec<_>>()));
+        let found = lanes(parent.inputs.len(), start, |(watch, grams), index| {
+            let given = show(watch, &detr, parent.inputs, index)?;
             fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&given, gram, |map, count| parent.relevance.rows(map, index, count)))
         })?;
         for (i, fit) in fits.iter().enumerate() {

@@ -60,30 +60,30 @@ pub struct Task {
     pub outputs: Vec<usize>,
 }
 
-/// A network that shows what its maps are given.
-type Watched = (Watch<Cpu, Keep>, Detr<Watch<Cpu, Keep>>);
+/// A network that can show what its maps are given.
+pub type Watched = Detr<Watch<Cpu, Keep>>;
 
-fn watched<'a>(config: &Config, weights: &Weights, maps: impl Iterator<Item = &'a String>) -> Result<Watched> {
-    let watch = Watch::new(Cpu, Keep::new(maps).ending());
-    let detr = Detr::load(&watch, config, weights)?;
-    Ok((watch, detr))
+pub fn watched(config: &Config, weights: &Weights) -> Result<Watched> {
+    Detr::load(&Watch::new(Cpu, Keep::default()), config, weights)
 }
 
-fn show((watch, detr): &Watched, inputs: &Inputs, index: usize) -> Result<BTreeMap<String, Given>> {
+/// What a run shows of the maps that are watched.
+pub fn show(watch: &Watch<Cpu, Keep>, detr: &Watched, inputs: &Inputs, index: usize) -> Result<BTreeMap<String, Given>> {
     let run = inputs.run(watch, detr, index);
     watch.with_observer(|keep| keep.take(run))
 }
 
-/// Re-solves maps of the trimmed network, none of which is given what another gives, on `inputs`.
-pub fn again(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, tasks: &[Task]) -> Result<()> {
+/// Re-solves maps of the trimmed network, none of which is given what another gives, on `inputs`; `whole` is the parent.
+pub fn again(parent: &Side, whole: &Watched, trimmed: &mut Trimmed, inputs: &Inputs, tasks: &[Task]) -> Result<()> {
     let solvers: Vec<Solver> = tasks.iter().map(|task| Solver::new(parent, trimmed, task)).collect::<Result<_>>()?;
+    let cut = watched(&trimmed.config, &trimmed.weights)?;
     let start = || {
-        let old = watched(parent.config, parent.weights, tasks.iter().map(|task| &task.target))?;
-        let new = watched(&trimmed.config, &trimmed.weights, tasks.iter().map(|task| &task.map))?;
+        let old = Watch::new(Cpu, Keep::new(tasks.iter().map(|task| &task.target)).ending());
+        let new = Watch::new(Cpu, Keep::new(tasks.iter().map(|task| &task.map)).ending());
         Ok((old, new, solvers.iter().map(|solver| Gram::of_map(solver.width, solver.task.outputs.len())).collect::<Vec<_>>()))
     };
     let found = lanes(inputs.len(), start, |(old, new, joints), index| {
-        let (old, new) = (show(old, parent.inputs, index)?, show(new, inputs, index)?);
+        let (old, new) = (show(old, whole, parent.inputs, index)?, show(new, &cut, inputs, index)?);
         solvers.iter().zip(joints).try_for_each(|(solver, joint)| solver.add(&old[&solver.task.target], &new[&solver.task.map], parent, index, joint))
     })?;
     let mut solved = Vec::new();

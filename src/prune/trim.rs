@@ -7,9 +7,10 @@ use super::inputs::{Inputs, Point, in_order};
 use super::layers::StandIns;
 use super::obs;
 use super::plan::{Keep, Plan};
-use super::repair::{Side, Task, again, solve};
+use super::repair::{Side, Task, Watched, again, solve, watched};
 use super::size;
 use super::structure::{Layer, Place, Structure, structures};
+use super::survey::macs;
 use super::trimmed::Trimmed;
 use crate::config::Config;
 use crate::error::Result;
@@ -103,11 +104,13 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
 
 /// Bytes of feature maps that a repair keeps of each network.
 const MOST_BYTES: usize = 1 << 30;
+/// Multiply-accumulates of all pictures' ways through the backbone: a repair goes that way about five times, with both networks.
+const MOST_WORK: u64 = 1_000_000_000_000;
 /// Fewer pictures than that say too little of a map, whatever they take.
 const FEWEST: usize = 32;
 
 /// The second repair: every map from the first cut on, in the order of the network. Both networks are taken from point to point; within the backbone
-/// with as many pictures as `most` bytes hold, for its maps are large, and each has thousands of places to learn from.
+/// with as many pictures as `most` bytes hold and as there is time for: its maps are large, and each has thousands of places to learn from.
 fn repair_in_order(
     parent: &Side,
     trimmed: &mut Trimmed,
@@ -118,12 +121,14 @@ fn repair_in_order(
 ) -> Result<()> {
     let steps = steps(parent.config, trimmed, dropped, cuts);
     progress.begin("repairing map by map", steps.iter().map(|step| step.maps.len()).sum());
+    let whole = watched(parent.config, parent.weights)?;
+    let in_time = (MOST_WORK / macs(parent.config, |part| part.starts_with("backbone."))?) as usize;
     let all = || parent.inputs.first(parent.inputs.len());
     let (mut theirs, mut ours) = (all(), all());
     for (i, Step { parent: from, trimmed: to, maps }) in steps.iter().enumerate() {
         if *from < Point::features(parent.config) {
             let bytes = theirs.first(1).at(parent.config, parent.weights, *from)?.bytes();
-            let fit = (most / bytes.max(1)).max(FEWEST);
+            let fit = (most / bytes.max(1)).min(in_time).max(FEWEST);
             (theirs, ours) = (theirs.first(fit), ours.first(fit));
         } else if theirs.len() < parent.inputs.len() {
             (theirs, ours) = (all(), all());
@@ -132,7 +137,7 @@ fn repair_in_order(
         // As far as the first cut the two are one network; where that is in the backbone, its stem may be cut, too.
         let same = i == 0 && from == to && *from >= Point::features(parent.config);
         ours = if same { theirs.first(theirs.len()) } else { ours.moved(&trimmed.config, &trimmed.weights, *to)? };
-        resolve(&Side { inputs: &theirs, ..*parent }, trimmed, &ours, maps, progress)?;
+        resolve(&Side { inputs: &theirs, ..*parent }, &whole, trimmed, &ours, maps, progress)?;
     }
     Ok(())
 }
@@ -185,7 +190,7 @@ fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structu
 }
 
 /// Re-solves maps one after another; an attention's queries, keys and values at once, for none of them is given what another gives.
-fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String], progress: &dyn Progress) -> Result<()> {
+fn resolve(parent: &Side, whole: &Watched, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String], progress: &dyn Progress) -> Result<()> {
     let attention = |map: &str| ["query", "key", "value"].iter().find_map(|part| map.strip_suffix(part)).map(str::to_string);
     for group in maps.chunk_by(|a, b| attention(a).is_some() && attention(a) == attention(b)) {
         let mut tasks = Vec::new();
@@ -194,7 +199,7 @@ fn resolve(parent: &Side, trimmed: &mut Trimmed, inputs: &Inputs, maps: &[String
             let all = parent.weights.named(&format!("{target}.bias"))?.len();
             tasks.push(Task { map: map.clone(), outputs: trimmed.kept_outputs(map, all), target });
         }
-        again(parent, trimmed, inputs, &tasks)?;
+        again(parent, whole, trimmed, inputs, &tasks)?;
         group.iter().for_each(|_| progress.step());
     }
     Ok(())
