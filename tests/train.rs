@@ -387,7 +387,7 @@ fn what_cannot_be_trained_on_is_named() {
     std::fs::write(&labels, content.to_string()).unwrap();
     let output = run(train(folder.path(), "run", &["--steps", "1", "--dev", "dev.json"]));
     assert!(text(&output).contains("2 ") && text(&output).contains("99"), "{}", text(&output));
-    for expected in ["1 of 2 pictures are not there", "on 2 pictures", "1 pictures could not be used"] {
+    for expected in ["1 of 2 pictures are not there", "on 2 pictures", "1 pictures could not be used", "by their ids, \"thing\" for"] {
         assert!(text(&output).contains(expected), "{expected}: {}", text(&output));
     }
 }

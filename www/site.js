@@ -146,8 +146,8 @@ async function main(argv) {
   const models = path.join(WWW, '..', 'models');
   const files = new Map();
   for (const name of await filesBelow(WWW, (top) => !NOT_SITE.has(top))) files.set(name, path.join(WWW, name));
-  // Unfinished training is nothing to visit.
-  const shown = (/** @type {string} */ top) => top !== 'training';
+  // What is to be trained or trimmed further is nothing to visit.
+  const shown = (/** @type {string} */ top) => !['training', 'f16'].includes(top);
   if (await exists(models)) for (const name of await filesBelow(models, shown)) files.set(path.join('models', name), path.join(models, name));
   await mirror(files, dist);
   if (values.quick) return;

@@ -2,7 +2,7 @@
 
 use super::bars::Bars;
 use super::model::{self, GuessArguments};
-use super::{complain, print};
+use super::{complain, print, relate};
 use anyhow::{Result, bail, ensure};
 use comfy_table::{Table, presets};
 use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
@@ -153,9 +153,7 @@ fn without(dataset: &Dataset, ours: &[Scored], theirs: &[Scored]) -> usize {
 fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
     let checkpoint = model::open(model, &arguments.guess)?;
-    if let Some(related) = dataset.by_id(&checkpoint.config.labels) {
-        eprintln!("warning: {}: {related}", arguments.annotations.display());
-    }
+    relate(&arguments.annotations.display().to_string(), dataset, &checkpoint.config.labels);
     let bars = Bars::default();
     bars.begin("pictures", dataset.images.len());
     let run = run::detect_all(&checkpoint, dataset, images, || bars.step());

@@ -22,7 +22,9 @@ pub mod report;
 pub mod train;
 pub mod trim;
 
+use detrim::config::Label;
 use detrim::detector::Device;
+use detrim::eval::coco::dataset::Dataset;
 use std::io::{ErrorKind, Write};
 
 /// What to compute on.
@@ -55,6 +57,13 @@ fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// Tells how annotations go with a model's classes where no name is the same: others may have been meant.
+fn relate(of: &str, annotations: &Dataset, labels: &[Label]) {
+    if let Some(related) = annotations.by_id(labels) {
+        eprintln!("warning: {of}: {related}");
     }
 }
 

@@ -131,6 +131,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             dataset.truncate(arguments.limit.unwrap_or(usize::MAX));
             ensure!(!dataset.images.is_empty(), "{}: there are no pictures", path.display());
             dataset.categories_of(&config.labels)?;
+            super::relate(&path.display().to_string(), &dataset, &config.labels);
             (dataset, sha256(&std::fs::read(path).with_context(|| path.display().to_string())?))
         }
         None => (Dataset::default(), String::new()),

@@ -19,16 +19,20 @@ pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs, done: &(d
     let maps: Vec<String> = all.iter().flat_map(|heads| ["query", "key"].map(|part| format!("{}.{part}", heads.name))).collect();
     let empty = || all.iter().map(|heads| vec![0.0; heads.units]).collect::<Vec<_>>();
     let detr = watched(config, weights)?;
-    let found = lanes(inputs.len(), || Ok((Watch::new(Cpu, Keep::new(&maps)), empty())), |(watch, sums), index| {
-        let given = show(watch, &detr, inputs, index)?;
-        let output = |heads: &Structure, part: &str| numbers(&given[&format!("{}.{part}", heads.name)].output);
-        for (heads, sums) in all.iter().zip(sums) {
-            let found = largest(&output(heads, "query")?, &output(heads, "key")?, heads.units, heads.width);
-            sums.iter_mut().zip(found).for_each(|(sum, confidence)| *sum += confidence);
-        }
-        done();
-        Ok(())
-    })?;
+    let found = lanes(
+        inputs.len(),
+        || Ok((Watch::new(Cpu, Keep::new(&maps)), empty())),
+        |(watch, sums), index| {
+            let given = show(watch, &detr, inputs, index)?;
+            let output = |heads: &Structure, part: &str| numbers(&given[&format!("{}.{part}", heads.name)].output);
+            for (heads, sums) in all.iter().zip(sums) {
+                let found = largest(&output(heads, "query")?, &output(heads, "key")?, heads.units, heads.width);
+                sums.iter_mut().zip(found).for_each(|(sum, confidence)| *sum += confidence);
+            }
+            done();
+            Ok(())
+        },
+    )?;
     let mut sums = empty();
     for (.., part) in found {
         sums.iter_mut().flatten().zip(part.iter().flatten()).for_each(|(sum, part)| *sum += part);

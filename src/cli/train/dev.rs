@@ -1,6 +1,6 @@
 //! Held-out pictures, by which the best state of a run is chosen.
 
-use crate::cli::complain;
+use crate::cli::{complain, relate};
 use anyhow::{Context, Result, ensure};
 use detrim::checkpoint::Checkpoint;
 use detrim::config::Label;
@@ -25,6 +25,7 @@ impl<'a> Dev<'a> {
         complain(&name, "left out", &dataset.problems);
         ensure!(!dataset.annotations.is_empty(), "{name}: there are no boxes");
         dataset.categories_of(labels).context(name.clone())?;
+        relate(&name, &dataset, labels);
         let paths = dataset.images.iter().map(|image| images.join(&image.file_name));
         let missing: Vec<PathBuf> = paths.filter(|path| !path.is_file()).collect();
         let pictures = dataset.images.len();
