@@ -88,7 +88,7 @@ impl Gram {
         self.count = total;
     }
 
-    /// Of two columns, the first of which is an input.
+    /// Of two columns, one of which at least is an input.
     pub fn covariance(&self, i: usize, j: usize) -> f64 {
         let (i, j) = (i.min(j), i.max(j));
         f64::from(self.scatter[i * self.width + j]) / self.count.max(1.0)
