@@ -2,8 +2,7 @@
 //! al., 2019, arXiv:1905.09418, call it confidence).
 
 use super::inputs::{Inputs, lanes};
-use super::keep::{Keep, numbers};
-use super::repair::{show, watched};
+use super::keep::{Keep, numbers, show, watched};
 use super::scores::Scores;
 use super::structure::{Structure, structures};
 use crate::config::Config;

@@ -2,10 +2,14 @@
 //!
 //! It can end a run as soon as it has seen enough: the run then fails, and what was kept is there.
 
+use super::inputs::Inputs;
 use crate::backend::Window;
-use crate::cpu::Floats;
+use crate::config::Config;
+use crate::cpu::{Cpu, Floats};
 use crate::error::{Error, Result};
-use crate::watch::{Observe, Seen};
+use crate::model::Detr;
+use crate::watch::{Observe, Seen, Watch};
+use crate::weights::Weights;
 use candle_core::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +68,19 @@ impl Observe<Tensor> for Keep {
         }
         Ok(())
     }
+}
+
+/// A network that can show what its maps are given.
+pub type Watched = Detr<Watch<Cpu, Keep>>;
+
+pub fn watched(config: &Config, weights: &Weights) -> Result<Watched> {
+    Detr::load(&Watch::new(Cpu, Keep::default()), config, weights)
+}
+
+/// What a run shows of the maps that are watched.
+pub fn show(watch: &Watch<Cpu, Keep>, detr: &Watched, inputs: &Inputs, index: usize) -> Result<BTreeMap<String, Given>> {
+    let run = inputs.run(watch, detr, index);
+    watch.with_observer(|keep| keep.take(run))
 }
 
 /// A tensor's numbers, without gaps.

@@ -8,7 +8,7 @@ use super::calibrate::{MOST_ROWS, Relevance, offset};
 use super::fit::{fit, tensors};
 use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, lanes};
-use super::keep::{Given, Keep, numbers};
+use super::keep::{Given, Keep, Watched, numbers, show, watched};
 use super::obs::Problem;
 use super::structure::Structure;
 use super::trimmed::Trimmed;
@@ -16,11 +16,9 @@ use crate::config::Config;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::matrix::{Matrix, product};
-use crate::model::Detr;
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 /// A map's weight and bias, re-solved for the units of a structure that are kept, before it is cut: the columns of the others become zero.
 pub fn solve(weights: &Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<[(String, HostTensor); 2]> {
@@ -58,19 +56,6 @@ pub struct Task {
     pub target: String,
     /// Which of these the map has.
     pub outputs: Vec<usize>,
-}
-
-/// A network that can show what its maps are given.
-pub type Watched = Detr<Watch<Cpu, Keep>>;
-
-pub fn watched(config: &Config, weights: &Weights) -> Result<Watched> {
-    Detr::load(&Watch::new(Cpu, Keep::default()), config, weights)
-}
-
-/// What a run shows of the maps that are watched.
-pub fn show(watch: &Watch<Cpu, Keep>, detr: &Watched, inputs: &Inputs, index: usize) -> Result<BTreeMap<String, Given>> {
-    let run = inputs.run(watch, detr, index);
-    watch.with_observer(|keep| keep.take(run))
 }
 
 /// Re-solves maps of the trimmed network, none of which is given what another gives, on `inputs`; `whole` is the parent.

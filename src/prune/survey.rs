@@ -133,26 +133,26 @@ impl<'a> Surveyor<'a> {
         if let Some(known) = self.sizes.get() {
             return Ok(known);
         }
-        let pictures = self.parent.inputs.first(affordable(self.parent, 4 * PROBED, |_| true)?);
+        let pictures = self.parent.inputs.first(measured_on(self.parent, 4 * PROBED, |_| true)?);
         let found = smaller(self.parent, &look(self.parent.config, self.parent.weights, &pictures)?, self.progress)?;
         Ok(self.sizes.get_or_init(|| found))
     }
 }
 
 /// Pictures to measure changes on: so many, but fewer where the parts of the network that count have much to do for each.
-fn affordable(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Result<usize> {
+fn measured_on(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Result<usize> {
     /// Multiply-accumulates of a measurement: seconds on a laptop, and there is one for each thing that could go.
-    const WORK: usize = 200_000_000_000;
+    const WORK: u64 = 200_000_000_000;
     /// So few see hardly any object of some kinds.
     const LEAST: usize = 8;
-    let macs = macs(parent.config, counts)?;
-    Ok((WORK / macs as usize).clamp(LEAST, most))
+    Ok(affordable(parent.config, WORK, counts)?.clamp(LEAST, most))
 }
 
-/// Multiply-accumulates of a picture of typical size, in the parts of a network that count; at least one.
-pub fn macs(config: &Config, counts: impl Fn(&str) -> bool) -> Result<u64> {
+/// How often a picture of typical size can go through the parts of a network that count, for so many multiply-accumulates.
+pub fn affordable(config: &Config, work: u64, counts: impl Fn(&str) -> bool) -> Result<usize> {
     let parts = cost(config, typical_size(config.pixels.resize)?);
-    Ok(parts.iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum::<u64>().max(1))
+    let macs: u64 = parts.iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum();
+    Ok((work / macs.max(1)) as usize)
 }
 
 fn structures_of(parent: &Side, method: Method, all: Vec<Structure>, progress: &dyn Progress) -> Result<Vec<Surveyed>> {
@@ -177,7 +177,7 @@ fn structures_of(parent: &Side, method: Method, all: Vec<Structure>, progress: &
 
 fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> Result<[Vec<Dropped>; 2]> {
     let (config, weights) = (parent.config, parent.weights);
-    let pictures = parent.inputs.first(affordable(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
+    let pictures = parent.inputs.first(measured_on(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
     // Each begins where the network's parts first differ.
     let features = pictures.at(config, weights, Point::features(config))?;
     let tokens = features.at(config, weights, Point::Decoder(0))?;
@@ -203,7 +203,7 @@ struct Points {
 
 impl Points {
     fn new(parent: &Side) -> Result<Self> {
-        let pictures = parent.inputs.first(affordable(parent, PROBED, |_| true)?);
+        let pictures = parent.inputs.first(measured_on(parent, PROBED, |_| true)?);
         let (blocks, encoder, decoder) = (parent.config.backbone.blocks(), parent.config.encoder.len(), parent.config.decoder.len());
         let mut points = Self { last: pictures, before: Vec::new() };
         let backbone = (0..=blocks).map(Point::Block);

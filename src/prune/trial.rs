@@ -9,7 +9,7 @@ use super::inputs::Inputs;
 use super::plan::{Keep, Plan};
 use super::repair::Side;
 use super::search::{Found, Search};
-use super::survey::{Surveyor, macs};
+use super::survey::{Surveyor, affordable};
 use super::trim::carry_out;
 use crate::error::Result;
 use crate::progress::Silent;
@@ -84,7 +84,7 @@ const PARTS: [fn(&str) -> bool; 3] = [|name| name.starts_with("backbone."), |nam
 /// How many plans can be carried out in some minutes on a laptop: fewer of a large network, none of a DETR with a ResNet.
 fn quick(parent: &Side) -> Result<usize> {
     const WORK: u64 = 24_000_000_000;
-    Ok(((WORK / macs(parent.config, |_| true)?) as usize).min(MOST))
+    Ok(affordable(parent.config, WORK, |_| true)?.min(MOST))
 }
 
 /// Where plans are tried.

@@ -4,13 +4,14 @@ use super::calibrate::Relevance;
 use super::difference::look_on;
 use super::importance::{Importance, Knowledge};
 use super::inputs::{Inputs, Point, in_order};
+use super::keep::{Watched, watched};
 use super::layers::StandIns;
 use super::obs;
 use super::plan::{Keep, Plan};
-use super::repair::{Side, Task, Watched, again, solve, watched};
+use super::repair::{Side, Task, again, solve};
 use super::size;
 use super::structure::{Layer, Place, Structure, structures};
-use super::survey::macs;
+use super::survey::affordable;
 use super::trimmed::Trimmed;
 use crate::config::Config;
 use crate::error::Result;
@@ -122,7 +123,7 @@ fn repair_in_order(
     let steps = steps(parent.config, trimmed, dropped, cuts);
     progress.begin("repairing map by map", steps.iter().map(|step| step.maps.len()).sum());
     let whole = watched(parent.config, parent.weights)?;
-    let in_time = (MOST_WORK / macs(parent.config, |part| part.starts_with("backbone."))?) as usize;
+    let in_time = affordable(parent.config, MOST_WORK, |part| part.starts_with("backbone."))?;
     let all = || parent.inputs.first(parent.inputs.len());
     let (mut theirs, mut ours) = (all(), all());
     for (i, Step { parent: from, trimmed: to, maps }) in steps.iter().enumerate() {
