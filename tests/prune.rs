@@ -434,6 +434,9 @@ fn a_trimming_in_rounds_is_one_command_too() {
     let text = done(&trim("--recipe first.toml --recipe then.toml --steps 6"));
     assert!(!text.contains("round 1 of 2") && text.contains("6 steps of 6"), "{text}");
     assert!(complaint(&trim("--recipe then.toml --recipe first.toml --steps 4")).contains("another recipe"));
+    assert!(complaint(&trim("--recipe first.toml --importance taylor")).contains("another importance"));
+    done(&trim("--recipe first.toml --importance taylor --steps 1 --work other"));
+    assert!(std::fs::read_to_string(folder.join("small.toml")).unwrap().contains("importance = \"taylor\""));
     // A round's plan isn't written over what the user gave.
     std::fs::copy(folder.join("first.toml"), folder.join("small.1.toml")).unwrap();
     assert!(complaint(&trim("--recipe small.1.toml --recipe then.toml --steps 4")).contains("would be written over"));

@@ -128,7 +128,8 @@ fn eight_pictures_are_learnt_by_heart() {
 fn a_run_that_was_stopped_gives_the_weights_of_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();
     pictures(folder.path());
-    let options = "--rate 1e-3 --warmup 5 --schedule constant --batch 3 --save-minutes 0 --repeat-rare 0.9".split(' ').collect::<Vec<_>>();
+    let options =
+        "--rate 1e-3 --warmup 5 --schedule constant --batch 3 --save-minutes 0 --repeat-rare 0.9 --close-ups 0.5".split(' ').collect::<Vec<_>>();
     for (groups, stages) in [("0", "0"), ("2", "1")] {
         let with = |steps: &'static str| [&options[..], &["--groups", groups, "--unfreeze", stages, "--steps", steps]].concat();
         let name = |name: &str| format!("{name}{groups}");
@@ -216,15 +217,20 @@ fn a_run_does_not_go_on_with_other_examples() {
     refused(&["--batch", "3", "--steps", "2"], "--batch was 2, not 3");
     refused(&["--batch", "2", "--steps", "2", "--seed", "7"], "--seed was 0, not 7");
     refused(&["--batch", "2", "--steps", "2", "--shards", "2"], "--shards was 1, not 2");
-    let rare = ["--batch", "2", "--steps", "2", "--repeat-rare", "0.5"];
+    let [rare, close] = ["--repeat-rare", "--close-ups"].map(|option| ["--batch", "2", "--steps", "2", option, "0.5"]);
     refused(&rare, "--repeat-rare was 0.0, not 0.5");
-    // A run of a version that had no such option.
+    refused(&close, "--close-ups was 0.0, not 0.5");
+    refused(&["--calibrate"], "--calibrate was false, not true");
+    // A run of a version that had no such options.
     let path = folder.path().join("run/options.json");
     let mut before: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    before.as_object_mut().unwrap().remove("repeat_rare");
+    for option in ["repeat_rare", "close_ups", "calibrate"] {
+        before.as_object_mut().unwrap().remove(option);
+    }
     before["queries"] = json!(9);
     std::fs::write(&path, before.to_string()).unwrap();
     refused(&rare, "--repeat-rare was 0.0, not 0.5");
+    refused(&close, "--close-ups was 0.0, not 0.5");
     // It goes on in as many shards, and with its network.
     let output = run(train(folder.path(), "run", &["--batch", "2", "--steps", "2"]));
     assert!(text(&output).contains("--queries was 9, not 8"), "{}", text(&output));

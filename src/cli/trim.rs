@@ -7,10 +7,11 @@ use super::model::{self, GuessArguments};
 use super::outputs::plan_beside;
 use super::{eval, print, prune, train};
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use detrim::checkpoint::{self, Guess, write_own};
 use detrim::eval::profile::Profile;
 use detrim::output::write;
+use detrim::prune::importance::Importance;
 use detrim::prune::quantise::quantise;
 use detrim::prune::recipe::Recipe;
 use detrim::train::data::one_size;
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// Pictures to choose and repair by
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = super::count)]
     pictures: usize,
+    /// What decides which units go; see detrim importance
+    #[arg(long, value_enum, default_value_t)]
+    importance: Importance,
     /// Boxes in COCO's format to fine-tune on; see detrim train
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
@@ -106,10 +110,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let whole = model::open(file, &arguments.guess)?;
     one_size(whole.config.pixels.resize)?;
     let sha256 = model::sha256(file)?;
-    let Arguments { pictures, seed, .. } = &arguments;
+    let Arguments { pictures, importance, seed, .. } = &arguments;
     let asked = serde_json::json!({
         "model": sha256, "reading of the model (as by --resize)": whole.config, "recipe": recipes, "profile": profile,
-        "folder of pictures": images, "number of pictures": pictures, "seed": seed,
+        "folder of pictures": images, "number of pictures": pictures, "importance": importance, "seed": seed,
     });
     begin(&asked, &work, &rounds)?;
     // Whatever kind of file the parent is, from here on it is ours: the steps need no guesses about it.
@@ -127,6 +131,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let mut line = Line::new("prune");
             line.put(from).option("--recipe", &round.recipe).option("--images", images);
             line.option("--pictures", pictures.to_string()).option("--seed", seed.to_string());
+            if let Some(importance) = importance.to_possible_value() {
+                line.option("--importance", importance.get_name());
+            }
             if let Some(profile) = &arguments.profile {
                 line.option("--profile", profile);
             }

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Options that decide what each step is given, and how its sums are rounded: a run with others is another run.
-const FIXED: [&str; 7] = ["batch", "views", "seed", "repeat_rare", "unfreeze", "shards", "labels_sha256"];
+const FIXED: [&str; 9] = ["batch", "views", "seed", "calibrate", "close_ups", "repeat_rare", "unfreeze", "shards", "labels_sha256"];
 /// Options of which a run makes its network when it begins.
 const NETWORK: [&str; 8] = ["model", "backbone", "anchors", "state", "d_model", "encoder_layers", "decoder_layers", "queries"];
 /// Options that change how a run goes on.
@@ -46,6 +46,8 @@ pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Option
         return Ok(now);
     };
     // What versions without these options did.
+    before.entry("calibrate").or_insert(json!(false));
+    before.entry("close_ups").or_insert(json!(0.0));
     before.entry("repeat_rare").or_insert(json!(0.0));
     before.entry("shards").or_insert(json!(2));
     if arguments.shards.is_none() {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use begin::{begin, options};
 use candle_core::Device;
 use detrim::checkpoint::Checkpoint;
-use detrim::train::data::{Data, Features, Pictures};
+use detrim::train::data::{Data, Features, Pictures, Views};
 use detrim::train::denoise::Noise;
 use detrim::train::ema::Ema;
 use detrim::train::folder::Folder;
@@ -63,6 +63,10 @@ pub struct Arguments {
     /// writes it, is of the pictures and categories of the file before it
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
+    /// Take a teacher's box for as sure as boxes with its score are right, instead of as its score: measured where an earlier file of people's
+    /// labels has the same classes of the same pictures
+    #[arg(long)]
+    calibrate: bool,
     /// Folder that the labels' file names are in
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
@@ -73,6 +77,10 @@ pub struct Arguments {
     /// Views of each picture: the plain one, and random crops, flips and colours
     #[arg(long, default_value_t = 4, value_parser = count)]
     views: usize,
+    /// Of the views beside the plain one, the share that show one object close up, a rare class's rather than a common one's: for classes of
+    /// which the pictures have only small objects
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    close_ups: f64,
     /// Show a picture of a class that less than this share of all pictures show more often: √(SHARE / the class's share) times in an epoch.
     /// A teacher's box shows its class from a score of 0.5 on
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
@@ -172,14 +180,18 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         had if had > arguments.groups => eprintln!("groups of queries that are dropped: {}", had - arguments.groups),
         _ => {}
     }
-    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels)?;
+    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels, arguments.calibrate)?;
     eprintln!("{}", pictures.counts);
+    for surety in &pictures.sureties {
+        eprintln!("{surety}");
+    }
     for related in &pictures.by_id {
         eprintln!("warning: {related}");
     }
     let bars = Bars::default();
+    let views = Views::new(arguments.views, arguments.seed, arguments.close_ups, &pictures);
     let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
-        let features = Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, arguments.views, arguments.seed, &bars);
+        let features = Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, &views, &bars);
         bars.end();
         features
     };

@@ -4,8 +4,9 @@
 //! file holds each picture's features as f16, `[pictures, rows, columns, channels]` in little-endian order, and then a byte for
 //! each picture: 1 where it could be decoded, 0 where its features are only zeros.
 
+use super::close_up::Views;
 use super::labels::{Labelled, Pictures};
-use super::view::{self, View};
+use super::view;
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::config::Resize;
@@ -33,7 +34,7 @@ pub struct Features {
     pictures: usize,
     /// Rows, columns and channels.
     shape: [usize; 3],
-    seed: u64,
+    views: Views,
     /// The pictures that could be decoded.
     usable: Vec<usize>,
     /// Names the others.
@@ -43,32 +44,30 @@ pub struct Features {
 }
 
 impl Features {
-    /// Opens what is below `folder`, and computes on all cores what is missing there: `views` views of each picture (the first is
-    /// the plain picture, `seed` chooses the others). The features are what the backbone's stage `stage` (counted from 0) is given, or after
-    /// its last stage where there is no such stage. `progress` is told of every picture.
+    /// Opens what is below `folder`, and computes on all cores what is missing there. The features are what the backbone's stage
+    /// `stage` (counted from 0) is given, or after its last stage where there is no such stage. `progress` is told of every picture.
     pub fn open_or_build(
         folder: &Path,
         checkpoint: &Checkpoint,
         stage: usize,
         pictures: &Pictures,
-        views: usize,
-        seed: u64,
+        views: &Views,
         progress: &dyn Progress,
     ) -> Result<Self> {
         let network = Backbone::load(checkpoint, stage)?;
         let shape = network.shape()?;
-        let folder = folder.join(key(checkpoint, stage, pictures, seed)?);
+        let folder = folder.join(key(checkpoint, stage, pictures, views)?);
         fs::create_dir_all(&folder).map_err(|error| io(&folder, error))?;
-        let paths: Vec<PathBuf> = (0..views).map(|number| folder.join(format!("view-{number:03}.f16"))).collect();
+        let paths: Vec<PathBuf> = (0..views.count).map(|number| folder.join(format!("view-{number:03}.f16"))).collect();
         let layout = Layout { pictures: pictures.list.len(), numbers: shape.iter().product() };
 
-        let missing: Vec<usize> = (0..views).filter(|&number| !layout.fills(&paths[number])).collect();
+        let missing: Vec<usize> = (0..views.count).filter(|&number| !layout.fills(&paths[number])).collect();
         if !missing.is_empty() {
             progress.begin("features", missing.len() * layout.pictures);
         }
         let mut turned = Vec::new();
         for &number in &missing {
-            turned.extend(build(&paths[number], &network, pictures, (seed, number), layout, &|| progress.step())?);
+            turned.extend(build(&paths[number], &network, pictures, (views, number), layout, &|| progress.step())?);
         }
         turned.sort();
         turned.dedup();
@@ -77,7 +76,7 @@ impl Features {
         let decoded = |&picture: &usize| files.iter().all(|file| file[layout.flag(picture)] == 1);
         let (usable, broken): (Vec<usize>, Vec<usize>) = (0..layout.pictures).partition(decoded);
         let problems = broken.into_iter().map(|picture| problem(pictures, &pictures.list[picture])).collect();
-        Ok(Self { files, pictures: layout.pictures, shape, seed, usable, problems, turned })
+        Ok(Self { files, pictures: layout.pictures, shape, views: views.clone(), usable, problems, turned })
     }
 
     /// The features `[rows, columns, channels]` of a picture (its index in the list) in a view.
@@ -101,13 +100,8 @@ impl Features {
         [self.shape[0], self.shape[1]]
     }
 
-    pub fn views(&self) -> usize {
-        self.files.len()
-    }
-
-    /// What chose the views.
-    pub fn seed(&self) -> u64 {
-        self.seed
+    pub fn views(&self) -> &Views {
+        &self.views
     }
 }
 
@@ -198,7 +192,7 @@ fn build(
     path: &Path,
     network: &Backbone,
     pictures: &Pictures,
-    (seed, number): (u64, usize),
+    (views, number): (&Views, usize),
     layout: Layout,
     advance: &(dyn Fn() + Sync),
 ) -> Result<Vec<String>> {
@@ -231,8 +225,7 @@ fn build(
             {
                 let problem = turned(&picture.file_name, picture.size.map(|side| side as f64), [pixels.width, pixels.height]);
                 lying.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(problem);
-                let view = View::new(seed, &picture.file_name, number);
-                write(layout.features(index).start, &network.features(&view.apply(&pixels))?)?;
+                write(layout.features(index).start, &network.features(&views.view(picture, number).apply(&pixels))?)?;
                 write(layout.flag(index), &[1])?;
             }
             advance();
@@ -265,11 +258,18 @@ fn problem(pictures: &Pictures, picture: &Labelled) -> String {
 }
 
 /// A name for all that the features depend on.
-fn key(checkpoint: &Checkpoint, stage: usize, pictures: &Pictures, seed: u64) -> Result<String> {
+fn key(checkpoint: &Checkpoint, stage: usize, pictures: &Pictures, views: &Views) -> Result<String> {
     let json = |value: serde_json::Result<Vec<u8>>| value.map_err(|error| Error::Config(error.to_string()));
-    let mut all = json(serde_json::to_vec(&(view::VERSION, seed, &checkpoint.config.backbone, &checkpoint.config.pixels)))?;
+    let mut all = json(serde_json::to_vec(&(view::VERSION, views.seed, &checkpoint.config.backbone, &checkpoint.config.pixels)))?;
     for picture in &pictures.list {
         all.extend(json(serde_json::to_vec(&(&picture.file_name, picture.bytes)))?);
+        // Close-ups are of what the labels say is there.
+        for target in picture.targets.iter().filter(|_| views.close_ups > 0.0) {
+            all.extend(json(serde_json::to_vec(&(target.class, target.bounds, target.weight)))?);
+        }
+    }
+    if views.close_ups > 0.0 {
+        all.extend(json(serde_json::to_vec(&("close-ups", views.close_ups)))?);
     }
     // What comes after changes while it is trained.
     let backbone = &checkpoint.config.backbone;
@@ -294,6 +294,7 @@ pub(super) mod tests {
     use crate::config::{Backbone, Config, EfficientNetLite, InvertedResidual, Pixels};
     use crate::progress::Silent;
     use crate::progress::tests::Counted;
+    use crate::train::Target;
     use crate::train::data::labels::Counts;
 
     fn checkpoint() -> Checkpoint {
@@ -321,14 +322,20 @@ pub(super) mod tests {
             let bytes = path.metadata().unwrap().len();
             list.push(Labelled { file_name: name.into(), bytes, size: [10, 20], targets: vec![], known: [].into() });
         }
-        Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![], by_id: vec![] }
+        Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![], by_id: vec![], sureties: vec![] }
     }
 
     /// And how many pictures' features had to be computed.
     pub fn open(folder: &Path, views: usize) -> (Features, usize) {
         let counted = Counted::default();
-        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures(folder), views, 5, &counted).unwrap();
+        let pictures = pictures(folder);
+        let features = Features::open_or_build(folder, &checkpoint(), 1, &pictures, &plain(views, &pictures), &counted).unwrap();
         (features, counted.done())
+    }
+
+    /// Views without close-ups.
+    fn plain(count: usize, pictures: &Pictures) -> Views {
+        Views::new(count, 5, 0.0, pictures)
     }
 
     fn views_below(folder: &Path) -> Vec<PathBuf> {
@@ -347,7 +354,8 @@ pub(super) mod tests {
         for (index, name) in [(1, "one.png"), (2, "two.png")] {
             let picture = image::open(&folder.path().join(name)).unwrap();
             for number in 0..2 {
-                let pixels = prepare(&View::new(5, name, number).apply(&picture), &checkpoint.config.pixels).unwrap();
+                let pixels =
+                    prepare(&features.views().view(&pictures(folder.path()).list[index], number).apply(&picture), &checkpoint.config.pixels).unwrap();
                 let expected = cpu::to_host(&network.features(&Cpu, &Cpu.constant(&pixels).unwrap()).unwrap()).unwrap();
                 let found = features.get(index, number).unwrap();
                 assert_eq!(found.shape, expected.shape[1..]);
@@ -366,9 +374,9 @@ pub(super) mod tests {
         assert_eq!(computed, 6);
         assert_eq!(open(folder.path(), 2).1, 0);
         let (more, computed) = open(folder.path(), 3);
-        assert_eq!((computed, more.views()), (3, 3));
+        assert_eq!((computed, more.views().count), (3, 3));
         // Exactly as many views as are asked for.
-        assert_eq!(open(folder.path(), 1).0.views(), 1);
+        assert_eq!(open(folder.path(), 1).0.views().count, 1);
         let files = views_below(folder.path());
         assert_eq!(files.len(), 3);
         assert!(files[2].ends_with("view-002.f16"), "{files:?}");
@@ -419,7 +427,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut pictures = pictures(folder.path());
         pictures.list[1].size = [20, 10];
-        let features = Features::open_or_build(folder.path(), &checkpoint(), 1, &pictures, 2, 5, &Silent).unwrap();
+        let features = Features::open_or_build(folder.path(), &checkpoint(), 1, &pictures, &plain(2, &pictures), &Silent).unwrap();
         assert_eq!(features.turned, ["one.png: the labels say 20×10, the picture is 10×20"]);
         assert_eq!(features.usable(), [1, 2]);
     }
@@ -428,39 +436,47 @@ pub(super) mod tests {
     fn another_backbone_list_rule_or_seed_has_its_own_folder() {
         let folder = tempfile::tempdir().unwrap();
         let (checkpoint, pictures) = (checkpoint(), pictures(folder.path()));
-        let base = key(&checkpoint, 1, &pictures, 5).unwrap();
-        assert_eq!(key(&checkpoint, 1, &pictures, 5).unwrap(), base);
-        let mut keys = vec![base.clone(), key(&checkpoint, 1, &pictures, 6).unwrap()];
+        let plain = plain(2, &pictures);
+        let base = key(&checkpoint, 1, &pictures, &plain).unwrap();
+        assert_eq!(key(&checkpoint, 1, &pictures, &plain).unwrap(), base);
+        let mut keys = vec![base.clone(), key(&checkpoint, 1, &pictures, &Views::new(2, 6, 0.0, &pictures)).unwrap()];
         let mut other = checkpoint.clone();
         other.weights.insert("backbone.stem.bias", HostTensor::f32(&[4], vec![1.0; 4]));
-        keys.push(key(&other, 1, &pictures, 5).unwrap());
+        keys.push(key(&other, 1, &pictures, &plain).unwrap());
         let mut other = checkpoint.clone();
         other.config.pixels.mean[1] = 0.25;
-        keys.push(key(&other, 1, &pictures, 5).unwrap());
+        keys.push(key(&other, 1, &pictures, &plain).unwrap());
         let mut fewer = pictures.clone();
         fewer.list.pop();
-        keys.push(key(&checkpoint, 1, &fewer, 5).unwrap());
+        keys.push(key(&checkpoint, 1, &fewer, &plain).unwrap());
         let mut changed = pictures.clone();
         changed.list[0].bytes += 1;
-        keys.push(key(&checkpoint, 1, &changed, 5).unwrap());
+        keys.push(key(&checkpoint, 1, &changed, &plain).unwrap());
+        // Close-ups are of what is labelled.
+        let close = Views::new(2, 5, 0.5, &pictures);
+        keys.push(key(&checkpoint, 1, &pictures, &close).unwrap());
+        let mut labelled = pictures.clone();
+        labelled.list[1].targets.push(Target { class: 0, bounds: [0.5; 4], weight: 1.0 });
+        assert_eq!(key(&checkpoint, 1, &labelled, &plain).unwrap(), base);
+        keys.push(key(&checkpoint, 1, &labelled, &close).unwrap());
         keys.sort();
         keys.dedup();
-        assert_eq!(keys.len(), 6);
+        assert_eq!(keys.len(), 8);
 
         // Before a stage, which has a folder of its own: what comes later doesn't matter.
-        let early = key(&checkpoint, 0, &pictures, 5).unwrap();
+        let early = key(&checkpoint, 0, &pictures, &plain).unwrap();
         assert_ne!(early, base);
         let mut later = checkpoint.clone();
         later.weights.insert("backbone.stage0.block0.project.bias", HostTensor::f32(&[6], vec![1.0; 6]));
-        assert_eq!(key(&later, 0, &pictures, 5).unwrap(), early);
-        assert_ne!(key(&later, 1, &pictures, 5).unwrap(), base);
+        assert_eq!(key(&later, 0, &pictures, &plain).unwrap(), early);
+        assert_ne!(key(&later, 1, &pictures, &plain).unwrap(), base);
         later.weights.insert("backbone.stem.bias", HostTensor::f32(&[4], vec![1.0; 4]));
-        assert_ne!(key(&later, 0, &pictures, 5).unwrap(), early);
+        assert_ne!(key(&later, 0, &pictures, &plain).unwrap(), early);
 
         // What comes after the backbone doesn't matter, nor does how numbers were stored.
         let mut same = checkpoint.clone();
         same.weights.insert("class_head.bias", HostTensor::f32(&[92], vec![1.0; 92]));
-        assert_eq!(key(&same, 1, &pictures, 5).unwrap(), base);
+        assert_eq!(key(&same, 1, &pictures, &plain).unwrap(), base);
     }
 
     #[test]
@@ -476,7 +492,8 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoint = checkpoint();
         checkpoint.config.pixels = Pixels::detr();
-        let error = Features::open_or_build(folder.path(), &checkpoint, 1, &pictures(folder.path()), 1, 0, &Silent).err().unwrap().to_string();
+        let pictures = pictures(folder.path());
+        let error = Features::open_or_build(folder.path(), &checkpoint, 1, &pictures, &plain(1, &pictures), &Silent).err().unwrap().to_string();
         assert!(error.contains("--resize 480x640"), "{error}");
     }
 }

@@ -4,12 +4,13 @@
 //! a file speaks only of the classes that no earlier file with this picture has declared in its `categories`. A list of detections, as
 //! `detrim eval --save` and others write them, speaks of the pictures and categories of the file before it.
 
+use super::surety::{FEWEST, Surety, judge};
 use crate::config::Label;
 use crate::error::{Error, Result};
 use crate::eval::coco::dataset::{Annotation, Category, Dataset, Image, is_list, read_detections};
 use crate::train::Target;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Pictures {
     pub problems: Vec<String>,
     /// Which files' categories go by their ids, and how, a sentence each.
     pub by_id: Vec<String>,
+    /// What scores were found to mean, a sentence for each file whose scores were calibrated.
+    pub sureties: Vec<String>,
 }
 
 /// A picture with its labels.
@@ -39,6 +42,23 @@ pub struct Labelled {
     pub targets: Vec<Target>,
     /// For each of the model's classes, whether a label file with this picture declares it.
     pub known: Arc<[bool]>,
+}
+
+/// What a target's weight must be for its picture to count as one that shows its class: a teacher that doubts doesn't make a picture rare.
+pub const SHOWN_FROM: f32 = 0.5;
+
+impl Labelled {
+    /// The classes that the picture shows.
+    pub fn classes(&self) -> BTreeSet<usize> {
+        self.targets.iter().filter(|target| target.weight >= SHOWN_FROM).map(|target| target.class).collect()
+    }
+
+    /// How many of the pictures show each class.
+    pub fn shown(pictures: &[&Self]) -> Vec<usize> {
+        let mut counts = vec![0; pictures.first().map_or(0, |picture| picture.known.len())];
+        pictures.iter().flat_map(|picture| picture.classes()).for_each(|class| counts[class] += 1);
+        counts
+    }
 }
 
 /// How much there is to learn from.
@@ -70,10 +90,22 @@ impl Pictures {
     /// Reads COCO label files of pictures under `images`; `labels` are the model's classes. The same file name is the same picture
     /// in all files. A file without any annotation is a mere list of pictures and declares no classes.
     ///
+    /// With `calibrate`, a file's scores become the share of boxes with such a score that are right, as is measured where an earlier file has
+    /// labels of the same classes of the same pictures; that it can't be is an error.
+    ///
     /// What can't be used is left out and named in `problems`. It is an error if none of the pictures is there.
-    pub fn open(files: &[PathBuf], images: &Path, labels: &[Label]) -> Result<Self> {
-        let mut reader =
-            Reader { images, labels, before: None, found: BTreeMap::new(), counts: Counts::default(), problems: Vec::new(), by_id: Vec::new() };
+    pub fn open(files: &[PathBuf], images: &Path, labels: &[Label], calibrate: bool) -> Result<Self> {
+        let mut reader = Reader {
+            images,
+            labels,
+            calibrate,
+            before: None,
+            found: BTreeMap::new(),
+            counts: Counts::default(),
+            problems: Vec::new(),
+            by_id: Vec::new(),
+            sureties: Vec::new(),
+        };
         for file in files {
             reader.read(file)?;
         }
@@ -84,6 +116,7 @@ impl Pictures {
 struct Reader<'a> {
     images: &'a Path,
     labels: &'a [Label],
+    calibrate: bool,
     /// Pictures and categories of the file before.
     before: Option<Dataset>,
     /// By file name.
@@ -91,6 +124,7 @@ struct Reader<'a> {
     counts: Counts,
     problems: Vec<String>,
     by_id: Vec<String>,
+    sureties: Vec<String>,
 }
 
 /// A picture that some file lists.
@@ -126,6 +160,10 @@ impl Reader<'_> {
             }
         }
 
+        let surety = match self.calibrate && dataset.annotations.iter().any(|annotation| annotation.score.is_some()) {
+            true => Some(self.surety(file, &dataset, &classes)?),
+            false => None,
+        };
         let mut strange: BTreeMap<u64, usize> = BTreeMap::new();
         for annotation in &dataset.annotations {
             let Some(&class) = classes.get(&annotation.category_id) else {
@@ -139,7 +177,10 @@ impl Reader<'_> {
                 continue;
             }
             match target(annotation, class, image) {
-                Ok(target) => {
+                Ok(mut target) => {
+                    if let (Some(surety), Some(score)) = (surety, annotation.score.filter(|_| target.weight > 0.0)) {
+                        target.weight = surety.of(score) as f32;
+                    }
                     found.targets.push(target);
                     *self.counts.of(annotation) += 1;
                 }
@@ -160,6 +201,36 @@ impl Reader<'_> {
         }
         self.before = Some(Dataset { annotations: Vec::new(), problems: Vec::new(), ..dataset });
         Ok(())
+    }
+
+    /// What a file's scores mean, by the labels that earlier files have of the same classes of the same pictures.
+    fn surety(&mut self, file: &Path, dataset: &Dataset, classes: &HashMap<u64, usize>) -> Result<Surety> {
+        let images: HashMap<u64, &Image> = dataset.images.iter().map(|image| (image.id, image)).collect();
+        let mut boxes: BTreeMap<(&str, usize), Vec<(f64, [f32; 4])>> = BTreeMap::new();
+        for annotation in &dataset.annotations {
+            let (Some(&class), Some(image)) = (classes.get(&annotation.category_id), images.get(&annotation.image_id)) else { continue };
+            let known = self.found.get(&image.file_name).is_some_and(|found| found.known[class]);
+            if let (true, Some(score), Ok(target)) = (known, annotation.score, target(annotation, class, image)) {
+                boxes.entry((&image.file_name, class)).or_default().push((score, target.bounds));
+            }
+        }
+        let mut judged = Vec::new();
+        for ((name, class), mut boxes) in boxes {
+            let people: Vec<&Target> = self.found[name].targets.iter().filter(|target| target.class == class).collect();
+            judged.extend(judge(&mut boxes, &people));
+        }
+        let (count, name) = (judged.len(), file.display());
+        let surety = Surety::fit(&judged).ok_or_else(|| Error::Dataset {
+            file: name.to_string(),
+            problem: format!(
+                "its scores can't be calibrated: {count} of its boxes are of classes and pictures that an earlier label file knows, and at least \
+                 {FEWEST} are needed, of which those with a higher score are right more often"
+            ),
+        })?;
+        let percent = |score: f64| format!("{:.0}%", 100.0 * surety.of(score));
+        let shares = [0.3, 0.5, 0.7].map(percent).join(", ");
+        self.sureties.push(format!("{name}: of boxes with a score of 0.3, 0.5 and 0.7 {shares} are right, as measured on {count} boxes"));
+        Ok(surety)
     }
 
     /// A list of detections.
@@ -212,7 +283,7 @@ impl Reader<'_> {
             });
         }
         let counts = Counts { pictures: list.len(), ..self.counts };
-        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems, by_id: self.by_id })
+        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems, by_id: self.by_id, sureties: self.sureties })
     }
 }
 
@@ -274,13 +345,17 @@ mod tests {
 
     /// Opens label files of pictures `a`, `b` and `c`; no other file is there.
     fn open(files: &[Value]) -> Result<Pictures> {
+        open_calibrated(files, false)
+    }
+
+    fn open_calibrated(files: &[Value], calibrate: bool) -> Result<Pictures> {
         let folder = tempfile::tempdir().unwrap();
         for name in ["a", "b", "c"] {
             std::fs::write(folder.path().join(name), name).unwrap();
         }
         let paths: Vec<PathBuf> = (0..files.len()).map(|i| folder.path().join(format!("{i}.json"))).collect();
         paths.iter().zip(files).for_each(|(path, file)| std::fs::write(path, file.to_string()).unwrap());
-        Pictures::open(&paths, folder.path(), &labels())
+        Pictures::open(&paths, folder.path(), &labels(), calibrate)
     }
 
     const WHOLE: [f64; 4] = [0.0, 0.0, 100.0, 50.0];
@@ -312,6 +387,38 @@ mod tests {
         let swapped = open(&[teacher, people]).unwrap();
         assert_eq!(swapped.counts, Counts { pictures: 3, by_people: 0, by_teacher: 4, ignored: 0 });
         assert!(pictures.list.iter().map(|p| &p.file_name).eq(swapped.list.iter().map(|p| &p.file_name)));
+    }
+
+    #[test]
+    fn scores_are_calibrated_by_what_people_found() {
+        // Dogs in rows of ten; a teacher's sure boxes are right nine times of ten, its doubtful ones once.
+        let place = |i: usize, away: f64| [(i % 10) as f64 * 10.0 + away, (i / 10) as f64 * 5.0 + away / 2.0, 4.0, 2.0];
+        let people = json!({
+            "images": [image(1, "a")],
+            "categories": categories(&[(7, "dog")]),
+            "annotations": (0..100).map(|i| mark(1, 7, place(i, 0.0))).collect::<Vec<_>>(),
+        });
+        let boxes = |score: f64, right: fn(usize) -> bool, dogs: std::ops::Range<usize>| {
+            dogs.map(move |i| scored(1, 2, place(i, if right(i) { 0.0 } else { 4.0 }), score)).collect::<Vec<_>>()
+        };
+        let (sure, doubtful) = (boxes(0.6, |i| i % 10 > 0, 0..50), boxes(0.2, |i| i % 10 == 0, 50..100));
+        let others = vec![scored(1, 1, LEFT, 0.6), scored(2, 2, LEFT, 0.2), mark(2, 1, WHOLE)];
+        let teacher = |annotations: Vec<Value>| json!({ "images": [image(1, "a"), image(2, "b")], "categories": categories(&[(1, "person"), (2, "dog")]), "annotations": annotations });
+        let all = teacher([sure.clone(), doubtful, others].concat());
+        let pictures = open_calibrated(&[people.clone(), all.clone()], true).unwrap();
+        let weights = |picture: usize| pictures.list[picture].targets.iter().map(|target| target.weight).collect::<Vec<_>>();
+        let ([person, dog], of_a) = ([weights(0)[100], weights(1)[0]], weights(0));
+        assert!((0.82..0.95).contains(&person) && (0.05..0.18).contains(&dog), "{person} {dog}");
+        assert!(of_a[..100].iter().all(|&weight| weight == 1.0) && weights(1)[1] == 1.0);
+        assert!(pictures.sureties.len() == 1 && pictures.sureties[0].contains("1.json") && pictures.sureties[0].ends_with("on 100 boxes"));
+        // Else a score is as sure as it says.
+        let plain = open(&[people.clone(), all]).unwrap();
+        assert!(plain.list[1].targets[0].weight == 0.2 && plain.sureties.is_empty());
+
+        for (files, count) in [(vec![people.clone(), teacher(sure.clone())], "50 of its boxes"), (vec![teacher(sure)], "0 of its boxes")] {
+            let error = open_calibrated(&files, true).unwrap_err().to_string();
+            assert!(error.contains(".json") && error.contains(count) && error.contains("at least 100"), "{error}");
+        }
     }
 
     #[test]

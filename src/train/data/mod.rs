@@ -1,15 +1,17 @@
 //! Labelled pictures as a training step wants them: labels from several files, random views, the backbone's features from disk.
 
 mod cache;
+mod close_up;
 mod labels;
 mod repeat;
 mod sampler;
+mod surety;
 mod view;
 
 pub use cache::{Features, one_size};
+pub use close_up::Views;
 pub use labels::{Counts, Labelled, Pictures};
 pub use sampler::Sampler;
-pub use view::View;
 
 use super::Example;
 use super::teacher::Teacher;
@@ -31,12 +33,12 @@ impl Data {
     /// alike); `seed` decides which examples a step has.
     pub fn new(pictures: Pictures, features: Features, rare: f64, batch: usize, seed: u64) -> Result<Self> {
         let usable: Vec<&Labelled> = features.usable().iter().map(|&picture| &pictures.list[picture]).collect();
-        if usable.is_empty() || features.views() == 0 || batch == 0 {
+        if usable.is_empty() || features.views().count == 0 || batch == 0 {
             let usable = usable.len();
-            let problem = format!("{usable} pictures in {} views can't make batches of {batch}", features.views());
+            let problem = format!("{usable} pictures in {} views can't make batches of {batch}", features.views().count);
             return Err(Error::Dataset { file: pictures.folder.display().to_string(), problem });
         }
-        let sampler = Sampler::new(&repeat::factors(&usable, rare), features.views(), batch, seed);
+        let sampler = Sampler::new(&repeat::factors(&usable, rare), features.views().count, batch, seed);
         Ok(Self { sampler, pictures, features, teacher: None })
     }
 
@@ -53,10 +55,10 @@ impl Data {
 
     /// A picture (its index in the list) in a view.
     fn example(&self, picture: usize, number: usize) -> Result<Example> {
-        let Labelled { file_name, size, targets, known, .. } = &self.pictures.list[picture];
-        let targets = View::new(self.features.seed(), file_name, number).targets(targets, *size);
+        let labelled = &self.pictures.list[picture];
+        let targets = self.features.views().view(labelled, number).targets(&labelled.targets, labelled.size);
         let lesson = self.teacher.as_ref().map(|(teacher, features)| teacher.lesson(&features.get(picture, number)?)).transpose()?;
-        Ok(Example { features: self.features.get(picture, number)?, targets, known: known.clone(), lesson })
+        Ok(Example { features: self.features.get(picture, number)?, targets, known: labelled.known.clone(), lesson })
     }
 
     pub fn pictures(&self) -> &Pictures {
@@ -101,7 +103,7 @@ mod tests {
         for ((place, number), example) in pairs.into_iter().zip(examples) {
             let picture = place + 1;
             let labelled = &data.pictures.list[picture];
-            let view = View::new(5, &labelled.file_name, number);
+            let view = data.features.views().view(labelled, number);
             assert_eq!(example.targets, view.targets(&labelled.targets, [10, 20]));
             assert_eq!(example.features, data.features.get(picture, number).unwrap());
             assert_eq!(example.known.iter().position(|&known| known), Some(picture));

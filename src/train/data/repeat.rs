@@ -2,22 +2,11 @@
 
 use super::Labelled;
 
-/// What a target's weight must be for its picture to count as one that shows its class: a teacher that doubts doesn't make a picture rare.
-const SHOWN_FROM: f32 = 0.5;
-
 /// How often an epoch shows each picture: √(`rare` / share of the pictures that show the class), of its classes the most, at least once.
 pub fn factors(pictures: &[&Labelled], rare: f64) -> Vec<f64> {
-    let shown = |picture: &Labelled| {
-        let mut classes: Vec<usize> = picture.targets.iter().filter(|target| target.weight >= SHOWN_FROM).map(|target| target.class).collect();
-        classes.sort_unstable();
-        classes.dedup();
-        classes
-    };
-    let classes = pictures.first().map_or(0, |picture| picture.known.len());
-    let mut counts = vec![0_usize; classes];
-    pictures.iter().flat_map(|picture| shown(picture)).for_each(|class| counts[class] += 1);
+    let counts = Labelled::shown(pictures);
     let factor = |class: usize| (rare * pictures.len() as f64 / counts[class] as f64).sqrt();
-    pictures.iter().map(|picture| shown(picture).into_iter().map(factor).fold(1.0, f64::max)).collect()
+    pictures.iter().map(|picture| picture.classes().into_iter().map(factor).fold(1.0, f64::max)).collect()
 }
 
 #[cfg(test)]

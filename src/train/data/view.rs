@@ -68,6 +68,11 @@ impl View {
         Self { window, flip, colour: Some(Colour { brightness, contrast, saturation }) }
     }
 
+    /// The same, but of another part of the picture: left, top, width and height in fractions of it.
+    pub fn of(self, window: [f64; 4]) -> Self {
+        Self { window, ..self }
+    }
+
     /// The picture in this view, in its own resolution.
     pub fn apply(&self, picture: &Picture) -> Picture {
         let [across, down] = self.spans([picture.width, picture.height]);
@@ -137,7 +142,7 @@ fn window(random: &mut fastrand::Rng) -> [f64; 4] {
     [random.f64() * (1.0 - width), random.f64() * (1.0 - height), width, height]
 }
 
-fn between(random: &mut fastrand::Rng, low: f64, high: f64) -> f64 {
+pub(super) fn between(random: &mut fastrand::Rng, low: f64, high: f64) -> f64 {
     low + random.f64() * (high - low)
 }
 
