@@ -4,7 +4,7 @@
 //! a file speaks only of the classes that no earlier file with this picture has declared in its `categories`. A list of detections, as
 //! `detrim eval --save` and others write them, speaks of the pictures and categories of the file before it.
 
-use super::surety::{FEWEST, Surety, judge};
+use super::surety::{FEWEST, Scored, Surety, judge};
 use crate::config::Label;
 use crate::error::{Error, Result};
 use crate::eval::coco::dataset::{Annotation, Category, Dataset, Image, is_list, read_detections};
@@ -206,7 +206,7 @@ impl Reader<'_> {
     /// What a file's scores mean, by the labels that earlier files have of the same classes of the same pictures.
     fn surety(&mut self, file: &Path, dataset: &Dataset, classes: &HashMap<u64, usize>) -> Result<Surety> {
         let images: HashMap<u64, &Image> = dataset.images.iter().map(|image| (image.id, image)).collect();
-        let mut boxes: BTreeMap<(&str, usize), Vec<(f64, [f32; 4])>> = BTreeMap::new();
+        let mut boxes: BTreeMap<(&str, usize), Vec<Scored>> = BTreeMap::new();
         for annotation in &dataset.annotations {
             let (Some(&class), Some(image)) = (classes.get(&annotation.category_id), images.get(&annotation.image_id)) else { continue };
             let known = self.found.get(&image.file_name).is_some_and(|found| found.known[class]);

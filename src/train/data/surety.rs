@@ -68,9 +68,12 @@ impl Surety {
     }
 }
 
-/// Which of a teacher's boxes of one class on one picture are right, each (score, bounds), by what people found there. Each of their objects has
-/// one box, the highest score choosing first; where they couldn't tell, nothing is told.
-pub fn judge(boxes: &mut [(f64, [f32; 4])], people: &[&Target]) -> Vec<(f64, bool)> {
+/// A teacher's box: score and (centre x, centre y, width, height).
+pub type Scored = (f64, [f32; 4]);
+
+/// Which of a teacher's boxes of one class on one picture are right, by what people found there. Each of their objects has one box, the
+/// highest score choosing first; where they couldn't tell, nothing is told.
+pub fn judge(boxes: &mut [Scored], people: &[&Target]) -> Vec<(f64, bool)> {
     boxes.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut taken = vec![false; people.len()];
     let mut judged = Vec::new();
