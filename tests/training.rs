@@ -324,6 +324,18 @@ fn a_trimmed_network_gets_back_what_its_parents_run_had() {
     let again = finished(&trimmed, &back).unwrap();
     assert_eq!(again, left);
 
+    // Fine-tuned since, each on its own, the positions are made of the boxes nevertheless.
+    let mut random = fastrand::Rng::with_seed(1);
+    let moved = left.tensors["query_position"].to_f32().iter().map(|x| x + 0.2 * (random.f32() - 0.5)).collect();
+    let mut since = left.clone();
+    since.insert("query_position", HostTensor::f32(&[trimmed.queries, trimmed.d_model], moved));
+    let again = finished(&trimmed, &anchored(&trimmed, &since, &weights).unwrap()).unwrap();
+    let apart = |a: &Weights, b: &Weights| {
+        let [a, b] = [a, b].map(|weights| weights.tensors["query_position"].to_f32());
+        a.iter().zip(b.iter()).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt()
+    };
+    assert!(apart(&left, &since) > 10.0 * apart(&again, &since), "{} {}", apart(&left, &since), apart(&again, &since));
+
     let refused = |config: &Config, left: &Weights, state: &Weights| anchored(config, left, state).unwrap_err().to_string();
     let other = fresh(config.clone(), &weights, 9).unwrap().weights;
     assert!(refused(&trimmed, &left, &other).contains("isn't of this run"));

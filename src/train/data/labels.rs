@@ -210,7 +210,8 @@ impl Reader<'_> {
         for annotation in &dataset.annotations {
             let (Some(&class), Some(image)) = (classes.get(&annotation.category_id), images.get(&annotation.image_id)) else { continue };
             let known = self.found.get(&image.file_name).is_some_and(|found| found.known[class]);
-            if let (true, Some(score), Ok(target)) = (known, annotation.score, target(annotation, class, image)) {
+            let crowd = annotation.iscrowd > 0;
+            if let (true, false, Some(score), Ok(target)) = (known, crowd, annotation.score, target(annotation, class, image)) {
                 boxes.entry((&image.file_name, class)).or_default().push((score, target.bounds));
             }
         }
