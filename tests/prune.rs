@@ -445,6 +445,29 @@ fn a_trimming_in_rounds_is_one_command_too() {
 }
 
 #[test]
+fn a_trimming_to_a_budget_is_one_command_too() {
+    let folder = place();
+    let folder = folder.path();
+    label(folder);
+    write_own(&folder.join("base.safetensors"), &network(), Storage::F32).unwrap();
+    let trim = |budget: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+        command.current_dir(folder).args("trim base.safetensors --images photos --labels labels.json --steps 2".split(' ')).args(budget.split(' '));
+        command.args("--views 2 --close-ups 0.5 --repeat-rare 0.9 --pictures 8 --out small.safetensors".split(' ')).output().unwrap()
+    };
+    let text = done(&trim("--params -30%"));
+    assert!(text.contains("--params=-30%") && text.contains("--close-ups 0.5 --repeat-rare 0.9"), "{text}");
+    let count = |name| model(folder, name).weights.tensors.values().map(|tensor| tensor.len()).sum::<usize>() as f64;
+    assert!(count("small.safetensors") < 0.7 * count("base.safetensors"));
+    assert!(folder.join("small.toml").exists());
+    // What is half done there is of another budget.
+    assert!(complaint(&trim("--params -20%")).contains("another recipe"));
+    // It is one or the other, and as wrong as it is for prune.
+    assert!(complaint(&trim("--params -30% --recipe layers")).contains("cannot be used with"));
+    assert!(complaint(&trim("--params 4MB --work other")).contains("the limit on params is given in bytes"));
+}
+
+#[test]
 fn a_whole_trimming_is_one_command() {
     let folder = place();
     let folder = folder.path();

@@ -2,6 +2,7 @@
 
 mod bars;
 pub mod bench;
+mod budget;
 mod calibration;
 mod colours;
 pub mod convert;

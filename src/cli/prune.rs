@@ -1,6 +1,7 @@
 //! `detrim prune`
 
 use super::bars::Bars;
+use super::budget::BudgetArguments;
 use super::calibration::{self, HELD_OUT, open_recipe, rounded};
 use super::convert::Dtype;
 use super::model::{self, ModelArguments};
@@ -12,7 +13,7 @@ use detrim::checkpoint::{Checkpoint, write_own};
 use detrim::config::Config;
 use detrim::eval::profile::Profile;
 use detrim::output::write;
-use detrim::prune::budget::{Budget, Costs, Limit, Meter};
+use detrim::prune::budget::{Costs, Meter};
 use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::{difference, look_on};
 use detrim::prune::importance::Importance;
@@ -57,18 +58,8 @@ pub struct Arguments {
     /// options here
     #[arg(long, value_name = "TOML", group = "what")]
     plan: Option<PathBuf>,
-    /// Fewer parameters: -55% of the model's, or at most 4.5M
-    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
-    params: Option<Limit>,
-    /// Fewer multiply-accumulates: -40%, or at most 1.2G
-    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
-    macs: Option<Limit>,
-    /// A smaller file: 4MB
-    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what")]
-    bytes: Option<Limit>,
-    /// A faster network by a device's profile: 1.65x, or at most 40ms a picture
-    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true, conflicts_with = "what", requires = "profile")]
-    latency: Option<Limit>,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// Count the budget's shares and speed-ups (-55%, 1.65x) from this model, where MODEL was made of it by an earlier round of trimming and
     /// fine-tuning
     #[arg(long, value_name = "WHOLE", conflicts_with = "plan")]
@@ -113,8 +104,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let path = &arguments.model.model;
     // Before anything that takes long.
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
-    let budget = Budget { params: arguments.params, macs: arguments.macs, bytes: arguments.bytes, latency: arguments.latency };
-    budget.check()?;
+    let budget = arguments.budget.budget()?;
     let file = arguments.recipe.as_deref().map(Path::new);
     let given = [Some(&**path), file, arguments.plan.as_deref(), arguments.of.as_deref(), arguments.profile.as_deref()];
     let given: Vec<&Path> = given.into_iter().flatten().collect();

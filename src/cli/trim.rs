@@ -1,6 +1,7 @@
 //! `detrim trim`: the commands of a whole trimming, one after another.
 
 use super::bars::Bars;
+use super::budget::BudgetArguments;
 use super::calibration::{self, open_recipe, rounded};
 use super::convert::Dtype;
 use super::model::{self, GuessArguments};
@@ -29,15 +30,18 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     detrim trim base.safetensors --images photos --labels people.json --out small.safetensors --dtype int8\n  \
+    detrim trim base.safetensors --params -55% --macs -40% --images photos --labels people.json --out small.safetensors\n  \
     detrim trim base.safetensors --recipe layers --images photos --labels people.json --dev dev.json --steps 3000 --out small.safetensors\n  \
     detrim trim base.safetensors --recipe channels --recipe layers --recipe speed --images photos --labels people.json --out small.safetensors")]
 pub struct Arguments {
     /// The detector to trim. Where it is the state of a training run, its denoising and dense supervision take part in the fine-tuning
     model: PathBuf,
     /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file. May be given several times, for as many
-    /// rounds; a budget in a later one is counted from MODEL, too
-    #[arg(long, visible_alias = "preset", value_name = "NAME", default_value = "combined")]
+    /// rounds; a budget in a later one is counted from MODEL, too [default: combined, where no limit is given]
+    #[arg(long, visible_alias = "preset", value_name = "NAME", group = "what")]
     recipe: Vec<String>,
+    #[command(flatten)]
+    budget: BudgetArguments,
     /// What `detrim bench --profile` measured on the device that the detector is for: a recipe's limit on latency goes by it
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
@@ -53,6 +57,9 @@ pub struct Arguments {
     /// Boxes in COCO's format to fine-tune on; see detrim train
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
+    /// Measure how often a list of detections among the labels is right; see detrim train
+    #[arg(long)]
+    calibrate: bool,
     /// Held-out boxes in COCO's format: choose the best state, and measure the result
     #[arg(long, value_name = "JSON")]
     dev: Option<PathBuf>,
@@ -65,6 +72,12 @@ pub struct Arguments {
     /// Views of each picture; see detrim train
     #[arg(long, default_value_t = 2)]
     views: usize,
+    /// Of the views beside the plain one, the share that show one object close up; see detrim train
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    close_ups: f64,
+    /// Show pictures of rare classes more often; see detrim train
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    repeat_rare: f64,
     /// Fine-tune this many of the backbone's last stages too
     #[arg(long, value_name = "N", default_value_t = 0)]
     unfreeze: usize,
@@ -85,7 +98,8 @@ pub struct Arguments {
 
 /// What is taken out at once, and where what comes of it lies.
 struct Round {
-    recipe: String,
+    /// The options of `detrim prune` that say so.
+    what: Vec<String>,
     /// Whether a limit is a share of what the whole costs.
     budget: bool,
     trimmed: PathBuf,
@@ -102,8 +116,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let parent = work.join("parent.safetensors");
     // Whatever is wrong with what was asked for, before anything that takes long.
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
-    let recipes = arguments.recipe.iter().map(|name| open_recipe(name, profile.is_some())).collect::<Result<Vec<_>>>()?;
-    let rounds = rounds(&arguments, &work, &recipes)?;
+    let asked_for = asked_for(&arguments, profile.is_some())?;
+    let recipes: Vec<&Recipe> = asked_for.iter().map(|(_, recipe)| recipe).collect();
+    let rounds = rounds(&arguments, &work, &asked_for)?;
     let Some(last) = rounds.last() else { bail!("there is no --recipe") };
     // (Rounds differ in their folders alone.)
     heal(&arguments, &work, last, &parent).parse::<train::Arguments>()?;
@@ -129,7 +144,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let from = before.as_deref().unwrap_or(&parent);
         if !round.trimmed.exists() {
             let mut line = Line::new("prune");
-            line.put(from).option("--recipe", &round.recipe).option("--images", images);
+            line.put(from).puts(&round.what).option("--images", images);
             line.option("--pictures", pictures.to_string()).option("--seed", seed.to_string());
             if let Some(importance) = importance.to_possible_value() {
                 line.option("--importance", importance.get_name());
@@ -192,17 +207,29 @@ pub fn run(arguments: Arguments) -> Result<()> {
     eval::run(line.parse()?)
 }
 
+/// What is to be taken out, round by round: as options of `detrim prune`, and what they mean.
+fn asked_for(arguments: &Arguments, profiled: bool) -> Result<Vec<(Vec<String>, Recipe)>> {
+    let budget = arguments.budget.budget()?;
+    if !budget.is_empty() {
+        let options = budget.named().into_iter().filter_map(|(name, limit)| Some(format!("--{name}={}", String::from(limit?)))).collect();
+        return Ok(vec![(options, Recipe { budget, ..Recipe::default() })]);
+    }
+    let combined = ["combined".to_string()];
+    let names = if arguments.recipe.is_empty() { &combined[..] } else { &arguments.recipe };
+    names.iter().map(|name| Ok((vec!["--recipe".into(), name.clone()], open_recipe(name, profiled)?))).collect()
+}
+
 /// One round for each recipe. The only one's plan is called as the result; of several, each with its number.
-fn rounds(arguments: &Arguments, work: &Path, recipes: &[Recipe]) -> Result<Vec<Round>> {
+fn rounds(arguments: &Arguments, work: &Path, asked_for: &[(Vec<String>, Recipe)]) -> Result<Vec<Round>> {
     let Arguments { out, .. } = arguments;
     let mut given = vec![&*arguments.model];
     given.extend(arguments.recipe.iter().map(Path::new));
     given.extend([&arguments.profile, &arguments.dev].into_iter().flatten().chain(&arguments.labels).map(|path| &**path));
-    let (count, plan) = (recipes.len(), plan_beside(out, &given)?);
-    let round = |(i, recipe): (usize, &Recipe)| {
+    let (count, plan) = (asked_for.len(), plan_beside(out, &given)?);
+    let round = |(i, (what, recipe)): (usize, &(Vec<String>, Recipe))| {
         let number = if i == 0 { String::new() } else { (i + 1).to_string() };
         Ok(Round {
-            recipe: arguments.recipe[i].clone(),
+            what: what.clone(),
             budget: !recipe.budget.is_empty(),
             trimmed: work.join(format!("trimmed{number}.safetensors")),
             healing: work.join(format!("healing{number}")),
@@ -210,7 +237,7 @@ fn rounds(arguments: &Arguments, work: &Path, recipes: &[Recipe]) -> Result<Vec<
             title: if count == 1 { String::new() } else { format!("round {} of {count}, ", i + 1) },
         })
     };
-    recipes.iter().enumerate().map(round).collect()
+    asked_for.iter().enumerate().map(round).collect()
 }
 
 /// What a round's fine-tuning has made. (An earlier run may have had a --dev by which it chose.)
@@ -246,9 +273,13 @@ fn heal(arguments: &Arguments, work: &Path, Round { trimmed, healing, .. }: &Rou
     for labels in &arguments.labels {
         line.option("--labels", labels);
     }
+    if arguments.calibrate {
+        line.put("--calibrate");
+    }
     if let Some(dev) = &arguments.dev {
         line.option("--dev", dev);
     }
+    line.option("--close-ups", arguments.close_ups.to_string()).option("--repeat-rare", arguments.repeat_rare.to_string());
     line.option("--cache", work.join("features")).option("--views", arguments.views.to_string()).option("--seed", arguments.seed.to_string());
     line.option("--steps", arguments.steps.to_string()).option("--rate", arguments.rate.to_string());
     line.option("--unfreeze", arguments.unfreeze.to_string()).option("--schedule", "cosine").option("--average", "0.999");
@@ -265,6 +296,11 @@ impl Line {
 
     fn put(&mut self, word: impl AsRef<OsStr>) -> &mut Self {
         self.0.push(word.as_ref().into());
+        self
+    }
+
+    fn puts(&mut self, words: &[String]) -> &mut Self {
+        self.0.extend(words.iter().map(OsString::from));
         self
     }
 

@@ -92,7 +92,8 @@ impl TryFrom<String> for Limit {
 impl From<Limit> for String {
     fn from(limit: Limit) -> Self {
         match limit {
-            Limit::Share(share) => format!("{}%", -100.0 * (1.0 - share)),
+            // (What the subtraction loses isn't shown.)
+            Limit::Share(share) => format!("{}%", -(1e11 * (1.0 - share)).round() / 1e9),
             Limit::Most(most, Unit::Plain) => most.to_string(),
             Limit::Most(most, Unit::Bytes) => format!("{most}B"),
             Limit::Most(most, Unit::Milliseconds) => format!("{most}ms"),
@@ -166,7 +167,7 @@ impl Budget {
     }
 
     /// All limits, set or not, by their names.
-    fn named(&self) -> [(&'static str, Option<Limit>); 4] {
+    pub fn named(&self) -> [(&'static str, Option<Limit>); 4] {
         [("params", self.params), ("macs", self.macs), ("bytes", self.bytes), ("latency", self.latency)]
     }
 
