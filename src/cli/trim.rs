@@ -37,8 +37,8 @@ pub struct Arguments {
     /// The detector to trim. Where it is the state of a training run, its denoising and dense supervision take part in the fine-tuning
     model: PathBuf,
     /// What to take out: layers, heads, channels, article, combined, speed, or a recipe's TOML file. May be given several times, for as many
-    /// rounds; a budget in a later one is counted from MODEL, too [default: combined, where no limit is given]
-    #[arg(long, visible_alias = "preset", value_name = "NAME", group = "what")]
+    /// rounds; a budget in a later one is counted from MODEL, too. Limits may take its place
+    #[arg(long, visible_alias = "preset", value_name = "NAME", default_value = "combined", group = "what")]
     recipe: Vec<String>,
     #[command(flatten)]
     budget: BudgetArguments,
@@ -98,10 +98,9 @@ pub struct Arguments {
 
 /// What is taken out at once, and where what comes of it lies.
 struct Round {
-    /// The options of `detrim prune` that say so.
-    what: Vec<String>,
-    /// Whether a limit is a share of what the whole costs.
-    budget: bool,
+    recipe: Recipe,
+    /// The options of `detrim prune` that ask for it.
+    options: Vec<String>,
     trimmed: PathBuf,
     healing: PathBuf,
     /// The plan's place beside the result.
@@ -116,9 +115,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let parent = work.join("parent.safetensors");
     // Whatever is wrong with what was asked for, before anything that takes long.
     let profile = arguments.profile.as_deref().map(Profile::open).transpose()?;
-    let asked_for = asked_for(&arguments, profile.is_some())?;
-    let recipes: Vec<&Recipe> = asked_for.iter().map(|(_, recipe)| recipe).collect();
-    let rounds = rounds(&arguments, &work, &asked_for)?;
+    let rounds = rounds(&arguments, &work, asked_for(&arguments, profile.is_some())?)?;
+    let recipes: Vec<&Recipe> = rounds.iter().map(|round| &round.recipe).collect();
     let Some(last) = rounds.last() else { bail!("there is no --recipe") };
     // (Rounds differ in their folders alone.)
     heal(&arguments, &work, last, &parent).parse::<train::Arguments>()?;
@@ -144,7 +142,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let from = before.as_deref().unwrap_or(&parent);
         if !round.trimmed.exists() {
             let mut line = Line::new("prune");
-            line.put(from).puts(&round.what).option("--images", images);
+            line.put(from);
+            for option in &round.options {
+                line.put(option);
+            }
+            line.option("--images", images);
             line.option("--pictures", pictures.to_string()).option("--seed", seed.to_string());
             if let Some(importance) = importance.to_possible_value() {
                 line.option("--importance", importance.get_name());
@@ -152,7 +154,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             if let Some(profile) = &arguments.profile {
                 line.option("--profile", profile);
             }
-            if before.is_some() && round.budget {
+            if before.is_some() && !round.recipe.budget.is_empty() {
                 line.option("--of", &parent);
             }
             line.option("--dtype", "f32").option("--out", &round.trimmed).show(&format!("{}1/4", round.title))?;
@@ -214,30 +216,28 @@ fn asked_for(arguments: &Arguments, profiled: bool) -> Result<Vec<(Vec<String>, 
         let options = budget.named().into_iter().filter_map(|(name, limit)| Some(format!("--{name}={}", String::from(limit?)))).collect();
         return Ok(vec![(options, Recipe { budget, ..Recipe::default() })]);
     }
-    let combined = ["combined".to_string()];
-    let names = if arguments.recipe.is_empty() { &combined[..] } else { &arguments.recipe };
-    names.iter().map(|name| Ok((vec!["--recipe".into(), name.clone()], open_recipe(name, profiled)?))).collect()
+    arguments.recipe.iter().map(|name| Ok((vec!["--recipe".into(), name.clone()], open_recipe(name, profiled)?))).collect()
 }
 
 /// One round for each recipe. The only one's plan is called as the result; of several, each with its number.
-fn rounds(arguments: &Arguments, work: &Path, asked_for: &[(Vec<String>, Recipe)]) -> Result<Vec<Round>> {
+fn rounds(arguments: &Arguments, work: &Path, asked_for: Vec<(Vec<String>, Recipe)>) -> Result<Vec<Round>> {
     let Arguments { out, .. } = arguments;
     let mut given = vec![&*arguments.model];
     given.extend(arguments.recipe.iter().map(Path::new));
     given.extend([&arguments.profile, &arguments.dev].into_iter().flatten().chain(&arguments.labels).map(|path| &**path));
     let (count, plan) = (asked_for.len(), plan_beside(out, &given)?);
-    let round = |(i, (what, recipe)): (usize, &(Vec<String>, Recipe))| {
+    let round = |(i, (options, recipe)): (usize, (Vec<String>, Recipe))| {
         let number = if i == 0 { String::new() } else { (i + 1).to_string() };
         Ok(Round {
-            what: what.clone(),
-            budget: !recipe.budget.is_empty(),
+            recipe,
+            options,
             trimmed: work.join(format!("trimmed{number}.safetensors")),
             healing: work.join(format!("healing{number}")),
             plan: if count == 1 { plan.clone() } else { plan_beside(&plan.with_extension(format!("{}.safetensors", i + 1)), &given)? },
             title: if count == 1 { String::new() } else { format!("round {} of {count}, ", i + 1) },
         })
     };
-    asked_for.iter().enumerate().map(round).collect()
+    asked_for.into_iter().enumerate().map(round).collect()
 }
 
 /// What a round's fine-tuning has made. (An earlier run may have had a --dev by which it chose.)
@@ -296,11 +296,6 @@ impl Line {
 
     fn put(&mut self, word: impl AsRef<OsStr>) -> &mut Self {
         self.0.push(word.as_ref().into());
-        self
-    }
-
-    fn puts(&mut self, words: &[String]) -> &mut Self {
-        self.0.extend(words.iter().map(OsString::from));
         self
     }
 
