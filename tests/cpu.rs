@@ -91,6 +91,22 @@ fn every_operation_has_the_right_gradient() {
     check_gradients("max pool", &[random(&[1, 5, 6, 2], 1)], |backend, x| backend.max_pool(&x[0], Window::new(3, 2, Padding::Even(1))).unwrap());
 }
 
+/// The gradients of the first would be lost without a word.
+#[test]
+fn a_variable_is_loaded_once() {
+    let backend = autograd();
+    let load = |name: &str| backend.load_linear(name, &random(&[7, 5], 3), &random(&[7], 4)).map(|_| ());
+    load("map").unwrap();
+    load("other").unwrap();
+    let error = load("map").unwrap_err().to_string();
+    assert!(error.contains("map.weight is loaded twice"), "{error}");
+    // What isn't trained may be shared.
+    let frozen = Autograd::new(Device::Cpu, |_| false);
+    for _ in 0..2 {
+        frozen.load_linear("map", &random(&[7, 5], 3), &random(&[7], 4)).unwrap();
+    }
+}
+
 /// Odd shapes, both kinds of padding, and more channels than are computed together.
 const DEPTHWISE: [([usize; 4], Window); 6] = [
     ([2, 5, 4, 3], Window::new(3, 2, Padding::Same)),

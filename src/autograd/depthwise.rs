@@ -18,12 +18,20 @@ pub struct Depthwise {
 /// Channels that are computed together: as many as stay in registers.
 const LANES: usize = 32;
 
-/// What each place of the output sees of a picture.
+/// A tap of an output, and the place of the picture that it lies on. Taps on the padding aren't listed.
+#[derive(Clone, Copy)]
+struct Sight {
+    out: usize,
+    tap: usize,
+    place: usize,
+}
+
+/// What the outputs see of a picture.
 struct Seen {
-    /// A tap and the place of the input that it lies on, for one output after the other. Taps on the padding aren't listed.
-    pairs: Vec<(usize, usize)>,
-    /// Where each output's pairs end.
-    ends: Vec<usize>,
+    sights: Vec<Sight>,
+    taps: usize,
+    places: usize,
+    /// Of the output.
     size: [usize; 2],
 }
 
@@ -34,23 +42,62 @@ impl Seen {
         if size[0] * size[1] == 0 {
             candle_core::bail!("a window of {:?} doesn't fit into {height}×{width}", window.kernel)
         }
-        let (mut pairs, mut ends) = (Vec::new(), Vec::with_capacity(size[0] * size[1]));
+        let taps = window.kernel[0] * window.kernel[1];
+        let mut sights = Vec::with_capacity(size[0] * size[1] * taps);
         for out in 0..size[0] * size[1] {
-            for tap in 0..window.kernel[0] * window.kernel[1] {
+            for tap in 0..taps {
                 let y = (out / size[1] * window.stride + tap / window.kernel[1] * window.dilation).wrapping_sub(place.top);
                 let x = (out % size[1] * window.stride + tap % window.kernel[1] * window.dilation).wrapping_sub(place.left);
                 // What lies above or on the left has wrapped around to a large number.
                 if y < height && x < width {
-                    pairs.push((tap, y * width + x));
+                    sights.push(Sight { out, tap, place: y * width + x });
                 }
             }
-            ends.push(pairs.len());
         }
-        Ok(Self { pairs, ends, size })
+        Ok(Self { sights, taps, places: height * width, size })
     }
 
-    /// The pairs of each output.
-    fn outputs(&self) -> impl Iterator<Item = &[(usize, usize)]> {
+    /// For each output, the taps and where they lie.
+    fn by_output(&self) -> Groups {
+        Groups::new(&self.sights, self.size[0] * self.size[1], |sight| (sight.out, [sight.tap, sight.place]))
+    }
+
+    /// For each place, the taps that lie on it and whose they are.
+    fn by_place(&self) -> Groups {
+        Groups::new(&self.sights, self.places, |sight| (sight.place, [sight.tap, sight.out]))
+    }
+
+    /// For each tap in each row of outputs, the outputs and where it lies.
+    fn by_tap(&self) -> Groups {
+        let group = |sight: Sight| sight.out / self.size[1] * self.taps + sight.tap;
+        Groups::new(&self.sights, self.size[0] * self.taps, |sight| (group(sight), [sight.out, sight.place]))
+    }
+}
+
+/// Pairs of indices, sorted into groups.
+struct Groups {
+    pairs: Vec<[usize; 2]>,
+    /// Where each group ends.
+    ends: Vec<usize>,
+}
+
+impl Groups {
+    fn new(sights: &[Sight], count: usize, of: impl Fn(Sight) -> (usize, [usize; 2])) -> Self {
+        let mut ends = vec![0; count];
+        sights.iter().for_each(|&sight| ends[of(sight).0] += 1);
+        let mut sum = 0;
+        // Where each begins; once its pairs are there, where it ends.
+        ends.iter_mut().for_each(|end| sum += std::mem::replace(end, sum));
+        let mut pairs = vec![[0; 2]; sights.len()];
+        for &sight in sights {
+            let (group, pair) = of(sight);
+            pairs[ends[group]] = pair;
+            ends[group] += 1;
+        }
+        Self { pairs, ends }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[[usize; 2]]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, &end)| &self.pairs[start..end])
     }
@@ -81,8 +128,9 @@ impl CustomOp3 for Depthwise {
         let [out_height, out_width] = seen.size;
         let mut out = vec![0.0; batch * out_height * out_width * channels];
         let pictures = of(x, lx)?.chunks_exact(height * width * channels).zip(out.chunks_exact_mut(out_height * out_width * channels));
+        let by_output = &seen.by_output();
         for (x, out) in pictures {
-            dispatch(Forward { seen: &seen, channels, x, weight: of(w, lw)?, bias: of(b, lb)?, bounds: self.bounds, out });
+            dispatch(Forward { by_output, channels, x, weight: of(w, lw)?, bias: of(b, lb)?, bounds: self.bounds, out });
         }
         Ok((CpuStorage::F32(out), (batch, out_height, out_width, channels).into()))
     }
@@ -93,9 +141,10 @@ impl CustomOp3 for Depthwise {
         let (xs, weight, g, out) = (Floats::of(&xt)?, Floats::of(&wt)?, Floats::of(&grad)?, Floats::of(out)?);
         let g = within(&g, &out, self.bounds);
         let (mut by_x, mut by_w, mut by_b) = (vec![0.0; xs.len()], vec![0.0; weight.len()], vec![0.0; channels]);
-        let (whole, out_whole) = (x.dim(1)? * x.dim(2)? * channels, seen.ends.len() * channels);
+        let (whole, out_whole) = (seen.places * channels, seen.size[0] * seen.size[1] * channels);
+        let (by_place, by_tap, taps) = (&seen.by_place(), &seen.by_tap(), seen.taps);
         for ((x, g), by_x) in xs.chunks_exact(whole).zip(g.chunks_exact(out_whole)).zip(by_x.chunks_exact_mut(whole)) {
-            dispatch(Backward { seen: &seen, channels, x, weight: &weight, g, by_x, by_w: &mut by_w, by_b: &mut by_b });
+            dispatch(Backward { by_place, by_tap, taps, channels, x, weight: &weight, g, by_x, by_w: &mut by_w, by_b: &mut by_b });
         }
         Ok((gradient(by_x, x)?, gradient(by_w, w)?, gradient(by_b, b)?))
     }
@@ -103,7 +152,7 @@ impl CustomOp3 for Depthwise {
 
 /// One picture's output.
 struct Forward<'a> {
-    seen: &'a Seen,
+    by_output: &'a Groups,
     channels: usize,
     x: &'a [f32],
     weight: &'a [f32],
@@ -127,9 +176,10 @@ impl Forward<'_> {
     /// `L` channels, from `channel` on.
     #[inline(always)]
     fn some<const L: usize>(&mut self, channel: usize) {
-        for (pairs, out) in self.seen.outputs().zip(self.out.chunks_exact_mut(self.channels)) {
-            let mut sum: [f32; L] = std::array::from_fn(|i| self.bias[channel + i]);
-            for &(tap, place) in pairs {
+        for (pairs, out) in self.by_output.iter().zip(self.out.chunks_exact_mut(self.channels)) {
+            let mut sum = [0.0; L];
+            sum.copy_from_slice(&self.bias[channel..][..L]);
+            for &[tap, place] in pairs {
                 let x = &self.x[place * self.channels + channel..][..L];
                 let w = &self.weight[tap * self.channels + channel..][..L];
                 for i in 0..L {
@@ -144,9 +194,11 @@ impl Forward<'_> {
     }
 }
 
-/// What a picture's gradient `g` is by everything; added to what is there.
+/// What a picture's gradient `g` is by everything: by the picture, and, added to what is there, by weight and bias.
 struct Backward<'a> {
-    seen: &'a Seen,
+    by_place: &'a Groups,
+    by_tap: &'a Groups,
+    taps: usize,
     channels: usize,
     x: &'a [f32],
     weight: &'a [f32],
@@ -168,23 +220,37 @@ impl WithSimd for Backward<'_> {
 }
 
 impl Backward<'_> {
-    /// `L` channels, from `channel` on.
+    /// `L` channels, from `channel` on. Every sum stays in registers until it is whole, or a row of outputs has been.
     #[inline(always)]
     fn some<const L: usize>(&mut self, channel: usize) {
-        for (pairs, g) in self.seen.outputs().zip(self.g.chunks_exact(self.channels)) {
-            let g: [f32; L] = std::array::from_fn(|i| g[channel + i]);
-            for &(tap, place) in pairs {
-                let (at_x, at_w) = (place * self.channels + channel, tap * self.channels + channel);
-                let (x, by_x) = (&self.x[at_x..][..L], &mut self.by_x[at_x..][..L]);
-                let (w, by_w) = (&self.weight[at_w..][..L], &mut self.by_w[at_w..][..L]);
+        let at = |i: usize| i * self.channels + channel;
+        for (pairs, by_x) in self.by_place.iter().zip(self.by_x.chunks_exact_mut(self.channels)) {
+            let mut sum = [0.0; L];
+            for &[tap, out] in pairs {
+                let (g, w) = (&self.g[at(out)..][..L], &self.weight[at(tap)..][..L]);
                 for i in 0..L {
-                    by_x[i] += g[i] * w[i];
-                    by_w[i] += g[i] * x[i];
+                    sum[i] += g[i] * w[i];
                 }
             }
-            for (sum, g) in self.by_b[channel..].iter_mut().zip(g) {
-                *sum += g;
-            }
+            by_x[channel..][..L].copy_from_slice(&sum);
         }
+        for (group, pairs) in self.by_tap.iter().enumerate() {
+            let mut sum = [0.0; L];
+            for &[out, place] in pairs {
+                let (g, x) = (&self.g[at(out)..][..L], &self.x[at(place)..][..L]);
+                for i in 0..L {
+                    sum[i] += g[i] * x[i];
+                }
+            }
+            let by_w = &mut self.by_w[at(group % self.taps)..][..L];
+            (0..L).for_each(|i| by_w[i] += sum[i]);
+        }
+        let mut sum = [0.0; L];
+        for g in self.g.chunks_exact(self.channels) {
+            let g = &g[channel..][..L];
+            (0..L).for_each(|i| sum[i] += g[i]);
+        }
+        let by_b = &mut self.by_b[channel..][..L];
+        (0..L).for_each(|i| by_b[i] += sum[i]);
     }
 }

@@ -11,10 +11,11 @@ mod norm;
 
 use crate::backend::{Backend, Window};
 use crate::config::Activation;
-use crate::cpu::lanes::bounds;
+use crate::cpu::lanes::{bounds, dispatch};
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 use candle_core::{CpuStorage, Device, Layout, Tensor, Var};
+use pulp::{Simd, WithSimd};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -64,7 +65,7 @@ impl Autograd {
         self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// A named tensor of a given shape: a variable if it is trained.
+    /// A named tensor of a given shape: a variable if it is trained, which no other may be by that name.
     pub fn parameter(&self, name: &str, host: &HostTensor, shape: &[usize]) -> Result<Tensor> {
         let tensor = Tensor::from_vec(host.to_f32().into_owned(), shape, &self.device)?;
         if !(self.trained)(name) {
@@ -72,8 +73,11 @@ impl Autograd {
         }
         let variable = Var::from_tensor(&tensor)?;
         let tensor = variable.as_tensor().clone();
-        self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(name.into(), variable);
-        Ok(tensor)
+        match self.variables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(name.into(), variable) {
+            // The first one's gradients would be lost.
+            Some(_) => Err(Error::Config(format!("{name} is loaded twice, and can be trained once only"))),
+            None => Ok(tensor),
+        }
     }
 
     fn map(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Option<Window>) -> Result<Map> {
@@ -110,8 +114,32 @@ fn gradient(values: Vec<f32>, x: &Tensor) -> candle_core::Result<Option<Tensor>>
 /// The gradient before an activation that only bounds its results: nothing where these are at a bound.
 fn within<'a>(gradient: &'a [f32], out: &[f32], bounds: Option<[f32; 2]>) -> Cow<'a, [f32]> {
     match bounds {
-        Some([least, most]) => gradient.iter().zip(out).map(|(&g, &y)| if y > least && y < most { g } else { 0.0 }).collect(),
+        Some(bounds) => {
+            let mut within = vec![0.0; gradient.len()];
+            dispatch(Within { gradient, out, bounds, within: &mut within });
+            within.into()
+        }
         None => gradient.into(),
+    }
+}
+
+struct Within<'a> {
+    gradient: &'a [f32],
+    out: &'a [f32],
+    bounds: [f32; 2],
+    within: &'a mut [f32],
+}
+
+impl WithSimd for Within<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let [least, most] = self.bounds;
+        for ((within, &g), &y) in self.within.iter_mut().zip(self.gradient).zip(self.out) {
+            // Both asked without a branch: that becomes vectors.
+            *within = if (y > least) & (y < most) { g } else { 0.0 };
+        }
     }
 }
 
