@@ -6,13 +6,14 @@ use detrim::HostTensor;
 use detrim::backend::{Backend, Padding, Window};
 use detrim::config::Activation;
 use detrim::weights::{Channels, Data, Int8};
+use std::cell::Cell;
 
 const ACTIVATIONS: [Activation; 6] = [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu, Activation::Silu, Activation::Sigmoid];
 
 /// Runs every case on `backend`; `read` gives a tensor's numbers.
 pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f32>) {
-    check_products(backend, &read);
-    let bench = Bench { backend, read: &read };
+    let bench = Bench { backend, read: &read, layers: Cell::new(0) };
+    bench.products();
     bench.depthwise_convolutions();
     bench.bytes();
     bench.pools();
@@ -23,10 +24,7 @@ pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f
 
 /// The cases of matrix products, convolutions and attention, of which a backend may have several implementations.
 pub fn check_products<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f32>) {
-    let bench = Bench { backend, read: &read };
-    bench.linears();
-    bench.convolutions();
-    bench.attentions();
+    Bench { backend, read: &read, layers: Cell::new(0) }.products();
 }
 
 /// Numbers between -1 and 1 that depend on nothing but `seed` (splitmix64).
@@ -67,9 +65,15 @@ fn stored(weight: HostTensor, stored: &str, channels: Channels) -> HostTensor {
 struct Bench<'a, B: Backend> {
     backend: &'a B,
     read: &'a dyn Fn(&B::Tensor) -> Vec<f32>,
+    layers: Cell<usize>,
 }
 
 impl<B: Backend> Bench<'_, B> {
+    /// Another for each layer: a variable can be loaded once only.
+    fn name(&self) -> String {
+        format!("layer{}", self.layers.replace(self.layers.get() + 1))
+    }
+
     /// A random tensor on both backends.
     fn tensor(&self, shape: &[usize], seed: u64) -> (B::Tensor, naive::Tensor) {
         self.upload(&random(shape, seed))
@@ -84,6 +88,12 @@ impl<B: Backend> Bench<'_, B> {
         compare(what, &(self.read)(found), &expected.data);
     }
 
+    fn products(&self) {
+        self.linears();
+        self.convolutions();
+        self.attentions();
+    }
+
     fn linears(&self) {
         let sizes = [(1, 1, 1), (1, 7, 3), (5, 3, 4), (13, 31, 17), (64, 64, 64), (65, 33, 67), (100, 128, 92), (3, 127, 128), (128, 16, 1)];
         for (i, (rows, input, output)) in sizes.into_iter().enumerate() {
@@ -94,7 +104,7 @@ impl<B: Backend> Bench<'_, B> {
                 let (x, expected_x) = self.tensor(&[1, rows, input], 3);
                 let (residual, expected_residual) = self.tensor(&[1, rows, output], 4);
                 let residuals = ((i + j) % 2 == 1).then_some((&residual, &expected_residual));
-                let linear = self.backend.load_linear("layer", &weight, &bias).unwrap();
+                let linear = self.backend.load_linear(&self.name(), &weight, &bias).unwrap();
                 let found = self.backend.linear(&x, &linear, activation, residuals.map(|r| r.0)).unwrap();
                 let expected = Naive.load_linear("layer", &weight, &bias).unwrap();
                 let expected = Naive.linear(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
@@ -125,7 +135,7 @@ impl<B: Backend> Bench<'_, B> {
                 let place = window.place(shape[1], shape[2]);
                 let (residual, expected_residual) = self.tensor(&[shape[0], place.out_height, place.out_width, output], 4);
                 let residuals = (i % 3 == 0).then_some((&residual, &expected_residual));
-                let conv = self.backend.load_conv("layer", &weight, &bias, window).unwrap();
+                let conv = self.backend.load_conv(&self.name(), &weight, &bias, window).unwrap();
                 let found = self.backend.conv(&x, &conv, activation, residuals.map(|r| r.0)).unwrap();
                 let expected = Naive.load_conv("layer", &weight, &bias, window).unwrap();
                 let expected = Naive.conv(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
@@ -151,7 +161,8 @@ impl<B: Backend> Bench<'_, B> {
                 let bias = random(&[shape[3]], 2);
                 let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
                 let (x, expected_x) = self.tensor(&shape, 3);
-                let found = self.backend.depthwise(&x, &self.backend.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
+                let found =
+                    self.backend.depthwise(&x, &self.backend.load_depthwise(&self.name(), &weight, &bias, window).unwrap(), activation).unwrap();
                 let expected = Naive.depthwise(&expected_x, &Naive.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
                 self.check(&format!("depthwise {shape:?} {window:?} {kind}"), &found, &expected);
             }
@@ -166,11 +177,11 @@ impl<B: Backend> Bench<'_, B> {
             let (bias, one) = (HostTensor::f32(&[width], vec![0.0; width]), HostTensor::f32(&[1], vec![1.0]));
             let expected: Vec<f32> = values.iter().enumerate().map(|(i, &value)| f32::from(value) * (i + 1) as f32).collect();
             let weight = HostTensor { shape: vec![width, 1], data: data(Channels::First) };
-            let linear = self.backend.load_linear("layer", &weight, &bias).unwrap();
+            let linear = self.backend.load_linear(&self.name(), &weight, &bias).unwrap();
             let found = self.backend.linear(&self.backend.constant(&one).unwrap(), &linear, Activation::None, None).unwrap();
             assert_eq!((self.read)(&found), expected, "linear");
             let weight = HostTensor { shape: vec![1, 1, width], data: data(Channels::Last) };
-            let depthwise = self.backend.load_depthwise("layer", &weight, &bias, Window::new(1, 1, Padding::Even(0))).unwrap();
+            let depthwise = self.backend.load_depthwise(&self.name(), &weight, &bias, Window::new(1, 1, Padding::Even(0))).unwrap();
             let ones = self.backend.constant(&HostTensor::f32(&[1, 1, 1, width], vec![1.0; width])).unwrap();
             assert_eq!((self.read)(&self.backend.depthwise(&ones, &depthwise, Activation::None).unwrap()), expected, "depthwise");
         }
@@ -230,7 +241,7 @@ impl<B: Backend> Bench<'_, B> {
             // Far from zero: the variance must not be computed from squares.
             let x = random(&[1, rows, width], 3).to_f32().iter().map(|x| x + 100.0).collect();
             let (x, expected) = self.upload(&HostTensor::f32(&[1, rows, width], x));
-            let found = self.backend.layer_norm(&x, &self.backend.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
+            let found = self.backend.layer_norm(&x, &self.backend.load_norm(&self.name(), &weight, &bias, 1e-5).unwrap()).unwrap();
             let expected = Naive.layer_norm(&expected, &Naive.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
             assert_eq!(self.backend.shape(&found), expected.shape);
             // At 100 an f32 has steps of 8e-6, which the norm magnifies where a row is short.
@@ -254,7 +265,7 @@ impl<B: Backend> Bench<'_, B> {
     fn reuse(&self) {
         let (weight, bias) = (random(&[24, 24], 1), random(&[24], 2));
         let (linear, expected_linear) =
-            (self.backend.load_linear("layer", &weight, &bias).unwrap(), Naive.load_linear("layer", &weight, &bias).unwrap());
+            (self.backend.load_linear(&self.name(), &weight, &bias).unwrap(), Naive.load_linear("layer", &weight, &bias).unwrap());
         let (x, expected_x) = self.tensor(&[1, 4, 6, 24], 3);
         let kept = self.backend.linear(&x, &linear, Activation::Relu, None).unwrap();
         let expected_kept = Naive.linear(&expected_x, &expected_linear, Activation::Relu, None).unwrap();

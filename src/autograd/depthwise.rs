@@ -150,6 +150,17 @@ impl CustomOp3 for Depthwise {
     }
 }
 
+/// Adds the products of `L` numbers of each by as many of the other, for each pair; `at` tells where those of an index begin.
+#[inline(always)]
+fn add_products<const L: usize>(sum: &mut [f32; L], pairs: &[[usize; 2]], [first, second]: [&[f32]; 2], at: impl Fn(usize) -> usize) {
+    for &[one, other] in pairs {
+        let (a, b) = (&first[at(one)..][..L], &second[at(other)..][..L]);
+        for i in 0..L {
+            sum[i] += a[i] * b[i];
+        }
+    }
+}
+
 /// One picture's output.
 struct Forward<'a> {
     by_output: &'a Groups,
@@ -179,13 +190,7 @@ impl Forward<'_> {
         for (pairs, out) in self.by_output.iter().zip(self.out.chunks_exact_mut(self.channels)) {
             let mut sum = [0.0; L];
             sum.copy_from_slice(&self.bias[channel..][..L]);
-            for &[tap, place] in pairs {
-                let x = &self.x[place * self.channels + channel..][..L];
-                let w = &self.weight[tap * self.channels + channel..][..L];
-                for i in 0..L {
-                    sum[i] += x[i] * w[i];
-                }
-            }
+            add_products(&mut sum, pairs, [self.weight, self.x], |i| i * self.channels + channel);
             if let Some([least, most]) = self.bounds {
                 sum.iter_mut().for_each(|x| *x = x.clamp(least, most));
             }
@@ -226,22 +231,12 @@ impl Backward<'_> {
         let at = |i: usize| i * self.channels + channel;
         for (pairs, by_x) in self.by_place.iter().zip(self.by_x.chunks_exact_mut(self.channels)) {
             let mut sum = [0.0; L];
-            for &[tap, out] in pairs {
-                let (g, w) = (&self.g[at(out)..][..L], &self.weight[at(tap)..][..L]);
-                for i in 0..L {
-                    sum[i] += g[i] * w[i];
-                }
-            }
+            add_products(&mut sum, pairs, [self.weight, self.g], at);
             by_x[channel..][..L].copy_from_slice(&sum);
         }
         for (group, pairs) in self.by_tap.iter().enumerate() {
             let mut sum = [0.0; L];
-            for &[out, place] in pairs {
-                let (g, x) = (&self.g[at(out)..][..L], &self.x[at(place)..][..L]);
-                for i in 0..L {
-                    sum[i] += g[i] * x[i];
-                }
-            }
+            add_products(&mut sum, pairs, [self.g, self.x], at);
             let by_w = &mut self.by_w[at(group % self.taps)..][..L];
             (0..L).for_each(|i| by_w[i] += sum[i]);
         }
