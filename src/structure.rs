@@ -120,6 +120,14 @@ impl Layer {
         }
     }
 
+    /// Neurons of its feed-forward network.
+    pub fn ffn(self, config: &Config) -> usize {
+        match self {
+            Layer::Encoder(i) => config.encoder[i].ffn,
+            Layer::Decoder(i) => config.decoder[i].ffn,
+        }
+    }
+
     /// Its last norm.
     pub fn norm(self) -> String {
         match self {

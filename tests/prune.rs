@@ -114,6 +114,9 @@ fn a_plan_is_carried_out_repaired_and_carries_out_the_same_again() {
     let carried = std::fs::read_to_string(folder.join("a.toml")).unwrap();
     let exact = Plan::parse(&carried, "a.toml").unwrap();
     assert!(exact.keep.values().all(|keep| matches!(keep, Keep::Units(_))), "{carried}");
+    // A layer has neurons of the one that it stands for, too: they are counted on from its own.
+    let Keep::Units(neurons) = &exact.keep["encoder.0.ffn"] else { panic!("{carried}") };
+    assert!(neurons.len() == 48 && neurons[0] < 48 && neurons[47] >= 48, "{neurons:?}");
     done(&prune(folder, "--plan a.toml --out b.safetensors"));
     let (a, b) = (model(folder, "a.safetensors"), model(folder, "b.safetensors"));
     assert_eq!((a.config, a.weights), (b.config, b.weights));

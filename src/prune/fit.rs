@@ -56,7 +56,7 @@ impl Normal {
 
 /// The damping with which the change that `rest` asks for does best on other rows.
 fn chosen(rest: &Normal, held_out: &Gram, inputs: usize, old: &Mat<f64>) -> Result<f64> {
-    /// Beyond this many inputs factoring takes too long to be done often; such maps are convolutions, which have rows in plenty.
+    /// Beyond this many inputs factoring takes too long to be done often. Such maps are mostly convolutions, which have rows in plenty.
     const WIDE: usize = 2400;
     if inputs > WIDE {
         return Ok(DAMPINGS[1]);

@@ -12,7 +12,7 @@ pub struct Gram {
     pub count: f64,
     pub mean: Vec<f64>,
     /// Columns whose products with all columns are summed, the first ones.
-    inputs: usize,
+    pub inputs: usize,
     /// `[inputs, width]`: products of the differences from the mean, summed. Below the diagonal they aren't kept up: they are those above it.
     scatter: Vec<f32>,
 }
@@ -88,6 +88,14 @@ impl Gram {
         self.count = total;
     }
 
+    /// The same rows with only some of their inputs, in ascending order.
+    pub fn with_inputs(&self, kept: &[usize]) -> Self {
+        let columns: Vec<usize> = kept.iter().copied().chain(self.inputs..self.width).collect();
+        let scatter = kept.iter().flat_map(|i| columns.iter().map(move |j| self.scatter[i * self.width + j])).collect();
+        let mean = columns.iter().map(|&j| self.mean[j]).collect();
+        Self { width: columns.len(), count: self.count, mean, inputs: kept.len(), scatter }
+    }
+
     /// Of two columns, one of which at least is an input.
     pub fn covariance(&self, i: usize, j: usize) -> f64 {
         let (i, j) = (i.min(j), i.max(j));
@@ -113,6 +121,12 @@ impl Sampling {
         const STEP: f64 = 0.618_033_988_749_894_9;
         (0..self.most).map(|i| ((self.offset + i as f64 * STEP).fract() * total as f64) as usize % total).collect()
     }
+}
+
+/// Rows made of rows: parts side by side, each with its width.
+pub fn beside(parts: &[(Vec<f32>, usize)]) -> Vec<f32> {
+    let count = parts.first().map_or(0, |(part, width)| part.len() / width);
+    (0..count).flat_map(|row| parts.iter().flat_map(move |(part, width)| &part[row * width..][..*width])).copied().collect()
 }
 
 /// The rows `[rows, taps * channels]` that a layer's weights are applied to, at sampled places; `shape` is the input's.
@@ -195,6 +209,21 @@ mod tests {
         };
         for (i, j) in (0..inputs).flat_map(|i| [(i, i), (i, (i + 71) % inputs), (i, inputs + i % outputs)]) {
             assert!((gram.covariance(i, j) - expected(i, j)).abs() < 1e-5, "{i} {j} {} {}", gram.covariance(i, j), expected(i, j));
+        }
+    }
+
+    #[test]
+    fn some_of_the_inputs_are_summed_as_if_there_were_no_others() {
+        let mut random = fastrand::Rng::with_seed(4);
+        let rows: Vec<f32> = (0..8 * 6).map(|_| random.f32()).collect();
+        let (mut all, mut some) = (Gram::of_map(4, 2), Gram::of_map(2, 2));
+        all.add(&rows, None);
+        let column = |i: usize| (rows.iter().skip(i).step_by(6).copied().collect::<Vec<_>>(), 1);
+        some.add(&beside(&[1, 3, 4, 5].map(column)), None);
+        let found = all.with_inputs(&[1, 3]);
+        assert_eq!((found.width, found.inputs, found.count, &found.mean), (4, 2, 8.0, &some.mean));
+        for (i, j) in (0..2).flat_map(|i| (i..4).map(move |j| (i, j))) {
+            assert!((found.covariance(i, j) - some.covariance(i, j)).abs() < 1e-6);
         }
     }
 

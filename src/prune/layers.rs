@@ -1,12 +1,12 @@
 //! Leaving layers out: which, and how the layer before makes up for it.
 //!
 //! A layer that stands for those left out after it gets the norm of the last of them, and its feed-forward network's second map is
-//! re-solved to give what that one's gave. Before the first layer there is the input projection, or what the queries hold.
+//! re-solved to give what that one's gave (`graft.rs` gives it better neurons, too). Before the first layer there is the input projection, or what the queries hold.
 
 use super::cut::drop_layers;
 use super::difference::{Answer, difference, look};
 use super::fit::fit;
-use super::gram::Gram;
+use super::gram::{Gram, beside};
 use super::inputs::lanes;
 use super::keep::{Given, Keep, numbers, show, watched};
 use super::repair::Side;
@@ -135,8 +135,8 @@ impl Fit {
             y.iter_mut().zip(numbers(residual)?).for_each(|(y, r)| *y -= r);
         }
         let x = numbers(&map.input)?;
-        let rows = x.chunks_exact(self.inputs).zip(y.chunks_exact(self.outputs)).flat_map(|(x, y)| x.iter().chain(y)).copied();
-        gram.add(&rows.collect::<Vec<_>>(), relevance(name, y.len() / self.outputs));
+        let weights = relevance(name, y.len() / self.outputs);
+        gram.add(&beside(&[(x, self.inputs), (y, self.outputs)]), weights);
         Ok(())
     }
 

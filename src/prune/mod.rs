@@ -8,6 +8,7 @@ mod confidence;
 mod cut;
 pub mod difference;
 mod fit;
+mod graft;
 mod gram;
 pub mod importance;
 pub mod inputs;

@@ -47,10 +47,11 @@ impl Problem {
     pub fn new(gram: &Gram, weight: &HostTensor) -> Result<Self> {
         let outputs = weight.shape.first().copied().unwrap_or(0);
         let channels = weight.shape.last().copied().unwrap_or(0);
-        if outputs * gram.width != weight.len() || channels == 0 || gram.count == 0.0 {
-            return Err(Error::Config(format!("sums over {} inputs don't go with a weight {:?}", gram.width, weight.shape)));
+        let n = gram.inputs;
+        if outputs * n != weight.len() || channels == 0 || gram.count == 0.0 {
+            return Err(Error::Config(format!("sums over {n} inputs don't go with a weight {:?}", weight.shape)));
         }
-        let (n, mean) = (gram.width, gram.mean.clone());
+        let mean = gram.mean[..n].to_vec();
         let mut hessian = Mat::from_fn(n, n, |i, j| gram.covariance(i, j));
         let numbers = weight.to_f32();
         let weight = Mat::from_fn(n, outputs, |i, j| f64::from(numbers[j * n + i]));

@@ -1,8 +1,10 @@
 //! What is taken out of which network: a small TOML file, which carries out exactly the same again on the same pictures.
 
+use super::graft::neurons;
 use super::importance::Importance;
 use super::inputs::Inputs;
-use super::structure::{Layer, Structure, structures};
+use super::layers::runs;
+use super::structure::{Layer, Place, Structure, structures};
 use super::trim::Method;
 use crate::checkpoint::Card;
 use crate::config::{Config, Resize};
@@ -25,6 +27,7 @@ pub struct Plan {
     /// How it was carried out. A plan that somebody wrote has none.
     pub origin: Option<Origin>,
     /// Units that stay of the structures that are cut, by their names.
+    /// A layer that stands for others may have neurons of theirs, which are counted on from its own.
     pub keep: BTreeMap<String, Keep>,
 }
 
@@ -119,17 +122,26 @@ impl Plan {
             if structure.layer().is_some_and(|layer| self.dropped().contains(&layer)) {
                 return fail(format!("the plan keeps units of {name}, whose layer it drops"));
             }
+            let all = self.nameable(config, structure);
             let fits = match keep {
                 Keep::Count(count) => (1..=structure.units).contains(count),
-                Keep::Units(units) => {
-                    !units.is_empty() && units.windows(2).all(|p| p[0] < p[1]) && units.last().is_some_and(|&u| u < structure.units)
-                }
+                Keep::Units(units) => !units.is_empty() && units.windows(2).all(|p| p[0] < p[1]) && units.last().is_some_and(|&u| u < all),
             };
             if !fits {
-                return fail(format!("{name} has {} units; the plan must keep some of them, in ascending order", structure.units));
+                return fail(format!("{name} has {all} units; the plan must keep some of them, in ascending order"));
             }
         }
         self.config(config).check()
+    }
+
+    /// How many units there are to name of a structure: to the neurons of a layer that stands for others, those of the others are added.
+    fn nameable(&self, config: &Config, structure: &Structure) -> usize {
+        let is_ffn = matches!(structure.place, Place::EncoderFfn(_) | Place::DecoderFfn(_));
+        let run = runs(config, &self.dropped()).into_iter().find(|(own, _)| own.is_some() && *own == structure.layer());
+        match run {
+            Some((Some(own), last)) if is_ffn => neurons(config, own, last).len(),
+            _ => structure.units,
+        }
     }
 
     /// What the parent becomes.

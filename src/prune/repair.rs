@@ -11,7 +11,7 @@ use super::inputs::{Inputs, lanes};
 use super::keep::{Given, Keep, Watched, numbers, show, watched};
 use super::obs::Problem;
 use super::structure::Structure;
-use super::trimmed::Trimmed;
+use super::trimmed::{Output, Trimmed};
 use crate::config::Config;
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
@@ -19,6 +19,7 @@ use crate::matrix::{Matrix, product};
 use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// A map's weight and bias, re-solved for the units of a structure that are kept, before it is cut: the columns of the others become zero.
 pub fn solve(weights: &Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<[(String, HostTensor); 2]> {
@@ -52,10 +53,8 @@ pub struct Side<'a> {
 /// A map of the trimmed network that is to be re-solved.
 pub struct Task {
     pub map: String,
-    /// The parent's map whose outputs are to be met.
-    pub target: String,
-    /// Which of these the map has.
-    pub outputs: Vec<usize>,
+    /// What of the parent's its outputs are to meet.
+    pub outputs: Vec<Output>,
 }
 
 /// Re-solves maps of the trimmed network, none of which is given what another gives, on `inputs`; `whole` is the parent.
@@ -63,13 +62,13 @@ pub fn again(parent: &Side, whole: &Watched, trimmed: &mut Trimmed, inputs: &Inp
     let solvers: Vec<Solver> = tasks.iter().map(|task| Solver::new(parent, trimmed, task)).collect::<Result<_>>()?;
     let cut = watched(&trimmed.config, &trimmed.weights)?;
     let start = || {
-        let old = Watch::new(Cpu, Keep::new(tasks.iter().map(|task| &task.target)).ending());
+        let old = Watch::new(Cpu, Keep::new(solvers.iter().flat_map(|solver| &solver.targets).map(|target| &target.map)).ending());
         let new = Watch::new(Cpu, Keep::new(tasks.iter().map(|task| &task.map)).ending());
         Ok((old, new, solvers.iter().map(|solver| Gram::of_map(solver.width, solver.task.outputs.len())).collect::<Vec<_>>()))
     };
     let found = lanes(inputs.len(), start, |(old, new, joints), index| {
         let (old, new) = (show(old, whole, parent.inputs, index)?, show(new, &cut, inputs, index)?);
-        solvers.iter().zip(joints).try_for_each(|(solver, joint)| solver.add(&old[&solver.task.target], &new[&solver.task.map], parent, index, joint))
+        solvers.iter().zip(joints).try_for_each(|(solver, joint)| solver.add(&old, &new[&solver.task.map], parent, index, joint))
     })?;
     let mut solved = Vec::new();
     for (i, solver) in solvers.iter().enumerate() {
@@ -85,42 +84,59 @@ pub fn again(parent: &Side, whole: &Watched, trimmed: &mut Trimmed, inputs: &Inp
 
 struct Solver<'a> {
     task: &'a Task,
-    /// The parent's, `[out, depth]` and `[out]`.
-    weight: Cow<'a, [f32]>,
-    bias: Cow<'a, [f32]>,
-    depth: usize,
+    targets: Vec<Target<'a>>,
     /// Inputs of the trimmed network's map.
     width: usize,
 }
 
+/// A map of the parent's.
+struct Target<'a> {
+    map: String,
+    /// `[out, depth]` and `[out]`.
+    weight: Cow<'a, [f32]>,
+    bias: Cow<'a, [f32]>,
+    depth: usize,
+}
+
 impl<'a> Solver<'a> {
     fn new(parent: &'a Side, trimmed: &Trimmed, task: &'a Task) -> Result<Self> {
-        let weight = parent.weights.named(&format!("{}.weight", task.target))?.to_f32();
-        let bias = parent.weights.named(&format!("{}.bias", task.target))?.to_f32();
-        let depth = weight.len() / bias.len().max(1);
+        let mut targets: Vec<Target> = Vec::new();
+        for Output { map, .. } in &task.outputs {
+            if targets.iter().all(|target| target.map != *map) {
+                let weight = parent.weights.named(&format!("{map}.weight"))?.to_f32();
+                let bias = parent.weights.named(&format!("{map}.bias"))?.to_f32();
+                let depth = weight.len() / bias.len().max(1);
+                targets.push(Target { map: map.clone(), weight, bias, depth });
+            }
+        }
         let prior = trimmed.weights.named(&format!("{}.weight", task.map))?;
-        Ok(Self { task, weight, bias, depth, width: prior.len() / prior.shape[0].max(1) })
+        Ok(Self { task, targets, width: prior.len() / prior.shape[0].max(1) })
     }
 
     /// Adds one picture: what the trimmed network's map is given, and what it should make of it.
-    fn add(&self, old: &Given, new: &Given, parent: &Side, index: usize, joint: &mut Gram) -> Result<()> {
+    fn add(&self, old: &BTreeMap<String, Given>, new: &Given, parent: &Side, index: usize, joint: &mut Gram) -> Result<()> {
         let sampling = Sampling { most: MOST_ROWS, offset: offset(index) };
         let sampled = |given: &Given| rows(&numbers(&given.input)?, given.input.dims(), given.window, |total| sampling.rows(total));
         let residual = |given: &Given| given.residual.as_ref().map(|r| rows(&numbers(r)?, r.dims(), None, |total| sampling.rows(total))).transpose();
-        let (x, y, theirs, ours) = (sampled(old)?, sampled(new)?, residual(old)?, residual(new)?);
-        let (depth, outputs, kept) = (self.depth, self.bias.len(), &self.task.outputs);
-        let count = x.len() / depth;
-        // What the parent's map gives before its activation, which the output doesn't tell.
-        let mut target: Vec<f32> = self.bias.iter().copied().cycle().take(count * outputs).collect();
-        let weight = Matrix::new(&self.weight, outputs, depth, depth).transposed();
-        product(&mut target, outputs, Matrix::new(&x, count, depth, depth), weight, 1.0, true);
-        let mut all = Vec::with_capacity(count * joint.width);
-        for row in 0..count {
-            all.extend_from_slice(&y[row * self.width..][..self.width]);
-            for (i, &output) in kept.iter().enumerate() {
-                let theirs = theirs.as_ref().map_or(0.0, |r| r[row * outputs + output]);
-                let ours = ours.as_ref().map_or(0.0, |r| r[row * kept.len() + i]);
-                all.push(target[row * outputs + output] + theirs - ours);
+        let (y, ours, kept) = (sampled(new)?, residual(new)?, self.task.outputs.len());
+        let count = y.len() / self.width;
+        let mut all: Vec<f32> = Vec::with_capacity(count * joint.width);
+        for row in y.chunks_exact(self.width) {
+            all.extend_from_slice(row);
+            all.resize(all.len() + kept, 0.0);
+        }
+        for Target { map, weight, bias, depth } in &self.targets {
+            let (x, theirs, outputs) = (sampled(&old[map])?, residual(&old[map])?, bias.len());
+            // What the parent's map gives before its activation, which the output doesn't tell.
+            let mut target: Vec<f32> = bias.iter().copied().cycle().take(count * outputs).collect();
+            let weight = Matrix::new(weight, outputs, *depth, *depth).transposed();
+            product(&mut target, outputs, Matrix::new(&x, count, *depth, *depth), weight, 1.0, true);
+            for (i, output) in self.task.outputs.iter().enumerate().filter(|(_, output)| output.map == *map) {
+                for row in 0..count {
+                    let theirs = theirs.as_ref().map_or(0.0, |r| r[row * outputs + output.index]);
+                    let ours = ours.as_ref().map_or(0.0, |r| r[row * kept + i]);
+                    all[row * joint.width + self.width + i] = target[row * outputs + output.index] + theirs - ours;
+                }
             }
         }
         joint.add(&all, parent.relevance.rows(&self.task.map, index, count));

@@ -2,6 +2,7 @@
 
 use super::calibrate::Relevance;
 use super::difference::look_on;
+use super::graft::{graft, is_choice, neurons};
 use super::importance::{Importance, Knowledge};
 use super::inputs::{Inputs, Point, in_order};
 use super::keep::{Watched, watched};
@@ -12,9 +13,9 @@ use super::repair::{Side, Task, again, solve};
 use super::size;
 use super::structure::{Layer, Place, Structure, structures};
 use super::survey::affordable;
-use super::trimmed::Trimmed;
+use super::trimmed::{Output, Trimmed};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fold::fold;
 use crate::layout::layout;
 use crate::progress::Progress;
@@ -50,6 +51,7 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
 fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
     let dropped = plan.dropped();
     let mut trimmed = Trimmed::new(parent, &dropped, method.repair, &mut StandIns::default())?;
+    graft_neurons(parent, plan, &mut trimmed, method.repair, progress)?;
     let all = structures(&trimmed.config);
     let mut exact = plan.clone();
     let mut cuts: Vec<(Structure, Keep)> = Vec::new();
@@ -92,6 +94,13 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
         trimmed.cut(structure, units)?;
         exact.keep.insert(trimmed.parent_name(&structure.name), Keep::Units(units.clone()));
     }
+    for (layer, own, last) in trimmed.standing() {
+        let neurons = neurons(parent.config, own, last);
+        let number = |output: &Output| neurons.iter().position(|neuron| neuron == output);
+        if let Some(outputs) = trimmed.known_outputs(&format!("{}.ffn1", layer.prefix())) {
+            exact.keep.insert(format!("{}.ffn", own.prefix()), Keep::Units(outputs.iter().filter_map(number).collect()));
+        }
+    }
     if method.repair && !(cuts.is_empty() && dropped.is_empty()) {
         repair_in_order(parent, &mut trimmed, &dropped, &cuts, MOST_BYTES, progress)?;
     }
@@ -101,6 +110,35 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
     }
     crate::layout::check(&config, &weights)?;
     Ok(Done { config, weights, plan: exact })
+}
+
+/// Layers that stand for others get the neurons that the plan names, or the best of all that those had.
+fn graft_neurons(parent: &Side, plan: &Plan, trimmed: &mut Trimmed, repair: bool, progress: &dyn Progress) -> Result<()> {
+    let standing = trimmed.standing();
+    if standing.is_empty() {
+        return Ok(());
+    }
+    progress.begin("choosing among the neurons of layers that go", standing.len());
+    let whole = watched(parent.config, parent.weights)?;
+    let mut inputs = parent.inputs.first(parent.inputs.len());
+    for (layer, own, last) in standing {
+        let name = format!("{}.ffn", own.prefix());
+        let neurons = neurons(parent.config, own, last);
+        let given: Option<Vec<Output>> = match plan.keep.get(&name) {
+            Some(Keep::Units(units)) => Some(units.iter().filter_map(|&unit| neurons.get(unit).cloned()).collect()),
+            _ => None,
+        };
+        if repair && (given.is_some() || is_choice(&neurons)) {
+            inputs = inputs.moved(parent.config, parent.weights, own.into())?;
+            if let Some(graft) = graft(&Side { inputs: &inputs, ..*parent }, &whole, own, last, given.as_deref())? {
+                trimmed.graft(layer, graft);
+            }
+        } else if !repair && given.is_some_and(|given| given.iter().any(|neuron| neuron.map != neurons[0].map)) {
+            return Err(Error::Config(format!("the plan gives {name} neurons of layers that it drops, which only the repair can")));
+        }
+        progress.step();
+    }
+    Ok(())
 }
 
 /// Bytes of feature maps that a repair keeps of each network.
@@ -196,9 +234,8 @@ fn resolve(parent: &Side, whole: &Watched, trimmed: &mut Trimmed, inputs: &Input
     for group in maps.chunk_by(|a, b| attention(a).is_some() && attention(a) == attention(b)) {
         let mut tasks = Vec::new();
         for map in group {
-            let target = trimmed.target(map);
-            let all = parent.weights.named(&format!("{target}.bias"))?.len();
-            tasks.push(Task { map: map.clone(), outputs: trimmed.kept_outputs(map, all), target });
+            let count = parent.weights.named(&format!("{}.bias", trimmed.target(map)))?.len();
+            tasks.push(Task { map: map.clone(), outputs: trimmed.outputs(map, count) });
         }
         again(parent, whole, trimmed, inputs, &tasks)?;
         group.iter().for_each(|_| progress.step());

@@ -1,9 +1,10 @@
 //! A network on its way from its parent, which knows what each of its parts was there.
 
 use super::cut::cut;
+use super::graft::Graft;
 use super::layers::{StandIns, runs};
 use super::repair::Side;
-use super::structure::{Layer, Structure};
+use super::structure::{Layer, Place, Structure};
 use crate::config::Config;
 use crate::error::Result;
 use crate::weights::Weights;
@@ -14,8 +15,15 @@ pub struct Trimmed {
     pub weights: Weights,
     /// For each encoder and decoder layer: what it was, and the last layer that it stands for.
     layers: Vec<(Layer, Layer)>,
-    /// For every output of a map, by the map's name: which of the parent's it is; all where nothing is said.
-    outputs: BTreeMap<String, Vec<usize>>,
+    /// By the map's name: what its outputs are. Where nothing is said, they are all of the one map that it was.
+    outputs: BTreeMap<String, Vec<Output>>,
+}
+
+/// One of the outputs of one of the parent's maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub map: String,
+    pub index: usize,
 }
 
 impl Trimmed {
@@ -29,11 +37,34 @@ impl Trimmed {
     /// Keeps only these units of a structure.
     pub fn cut(&mut self, structure: &Structure, keep: &[usize]) -> Result<()> {
         cut(&mut self.config, &mut self.weights, structure, keep)?;
-        let outputs: Vec<usize> = keep.iter().flat_map(|unit| (0..structure.width).map(move |i| unit * structure.width + i)).collect();
         for map in structure.made_by.iter().filter_map(|(tensor, _)| tensor.strip_suffix(".weight")) {
-            self.outputs.insert(map.into(), outputs.clone());
+            let all = self.outputs(map, structure.units * structure.width);
+            let outputs = keep.iter().flat_map(|unit| &all[unit * structure.width..][..structure.width]).cloned().collect();
+            self.outputs.insert(map.into(), outputs);
         }
         Ok(())
+    }
+
+    /// The layers that stand for others: what each is, what it was, and the last layer that it stands for.
+    pub fn standing(&self) -> Vec<(Layer, Layer, Layer)> {
+        let of_kind = self.layers.chunk_by(|(a, _), (b, _)| a.with(0) == b.with(0));
+        let numbered = of_kind.flat_map(|layers| layers.iter().enumerate().map(|(number, &(own, last))| (own.with(number), own, last)));
+        numbered.filter(|(_, own, last)| own != last).collect()
+    }
+
+    /// Gives a layer another feed-forward network.
+    pub fn graft(&mut self, layer: Layer, graft: Graft) {
+        let number = layer.number();
+        let place = match layer {
+            Layer::Encoder(_) => Place::EncoderFfn(number),
+            Layer::Decoder(_) => Place::DecoderFfn(number),
+        };
+        place.set(&mut self.config, graft.neurons.len());
+        for (map, weight, bias) in graft.maps {
+            self.weights.insert(format!("{}.{map}.weight", layer.prefix()), weight);
+            self.weights.insert(format!("{}.{map}.bias", layer.prefix()), bias);
+        }
+        self.outputs.insert(format!("{}.ffn1", layer.prefix()), graft.neurons);
     }
 
     /// What a layer was in the parent.
@@ -62,8 +93,17 @@ impl Trimmed {
         }
     }
 
-    /// Which of the parent's outputs a map still has; `all` is how many those are.
-    pub fn kept_outputs(&self, map: &str, all: usize) -> Vec<usize> {
-        self.outputs.get(map).cloned().unwrap_or_else(|| (0..all).collect())
+    /// What the outputs of a map are, where they aren't all of the one map that it was.
+    pub fn known_outputs(&self, map: &str) -> Option<&[Output]> {
+        self.outputs.get(map).map(Vec::as_slice)
+    }
+
+    /// What the outputs of a map are, which has, or had before anything was cut, that many.
+    pub fn outputs(&self, map: &str, count: usize) -> Vec<Output> {
+        let whole = || {
+            let target = self.target(map);
+            (0..count).map(|index| Output { map: target.clone(), index }).collect()
+        };
+        self.outputs.get(map).cloned().unwrap_or_else(whole)
     }
 }
