@@ -18,6 +18,7 @@ use detrim::prune::calibrate::Relevance;
 use detrim::prune::difference::{difference, look_on};
 use detrim::prune::importance::Importance;
 use detrim::prune::inputs::Inputs;
+use detrim::prune::layers::runs;
 use detrim::prune::plan::{Keep, Origin, Plan};
 use detrim::prune::quantise::quantise;
 use detrim::prune::recipe::Recipe;
@@ -174,7 +175,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         done.weights = quantise(&done.config, &done.weights, &inputs, &bars)?;
     }
     bars.end();
-    print(&seen(&checkpoint, &done, &inputs, &held_out, &bars)?)?;
+    print(&(whose_neurons(config, &done.plan) + &seen(&checkpoint, &done, &inputs, &held_out, &bars)?))?;
     let mut plan = done.plan;
     plan.origin = Some(Origin::new(&checkpoint.card, config, &parent_sha256, &inputs, method));
     let mut card = checkpoint.card.clone();
@@ -193,6 +194,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
     write(&beside, plan.to_toml()?.as_bytes())?;
     write_own(out, &trimmed, arguments.dtype.storage())?;
     print(&format!("wrote {} ({:.1} MB) and {}\n", out.display(), std::fs::metadata(out)?.len() as f64 / 1e6, beside.display()))
+}
+
+/// Whose neurons layers have that stand for others.
+fn whose_neurons(parent: &Config, plan: &Plan) -> String {
+    let mut text = String::new();
+    for (own, last) in runs(parent, &plan.dropped()) {
+        let Some(own) = own.filter(|own| *own != last) else { continue };
+        let name = format!("{}.ffn", own.prefix());
+        if let Some(Keep::Units(units)) = plan.keep.get(&name) {
+            let own_units = units.iter().filter(|&&unit| unit < own.ffn(parent)).count();
+            text += &format!("{name} has {own_units} of its own neurons and {} of layers that it stands for\n", units.len() - own_units);
+        }
+    }
+    text
 }
 
 /// How differently the trimmed network sees pictures that took no part.

@@ -283,8 +283,13 @@ mod tests {
 
             let beyond = Plan { keep: BTreeMap::from([(name.into(), Keep::Units(vec![0, 12]))]), ..plan };
             assert!(beyond.check(&config).unwrap_err().to_string().contains("has 12 units"));
-            let bare = carry_out(&parent, &done.plan, Method { repair: false, ..method }, &Silent);
-            assert!(bare.err().unwrap().to_string().contains("only the repair"));
+            // Without repair, layers have their own.
+            for (plan, kept) in [(&done.plan, None), (&fewer.plan, Some(4))] {
+                let bare = carry_out(&parent, plan, Method { repair: false, ..method }, &Silent).unwrap();
+                assert_eq!(bare.config, plan.config(&config));
+                assert_eq!(bare.plan.keep.get(name).map(Keep::count), kept);
+                assert!(bare.plan.is_carried_out(&plan.unrepaired(&config)) && !bare.plan.is_carried_out(plan));
+            }
         }
     }
 

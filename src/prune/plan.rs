@@ -94,6 +94,28 @@ impl Plan {
         Plan { keep, ..Plan::default() }
     }
 
+    /// The same without repair, which alone can give a layer neurons of others: it has as many of its own.
+    pub fn unrepaired(&self, config: &Config) -> Plan {
+        let mut plan = self.clone();
+        for structure in structures(config) {
+            let names_others = |keep: &Keep| matches!(keep, Keep::Units(units) if units.last().is_some_and(|&unit| unit >= structure.units));
+            match self.keep.get(&structure.name).filter(|keep| names_others(keep)) {
+                Some(keep) if keep.count() < structure.units => plan.keep.insert(structure.name, Keep::Count(keep.count())),
+                Some(_) => plan.keep.remove(&structure.name),
+                None => None,
+            };
+        }
+        plan
+    }
+
+    /// Whether this is a plan carried out, with each unit named where that one may only say how many.
+    pub fn is_carried_out(&self, plan: &Plan) -> bool {
+        let same = |(name, keep): (&String, &Keep)| {
+            self.keep.get(name).is_some_and(|own| own == keep || matches!(keep, Keep::Count(count) if own.count() == *count))
+        };
+        self.resize == plan.resize && self.keep.len() == plan.keep.len() && plan.keep.iter().all(same)
+    }
+
     pub fn drop(&mut self, layer: Layer) {
         let list = match layer {
             Layer::Encoder(_) => &mut self.drop_encoder,

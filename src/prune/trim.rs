@@ -15,7 +15,7 @@ use super::structure::{Layer, Place, Structure, structures};
 use super::survey::affordable;
 use super::trimmed::{Output, Trimmed};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fold::fold;
 use crate::layout::layout;
 use crate::progress::Progress;
@@ -41,6 +41,7 @@ pub struct Done {
 /// Carries a plan out on the parent. Its pictures decide which units go, where the plan only says how many, and how maps are repaired.
 /// With a smaller input all that happens at its size: the parent at that size is what the repair aims at.
 pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
+    let plan = &if method.repair { plan.clone() } else { plan.unrepaired(parent.config) };
     let Some(resize) = plan.resize else { return take_out(parent, plan, method, progress) };
     let config = size::with(parent.config, resize);
     let inputs = parent.inputs.sized(&config.pixels)?;
@@ -51,7 +52,9 @@ pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Prog
 fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
     let dropped = plan.dropped();
     let mut trimmed = Trimmed::new(parent, &dropped, method.repair, &mut StandIns::default())?;
-    graft_neurons(parent, plan, &mut trimmed, method.repair, progress)?;
+    if method.repair {
+        graft_neurons(parent, plan, &mut trimmed, progress)?;
+    }
     let all = structures(&trimmed.config);
     let mut exact = plan.clone();
     let mut cuts: Vec<(Structure, Keep)> = Vec::new();
@@ -113,7 +116,7 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
 }
 
 /// Layers that stand for others get the neurons that the plan names, or the best of all that those had.
-fn graft_neurons(parent: &Side, plan: &Plan, trimmed: &mut Trimmed, repair: bool, progress: &dyn Progress) -> Result<()> {
+fn graft_neurons(parent: &Side, plan: &Plan, trimmed: &mut Trimmed, progress: &dyn Progress) -> Result<()> {
     let standing = trimmed.standing();
     if standing.is_empty() {
         return Ok(());
@@ -122,19 +125,16 @@ fn graft_neurons(parent: &Side, plan: &Plan, trimmed: &mut Trimmed, repair: bool
     let whole = watched(parent.config, parent.weights)?;
     let mut inputs = parent.inputs.first(parent.inputs.len());
     for (layer, own, last) in standing {
-        let name = format!("{}.ffn", own.prefix());
         let neurons = neurons(parent.config, own, last);
-        let given: Option<Vec<Output>> = match plan.keep.get(&name) {
+        let given: Option<Vec<Output>> = match plan.keep.get(&format!("{}.ffn", own.prefix())) {
             Some(Keep::Units(units)) => Some(units.iter().filter_map(|&unit| neurons.get(unit).cloned()).collect()),
             _ => None,
         };
-        if repair && (given.is_some() || is_choice(&neurons)) {
+        if given.is_some() || is_choice(&neurons) {
             inputs = inputs.moved(parent.config, parent.weights, own.into())?;
             if let Some(graft) = graft(&Side { inputs: &inputs, ..*parent }, &whole, own, last, given.as_deref())? {
                 trimmed.graft(layer, graft);
             }
-        } else if !repair && given.is_some_and(|given| given.iter().any(|neuron| neuron.map != neurons[0].map)) {
-            return Err(Error::Config(format!("the plan gives {name} neurons of layers that it drops, which only the repair can")));
         }
         progress.step();
     }

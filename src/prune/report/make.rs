@@ -100,9 +100,9 @@ impl Workshop<'_> {
             None => self.make(name, what, &plan()?, method)?,
         };
         // By the exact plan: what differs is the repair alone.
-        let method = Method { repair: false, ..method };
-        if self.there(&unrepaired, &self.made(what, method))?.as_ref().is_none_or(|plan| (&plan.keep, plan.resize) != (&exact.keep, exact.resize)) {
-            self.make(&unrepaired, what, &exact, method)?;
+        let (bare, method) = (exact.unrepaired(self.parent.config), Method { repair: false, ..method });
+        if self.there(&unrepaired, &self.made(what, method))?.is_none_or(|plan| !plan.is_carried_out(&bare)) {
+            self.make(&unrepaired, what, &bare, method)?;
         }
         Ok(Pair { repaired: format!("{name}.safetensors"), unrepaired: format!("{unrepaired}.safetensors") })
     }
