@@ -4,6 +4,7 @@ use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, to_bytes};
 use detrim::config::{Backbone, Label, ResNet, Resize};
 use detrim::eval::cost::cost;
 use detrim::hash::sha256;
+use detrim::prune::plan::{Keep, Plan};
 use detrim::{Config, image};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -36,7 +37,7 @@ fn model(file: &Path) {
     config.queries = 6;
     config.labels = ["red", "green", "blue"].iter().zip(1..).map(|(name, id)| Label { id, name: name.to_string() }).collect();
     config.classes = 4;
-    config.pixels.resize = Resize::Stretch { height: 64, width: 64 };
+    config.pixels.resize = Resize::Stretch { height: 256, width: 256 };
     let checkpoint = random(config, "small", 5);
     std::fs::write(file, to_bytes(&checkpoint, Storage::F32).unwrap()).unwrap();
 }
@@ -128,6 +129,13 @@ fn a_report_says_what_is_in_its_files_and_goes_on_from_them() {
         }
     }
     assert_eq!(open(&root.join("out/layers.safetensors"), &Guess::default()).unwrap().config.decoder.len(), 1);
+    // A layer that stands for another has neurons of that one, too; not repaired, its own.
+    let neurons = |name: &str| {
+        let file = root.join(format!("out/{name}.toml"));
+        let plan = Plan::parse(&std::fs::read_to_string(&file).unwrap(), name).unwrap();
+        plan.keep.values().any(|keep| matches!(keep, Keep::Units(units) if units.last() >= Some(&32)))
+    };
+    assert!(neurons("layers") && !neurons("layers-unrepaired"));
     let methods = first["methods"].as_array().unwrap();
     assert_eq!(methods.iter().map(|method| method["recipe"].as_str().unwrap()).collect::<Vec<_>>(), ["layers", "article"]);
     assert!(methods.iter().all(|method| method["importance"] == "magnitude" && method["repaired"]["difference"].is_number()), "{methods:?}");
