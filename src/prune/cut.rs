@@ -32,14 +32,20 @@ fn take(weights: &mut Weights, name: &str, axis: usize, structure: &Structure, k
         expected[axis] = along;
         return Err(Error::Shape { name: name.into(), expected, found: tensor.shape.clone() });
     }
+    let kept = some(tensor, axis, structure.width, keep);
+    weights.insert(name, kept);
+    Ok(())
+}
+
+/// Some of the units of this width that lie along an axis of a tensor.
+pub fn some(tensor: &HostTensor, axis: usize, width: usize, keep: &[usize]) -> HostTensor {
     let inner: usize = tensor.shape[axis + 1..].iter().product();
-    let (row, run) = (along * inner, structure.width * inner);
+    let (row, run) = (tensor.shape[axis] * inner, width * inner);
     let numbers = tensor.to_f32();
     let kept = numbers.chunks_exact(row).flat_map(|row| keep.iter().flat_map(|unit| &row[unit * run..][..run])).copied().collect();
     let mut shape = tensor.shape.clone();
-    shape[axis] = keep.len() * structure.width;
-    weights.insert(name, HostTensor::f32(&shape, kept));
-    Ok(())
+    shape[axis] = keep.len() * width;
+    HostTensor::f32(&shape, kept)
 }
 
 /// Takes whole layers out; those that remain are numbered anew.

@@ -4,6 +4,7 @@
 //! can be computed there. Of all these, the standing layer's own among them, those stay of which the last layer's output is made best.
 
 use super::calibrate::{MOST_ROWS, offset};
+use super::cut::some;
 use super::fit::fit;
 use super::gram::{Gram, Sampling, beside, rows};
 use super::inputs::lanes;
@@ -71,7 +72,7 @@ pub fn graft(parent: &Side, whole: &Watched, own: Layer, last: Layer, given: Opt
     let neurons: Vec<Output> = kept.iter().map(|&unit| candidates[unit].clone()).collect();
     let parts: Vec<Gram> = parts.iter().map(|part| part.with_inputs(&kept)).collect();
     let (weight2, bias2) = fit(&parts, units, &grafting.prior(&neurons)?)?;
-    Ok(Some(Graft { maps: [("ffn1", some(&weight, &kept), some(&bias, &kept)), ("ffn2", weight2, bias2)], neurons }))
+    Ok(Some(Graft { maps: [("ffn1", some(&weight, 0, 1, &kept), some(&bias, 0, 1, &kept)), ("ffn2", weight2, bias2)], neurons }))
 }
 
 /// The first layer's neurons and those of as many others, the last first, as make no more than `most`.
@@ -85,23 +86,14 @@ fn candidates(all: &[Output], most: usize) -> Vec<Output> {
 
 /// As many neurons as are asked for, the others left out one after another, each time the least missed.
 fn best(parts: &[Gram], prior: &HostTensor, units: usize) -> Result<Vec<usize>> {
-    let (outputs, all) = (prior.shape[0], prior.shape[1]);
+    let all = prior.shape[1];
     let (weight, _) = fit(parts, all, prior)?;
-    let mut sum = Gram::of_map(all, outputs);
-    parts.iter().for_each(|part| sum.merge(part));
     let structure = Structure { name: String::new(), place: Place::Queries, units: all, width: 1, made_by: vec![], used_by: vec![] };
-    Ok(kept(&removals(&[Problem::new(&sum, &weight)?], &structure)?, all, all - units))
+    Ok(kept(&removals(&[Problem::new(&Gram::sum(parts), &weight)?], &structure)?, all, all - units))
 }
 
 fn named(layer: Layer, map: &str) -> String {
     format!("{}.{map}", layer.prefix())
-}
-
-/// Some of the rows of a tensor.
-fn some(tensor: &HostTensor, rows: &[usize]) -> HostTensor {
-    let (numbers, width) = (tensor.to_f32(), tensor.shape[1..].iter().product::<usize>());
-    let shape = [&[rows.len()], &tensor.shape[1..]].concat();
-    HostTensor::f32(&shape, rows.iter().flat_map(|&row| &numbers[row * width..][..width]).copied().collect())
 }
 
 struct Grafting<'a> {
@@ -135,8 +127,9 @@ impl Grafting<'_> {
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for neurons in neurons.chunk_by(|a, b| a.map == b.map) {
             let (map, which) = (&neurons[0].map, neurons.iter().map(|neuron| neuron.index).collect::<Vec<_>>());
-            let of =
-                |part: &str| -> Result<Vec<f32>> { Ok(some(self.parent.weights.named(&format!("{map}.{part}"))?, &which).to_f32().into_owned()) };
+            let of = |part: &str| -> Result<Vec<f32>> {
+                Ok(some(self.parent.weights.named(&format!("{map}.{part}"))?, 0, 1, &which).to_f32().into_owned())
+            };
             let (weight, mut bias) = (of("weight")?, of("bias")?);
             let Some((linear, shift)) = through.get(map) else {
                 weights.extend(weight);

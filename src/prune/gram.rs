@@ -65,6 +65,14 @@ impl Gram {
         self.shift(total, &mean);
     }
 
+    /// Of all parts together, which are sums over the same columns.
+    pub fn sum(parts: &[Self]) -> Self {
+        let [first, ..] = parts else { return Self::of_mean(0) };
+        let mut sum = Self::of_map(first.inputs, first.width - first.inputs);
+        parts.iter().for_each(|part| sum.merge(part));
+        sum
+    }
+
     /// Adds what another has summed.
     pub fn merge(&mut self, other: &Self) {
         self.scatter.iter_mut().zip(&other.scatter).for_each(|(a, b)| *a += b);

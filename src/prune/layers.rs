@@ -143,9 +143,7 @@ impl Fit {
     fn tensors(&self, parent: &Side, parts: &[Gram]) -> Result<Vec<(String, HostTensor)>> {
         let (own, last) = self.run;
         let Some(map) = &self.map else {
-            let mut sum = self.empty();
-            parts.iter().for_each(|part| sum.merge(part));
-            let mean = sum.mean.iter().map(|&x| x as f32).collect();
+            let mean = Gram::sum(parts).mean.iter().map(|&x| x as f32).collect();
             return Ok(vec![("query_content".into(), HostTensor::f32(&[self.queries, self.outputs], mean))]);
         };
         let prior = parent.weights.get(&format!("{map}.weight"), &[self.outputs, self.inputs])?;
