@@ -14,21 +14,13 @@ const DAMPINGS: [f64; 5] = [1e-3, 1e-2, 1e-1, 1.0, 10.0];
 ///
 /// Damping pulls towards `prior`: as much as makes the fit to all `parts` but the last best on the last.
 pub fn fit(parts: &[Gram], inputs: usize, prior: &HostTensor) -> Result<(HostTensor, HostTensor)> {
-    let Some(last) = parts.last() else { return Err(Error::Config("a fit needs rows".into())) };
-    let outputs = last.width - inputs;
-    let numbers = prior.to_f32();
-    let old = Mat::from_fn(inputs, outputs, |i, j| f64::from(numbers[j * inputs + i]));
-    let sum = |parts: &[Gram]| {
-        let mut sum = Gram::of_map(inputs, outputs);
-        parts.iter().for_each(|part| sum.merge(part));
-        sum
-    };
-    let all = Normal::new(&sum(parts), inputs, &old);
     let [rest @ .., held_out] = parts else { return Err(Error::Config("a fit needs rows".into())) };
-    let damping = if rest.is_empty() { 1.0 } else { chosen(&Normal::new(&sum(rest), inputs, &old), held_out, inputs, &old)? };
-    let weight = &old + all.solve(damping)?;
-    let mean = &sum(parts).mean;
-    Ok(tensors(&weight, &mean[..inputs], &mean[inputs..], &prior.shape))
+    let numbers = prior.to_f32();
+    let old = Mat::from_fn(inputs, held_out.width - inputs, |i, j| f64::from(numbers[j * inputs + i]));
+    let all = Gram::sum(parts);
+    let damping = if rest.is_empty() { 1.0 } else { chosen(&Normal::new(&Gram::sum(rest), inputs, &old), held_out, inputs, &old)? };
+    let weight = &old + Normal::new(&all, inputs, &old).solve(damping)?;
+    Ok(tensors(&weight, &all.mean[..inputs], &all.mean[inputs..], &prior.shape))
 }
 
 /// What is left to fit once the old weights have done their part.
@@ -120,8 +112,7 @@ mod tests {
         let (weight, bias) = fit(&parts, 3, &HostTensor::f32(&[2, 3], truth.into())).unwrap();
         assert!(weight.to_f32().iter().zip(truth).all(|(x, y)| (x - y).abs() < 0.3), "{weight:?}");
         // The means are right whatever the weights are.
-        let mut all = Gram::of_map(3, 2);
-        parts.iter().for_each(|part| all.merge(part));
+        let all = Gram::sum(&parts);
         let weight = weight.to_f32();
         for output in 0..2 {
             let found = f64::from(bias.to_f32()[output]) + (0..3).map(|i| f64::from(weight[3 * output + i]) * all.mean[i]).sum::<f64>();
