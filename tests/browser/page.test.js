@@ -43,6 +43,7 @@ test('threshold and class filter choose among what was found, without another ru
   const { page } = await open(t);
   await ready(page, 'cpu');
   await pick(page, 'Coffee');
+  assert.deepEqual([...new Set(await labels(page))].sort(), ['cup', 'dining table']);
   // The model is sure of nothing here: good to filter.
   await page.locator('#threshold').fill('10');
   const many = await shownIn(page);
