@@ -21,6 +21,8 @@ import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from teacher import Teacher, overlap, shared
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("step", choices=["cut", "keep"])
 parser.add_argument("data", type=Path, help="the folder of images/ and teacher/")
@@ -30,23 +32,18 @@ parser.add_argument("--of-a-class", type=int, default=200, help="close-ups of ea
 parser.add_argument("--more", default="cup,bowl,vase,wine glass,bottle,donut,cake", help="classes of which there are --more-of, separated by commas")
 parser.add_argument("--more-of", type=int, default=1200)
 parser.add_argument("--of-a-cup", type=int, default=24, help="close-ups of each cup of cups.json [24]")
-parser.add_argument("--copies", type=int, default=2, help="how often each that is kept is listed [2]")
 parser.add_argument("--threads", type=int, default=2)
 
 SMALLEST = 40  # pixels: a shorter longer side has nothing to show close up
 LARGE = 0.06  # of the picture
 SURE = 0.5
 KNOWN = 0.95  # the score of what isn't the teacher's guess
-RENDERED = 6  # times that a rendered picture is listed
+# How often a close-up and a rendered picture that are kept are listed.
+COPIES, RENDERED = 2, 6
 
 
-def shared(a, b):
-    width, height = (min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
-    return max(width, 0) * max(height, 0)
-
-
-def overlap(a, b):
-    return shared(a, b) / max(a[2] * a[3] + b[2] * b[3] - shared(a, b), 1e-9)
+def vessels(labels):
+    return {category["name"]: category["id"] for category in labels["categories"] if category["name"] in ("cup", "bowl")}
 
 
 def known_cups():
@@ -71,29 +68,13 @@ def turned(box, size, quarters):
     return [x, y, width, height]
 
 
-class Teacher:
-    def __init__(self, file, threads, categories):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.network = onnxruntime.InferenceSession(str(file), options)
-        self.categories = categories
-
-    def look(self, picture):
-        import numpy as np
-        from PIL import Image
-
-        pixels = np.asarray(picture.resize((416, 416), Image.BILINEAR), np.float32).transpose(2, 0, 1)[None] / 255
-        found = self.network.run(None, {"images": pixels, "orig_target_sizes": np.array([picture.size], np.int64)})
-        boxes = []
-        for category, box, score in zip(*(output[0].tolist() for output in found)):
-            if score >= 0.12:
-                left, top, right, bottom = (min(max(edge, 0), side) for edge, side in zip(box, picture.size * 2))
-                box = [round(value, 1) for value in (left, top, right - left, bottom - top)]
-                category = self.categories[int(category)]["id"]
-                boxes.append(dict(category_id=category, bbox=box, area=box[2] * box[3], iscrowd=0, score=round(score, 3)))
-        return boxes
+def labelled(teacher, picture):
+    boxes = []
+    for category, box, score in teacher.look(picture):
+        if score >= 0.12:
+            box = [round(value, 1) for value in box]
+            boxes.append(dict(category_id=category, bbox=box, area=box[2] * box[3], iscrowd=0, score=round(score, 3)))
+    return boxes
 
 
 def cut(options):
@@ -102,7 +83,7 @@ def cut(options):
     draw = random.Random(1)
     labels = json.loads(options.labels.read_text())
     images = {image["id"]: image for image in labels["images"]}
-    kinds = {category["name"]: category["id"] for category in labels["categories"] if category["name"] in ("cup", "bowl")}
+    kinds = vessels(labels)
     cups = known_cups()
     classes = defaultdict(list)
     for note in labels["annotations"]:
@@ -117,7 +98,7 @@ def cut(options):
     first_cup = len(objects)
     objects += [(name, cup["bbox"], 3.5, cup["from_above"]) for name in cups for cup in cups[name] for _ in range(options.of_a_cup)]
 
-    teacher = Teacher(options.data / "teacher/deimv2_hgnetv2_femto_coco.onnx", options.threads, labels["categories"])
+    teacher = Teacher(options.data / "teacher/deimv2_hgnetv2_femto_coco.onnx", labels["categories"], options.threads)
     (options.folder / "close_ups").mkdir(parents=True, exist_ok=True)
     shown, boxes = [], []
 
@@ -146,12 +127,12 @@ def cut(options):
         name = f"close_ups/{number:05}.png"
         picture.save(options.folder / name)
         # What a model makes of it decides about the others.
-        times = options.copies if number > first_cup else None
-        add(name, picture, corrected(teacher.look(picture), known, kinds.values()), times)
+        times = COPIES if number > first_cup else None
+        add(name, picture, corrected(labelled(teacher, picture), known, kinds.values()), times)
     for file in sorted((options.folder / "rendered").glob("*.json")):
         known = [(kinds[kind], box) for kind, box in json.loads(file.read_text())]
         picture = Image.open(file.with_suffix(".png")).convert("RGB")
-        add(f"rendered/{file.stem}.png", picture, corrected(teacher.look(picture), known), RENDERED)
+        add(f"rendered/{file.stem}.png", picture, corrected(labelled(teacher, picture), known), RENDERED)
     print(f"{len(shown)} pictures, {len(boxes)} boxes")
     (options.folder / "close_ups.json").write_text(json.dumps(dict(images=shown, annotations=boxes, categories=labels["categories"])))
 
@@ -160,7 +141,7 @@ def keep(options):
     labels = json.loads(options.labels.read_text())
     close_ups = json.loads((options.folder / "close_ups.json").read_text())
     names = {category["id"]: category["name"] for category in labels["categories"]}
-    kinds = {name: number for number, name in names.items() if name in ("cup", "bowl")}
+    kinds = vessels(labels)
     found, boxes, whole = defaultdict(list), defaultdict(list), defaultdict(list)
     for detection in json.loads((options.folder / "found.json").read_text()):
         found[detection["image_id"]].append(detection)
@@ -185,7 +166,7 @@ def keep(options):
                 wrong[names[note["category_id"]]] += 1
                 missed = True
         if missed or image["times"]:
-            kept.append((image, image["times"] or options.copies))
+            kept.append((image, image["times"] or COPIES))
 
     for source in (options.data / "images").iterdir():
         link = options.folder / source.name

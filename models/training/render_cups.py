@@ -1,10 +1,10 @@
 """Pictures of cups, mugs and bowls on a table from near by, rendered: what the training pictures hardly have.
 
     pip install mitsuba numpy pillow
-    python render_cups.py DATA FOLDER --from 0 --to 600
+    python render_cups.py DATA FOLDER [--from 0] [--to 400]
 
 Shapes, colours, fillings, light and view are drawn at random; tables and surroundings are DATA's pictures. FOLDER/NNNN.png is a picture and
-FOLDER/NNNN.json what stands there: {"cup" or "bowl": [x, y, width, height]} with the handle and without the saucer.
+FOLDER/NNNN.json what stands there: pairs of "cup" or "bowl" and [x, y, width, height], with the handle and without the saucer.
 """
 
 import argparse
@@ -22,7 +22,9 @@ SIZE = 192
 
 
 def mesh(name, points, faces, bsdf):
-    made = mi.Mesh(name, len(points), len(faces), props=properties(bsdf))
+    properties = mi.Properties()
+    properties["mesh_bsdf"] = mi.load_dict(bsdf)
+    made = mi.Mesh(name, len(points), len(faces), props=properties)
     parameters = mi.traverse(made)
     parameters["vertex_positions"] = np.ascontiguousarray(points, np.float32).ravel()
     parameters["faces"] = np.ascontiguousarray(faces, np.uint32).ravel()
@@ -30,20 +32,13 @@ def mesh(name, points, faces, bsdf):
     return made
 
 
-def properties(bsdf):
-    result = mi.Properties()
-    result["mesh_bsdf"] = mi.load_dict(bsdf)
-    return result
-
-
-def grid(rows, columns, closed):
+def grid(rows, columns):
     """Triangles of a grid of points, whose last column meets the first."""
     faces = []
-    for row in range(rows - 1 + closed):
+    for row in range(rows - 1):
         for column in range(columns):
-            a, b = row % rows * columns + column, row % rows * columns + (column + 1) % columns
-            c, d = (row + 1) % rows * columns + column, (row + 1) % rows * columns + (column + 1) % columns
-            faces += [[a, b, d], [a, d, c]]
+            a, b = row * columns + column, row * columns + (column + 1) % columns
+            faces += [[a, b, b + columns], [a, b + columns, a + columns]]
     return np.array(faces)
 
 
@@ -52,7 +47,7 @@ def lathe(profile, around=72):
     angle = np.linspace(0, 2 * np.pi, around, endpoint=False)
     radius, height = np.array(profile).T
     points = np.stack([radius[:, None] * np.cos(angle), radius[:, None] * np.sin(angle), np.broadcast_to(height[:, None], (len(radius), around))], -1)
-    return points.reshape(-1, 3), grid(len(radius), around, False)
+    return points.reshape(-1, 3), grid(len(radius), around)
 
 
 def tube(path, thick, wide, around=14):
@@ -63,11 +58,11 @@ def tube(path, thick, wide, around=14):
     across = np.stack([-along[:, 2], 0 * along[:, 0], along[:, 0]], -1)
     angle = np.linspace(0, 2 * np.pi, around, endpoint=False)
     points = path[:, None] + thick * np.cos(angle)[None, :, None] * across[:, None] + wide * np.sin(angle)[None, :, None] * np.array([0, 1, 0])
-    return points.reshape(-1, 3), grid(len(path), around, False)
+    return points.reshape(-1, 3), grid(len(path), around)
 
 
-def colour(draw, brightest=0.9):
-    hue, pale, bright = draw.random(), draw.random() ** 1.5, draw.uniform(0.03, brightest)
+def colour(draw):
+    hue, pale, bright = draw.random(), draw.random() ** 1.5, draw.uniform(0.03, 0.9)
     full = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return (bright * (1 - pale * (1 - full))).tolist()
 
@@ -120,13 +115,13 @@ def vessel(draw, kind, scene, name, where):
         level = draw.uniform(0.45, 0.92) if kind == "cup" else draw.uniform(0.6, 0.98)
         fill = np.array(FILLINGS[kind][draw.integers(len(FILLINGS[kind]))]) * draw.uniform(0.7, 1.2, 3)
         around = max(radius(level) - wall, 0.05)
-        rings = [(0.0, floor + level * height), (around * 0.55, floor + level * height), (around, floor + level * height)]
+        surface = floor + level * height
         if kind == "cup":
-            put("filling", lathe(rings), glaze(np.clip(fill, 0, 0.95), 0.0))
+            put("filling", lathe([(0.0, surface), (around * 0.55, surface), (around, surface)]), glaze(np.clip(fill, 0, 0.95), 0.0))
             if draw.random() < 0.5:  # the foam at the wall is another brown
-                put("foam", lathe([(around * draw.uniform(0.7, 0.93), floor + level * height + 0.004), (around, floor + level * height + 0.006)]), glaze(np.clip(fill * draw.uniform(0.5, 1.5), 0, 0.95), 0.3))
+                put("foam", lathe([(around * draw.uniform(0.7, 0.93), surface + 0.004), (around, surface + 0.006)]), glaze(np.clip(fill * draw.uniform(0.5, 1.5), 0, 0.95), 0.3))
         else:
-            points, faces = lathe([(around * r, floor + level * height) for r in np.linspace(0, 1, 16)])
+            points, faces = lathe([(around * r, surface) for r in np.linspace(0, 1, 16)])
             points[:, 2] += draw.normal(0, 0.03, len(points))
             put("filling", (points, faces), glaze(np.clip(fill, 0, 0.95), 0.3))
     if kind == "cup":
@@ -152,9 +147,13 @@ def vessel(draw, kind, scene, name, where):
     return np.concatenate(corners)
 
 
-def texture(picture, scale=1.0, low=0.0):
-    pixels = np.asarray(picture, np.float32) / 255
-    return {"type": "bitmap", "bitmap": mi.Bitmap(pixels**2.2 * scale + low), "raw": True, "filter_type": "bilinear", "wrap_mode": "mirror"}
+def linear(picture):
+    """A picture's light, which its numbers are the 2.2nd root of."""
+    return (np.asarray(picture, np.float32) / 255) ** 2.2
+
+
+def texture(picture):
+    return {"type": "bitmap", "bitmap": mi.Bitmap(linear(picture)), "raw": True, "filter_type": "bilinear", "wrap_mode": "mirror"}
 
 
 def wood(draw):
@@ -166,7 +165,10 @@ def wood(draw):
 def render(number, pictures):
     draw = np.random.default_rng(number)
     scene = {"type": "scene", "integrator": {"type": "path", "max_depth": 5}}
-    other = lambda: Image.open(pictures[draw.integers(len(pictures))]).convert("RGB")  # noqa: E731
+
+    def other():
+        return Image.open(pictures[draw.integers(len(pictures))]).convert("RGB")
+
     kind = draw.random()
     table = wood(draw) if kind < 0.5 else other().resize((192, 192)) if kind < 0.8 else Image.new("RGB", (2, 2), tuple(int(255 * c) for c in colour(draw)))
     size = float(draw.uniform(2, 7))
@@ -175,9 +177,9 @@ def render(number, pictures):
         "to_world": T().rotate([0, 0, 1], float(draw.uniform(0, 360))).scale([size, size, 1]),
         "bsdf": {"type": "twosided", "bsdf": {"type": "roughplastic", "alpha": float(draw.uniform(0.1, 0.4)), "diffuse_reflectance": texture(table)}},
     }
-    sky = np.asarray(other().resize((128, 64)), np.float32) / 255
+    sky = linear(other().resize((128, 64)))
     warm = np.array([1, draw.uniform(0.7, 1), draw.uniform(0.45, 1.1)])
-    scene["around"] = {"type": "envmap", "bitmap": mi.Bitmap(np.ascontiguousarray((sky**2.2 * draw.uniform(0.3, 1.2) + 0.05) * warm, np.float32)), "to_world": T().rotate([1, 0, 0], 90)}
+    scene["around"] = {"type": "envmap", "bitmap": mi.Bitmap(np.ascontiguousarray((sky * draw.uniform(0.3, 1.2) + 0.05) * warm, np.float32)), "to_world": T().rotate([1, 0, 0], 90)}
     for lamp in range(draw.integers(1, 3)):
         angle, height = draw.uniform(0, 2 * np.pi), draw.uniform(2, 6)
         place = [float(4 * np.cos(angle)), float(4 * np.sin(angle)), float(height)]
@@ -212,7 +214,6 @@ def render(number, pictures):
     pixels = np.array(mi.render(mi.load_dict(scene), seed=number))[..., :3]
     pixels = pixels / np.quantile(pixels, draw.uniform(0.85, 0.99)) * draw.uniform(0.7, 1)
     picture = Image.fromarray(np.uint8(255 * np.clip(pixels, 0, 1) ** (1 / 2.2)))
-
     picture = picture.filter(ImageFilter.GaussianBlur(draw.uniform(0.3, 0.8)))
 
     boxes = []

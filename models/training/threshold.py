@@ -13,12 +13,12 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-data, teacher, truth = map(Path, sys.argv[1:4])
+from teacher import Teacher, overlap
+
+data, onnx, truth = map(Path, sys.argv[1:4])
 
 
 def label():
-    import numpy as np
-    import onnxruntime
     from PIL import Image
 
     dev, categories = (json.loads((data / name).read_text()) for name in ("dev.json", "categories.json"))
@@ -26,25 +26,13 @@ def label():
     people = {category["id"]: number[category["name"]] for category in dev["categories"]}
     annotations = [{**note, "category_id": people[note["category_id"]]} for note in dev["annotations"]]
     known = {note["category_id"] for note in annotations}
-    network = onnxruntime.InferenceSession(str(teacher))
+    teacher = Teacher(onnx, categories)
     for image in dev["images"]:
-        size = [image["width"], image["height"]]
-        pixels = np.asarray(Image.open(data / "images" / image["file_name"]).convert("RGB").resize((416, 416), Image.BILINEAR), np.float32)
-        inputs = {"images": pixels.transpose(2, 0, 1)[None] / 255, "orig_target_sizes": np.array([size], np.int64)}
-        for category, box, score in zip(*(output[0].tolist() for output in network.run(None, inputs))):
-            category = categories[int(category)]["id"]
-            left, top, right, bottom = (min(max(x, 0), side) for x, side in zip(box, size * 2))
+        for category, box, score in teacher.look(Image.open(data / "images" / image["file_name"]).convert("RGB")):
             if score >= 0.5 and category not in known:
-                box = [left, top, right - left, bottom - top]
                 annotations.append(dict(image_id=image["id"], category_id=category, bbox=box, area=box[2] * box[3], iscrowd=0))
     annotations = [{**note, "id": i + 1} for i, note in enumerate(annotations)]
     truth.write_text(json.dumps(dict(images=dev["images"], annotations=annotations, categories=categories)))
-
-
-def overlap(a, b):
-    width, height = (min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
-    shared = max(width, 0) * max(height, 0)
-    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 
 def judged(annotations, detections):
