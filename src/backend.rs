@@ -10,6 +10,7 @@
 use crate::config::Activation;
 use crate::error::Result;
 use crate::weights::HostTensor;
+use serde::{Deserialize, Serialize};
 
 /// How a window moves over a feature map. Padding may differ per side (TensorFlow's "same" pads more below and on the right).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,10 +77,62 @@ impl Window {
     }
 }
 
+/// What a pool takes of each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// The largest value; padding never wins (`torch.nn.MaxPool2d`).
+    Max,
+    /// The largest value, where padding counts as zeros (a max pool after `torch.nn.functional.pad`).
+    MaxOfZeroPadded,
+    /// The mean, where padding counts as zeros (`torch.nn.AvgPool2d`).
+    Average,
+    /// The mean of what lies within the map (`count_include_pad=False`).
+    AverageWithin,
+}
+
+/// How a sampled location becomes a value of the feature map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SamplingMethod {
+    /// Bilinear, zeros outside (`grid_sample` with `align_corners=False`).
+    #[default]
+    Default,
+    /// The nearest place: `floor(location * size + 0.5)`, clamped into the map (RT-DETRv2's `discrete`).
+    Discrete,
+}
+
+/// The fixed numbers of a multi-scale deformable attention ("Deformable DETR", Zhu et al., 2020, arXiv:2010.04159; one number of points for
+/// each level as in RT-DETRv2 and D-FINE).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deformable {
+    pub heads: usize,
+    /// Height and width of each level's feature map; their tokens follow one another.
+    pub levels: Vec<[usize; 2]>,
+    /// Sampling points of a head on each level.
+    pub points: Vec<usize>,
+    /// A point lies at `centre + offset / points of its level * size of the box * offset_scale`.
+    pub offset_scale: f32,
+    pub method: SamplingMethod,
+}
+
+impl Deformable {
+    /// Sampling points of a head on all levels.
+    pub fn all_points(&self) -> usize {
+        self.points.iter().sum()
+    }
+
+    /// Tokens of all levels.
+    pub fn tokens(&self) -> usize {
+        self.levels.iter().map(|[height, width]| height * width).sum()
+    }
+}
+
 /// A device that the network runs on. Every operation ends in `activation(result + bias + residual)`, where it has these.
 pub trait Backend {
     /// An activation on the device. Cloning shares memory.
     type Tensor: Clone;
+    /// Numbers of chosen tokens `[batch, k]`, on the device.
+    type Indices: Clone;
     /// A convolution's weights and window, prepared for the device.
     type Conv;
     /// A depthwise convolution's weights and window, prepared for the device.
@@ -90,13 +143,22 @@ pub trait Backend {
     type Norm;
 
     /// `name` (here and below) is that of the layer in `weights.rs`. `weight` `[out, kernel height, kernel width, in]`, `bias` `[out]`.
-    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Conv>;
-    /// `weight` `[kernel height, kernel width, channels]`, `bias` `[channels]`.
-    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Depthwise>;
+    /// `affine` `[2]`, a scale and a shift, acts on all channels after the activation (HGNetV2's `LearnableAffineBlock`).
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Self::Conv>;
+    /// `weight` `[kernel height, kernel width, channels]`, `bias` `[channels]`, `affine` as for [`Backend::load_conv`].
+    fn load_depthwise(
+        &self,
+        name: &str,
+        weight: &HostTensor,
+        bias: &HostTensor,
+        affine: Option<&HostTensor>,
+        window: Window,
+    ) -> Result<Self::Depthwise>;
     /// `weight` `[out, in]`, `bias` `[out]`.
     fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Linear>;
-    /// `weight` and `bias` `[width]`.
-    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Self::Norm>;
+    /// Layer norm: `weight` and `bias` `[width]`. Without a bias it is an RMS norm: the mean isn't taken out ("Root Mean Square Layer
+    /// Normalization", Zhang and Sennrich, 2019, arXiv:1910.07467).
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Self::Norm>;
     /// A tensor that doesn't depend on the picture.
     fn constant(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
 
@@ -108,17 +170,48 @@ pub trait Backend {
     fn conv(&self, x: &Self::Tensor, conv: &Self::Conv, activation: Activation, residual: Option<&Self::Tensor>) -> Result<Self::Tensor>;
     /// `x` `[batch, height, width, channels]` → `[batch, out height, out width, channels]`.
     fn depthwise(&self, x: &Self::Tensor, conv: &Self::Depthwise, activation: Activation) -> Result<Self::Tensor>;
-    /// Largest value of each window; padding never wins. `[batch, height, width, channels]` as [`Backend::depthwise`].
-    fn max_pool(&self, x: &Self::Tensor, window: Window) -> Result<Self::Tensor>;
+    /// One value for each window and channel: `[batch, height, width, channels]` as [`Backend::depthwise`].
+    fn pool(&self, x: &Self::Tensor, window: Window, pool: Pool) -> Result<Self::Tensor>;
+    /// Each place four times (nearest neighbour): `[batch, height, width, channels]` → `[batch, 2 * height, 2 * width, channels]`.
+    fn upsample(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Joins tensors that are alike but for `axis`, one after another.
+    fn concat(&self, parts: &[&Self::Tensor], axis: usize) -> Result<Self::Tensor>;
+    /// Channels `start..start + length` of the last axis (`torch.narrow`).
+    fn narrow(&self, x: &Self::Tensor, start: usize, length: usize) -> Result<Self::Tensor>;
     /// `x` `[…, in]` → `[…, out]`; `residual` as the output.
     fn linear(&self, x: &Self::Tensor, linear: &Self::Linear, activation: Activation, residual: Option<&Self::Tensor>) -> Result<Self::Tensor>;
     /// softmax(q·kᵀ/√head_width + bias)·v in each head. `q` `[batch, queries, heads * head_width]`, `k` and `v`
     /// `[batch, keys, heads * head_width]`; `bias` `[batch or 1, queries or 1, keys]`, very negative where a key must not be seen.
     fn attention(&self, q: &Self::Tensor, k: &Self::Tensor, v: &Self::Tensor, heads: usize, bias: Option<&Self::Tensor>) -> Result<Self::Tensor>;
-    /// Layer norm over the last dimension.
-    fn layer_norm(&self, x: &Self::Tensor, norm: &Self::Norm) -> Result<Self::Tensor>;
-    /// activation(a + b); `b` has `a`'s shape, or 1 as its batch.
+    /// Multi-scale deformable attention: each query's heads look at a few points around its box. `value` `[batch, tokens, heads * head_width]`,
+    /// `offsets` `[batch, queries, heads * points * 2]` (x, y), `weights` `[batch, queries, heads * points]` before their softmax over a head's
+    /// points, `boxes` `[batch, queries, 4]` (centre x, centre y, width, height) in fractions of the picture → `[batch, queries, heads * head_width]`.
+    fn deformable_attention(
+        &self,
+        value: &Self::Tensor,
+        offsets: &Self::Tensor,
+        weights: &Self::Tensor,
+        boxes: &Self::Tensor,
+        deformable: &Deformable,
+    ) -> Result<Self::Tensor>;
+    /// The norm over the last dimension.
+    fn norm(&self, x: &Self::Tensor, norm: &Self::Norm) -> Result<Self::Tensor>;
+    /// activation(a + b). Each dimension of `b` is `a`'s, or 1.
     fn add(&self, a: &Self::Tensor, b: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
+    /// a · b, element by element. Each dimension of `b` is `a`'s, or 1.
+    fn multiply(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
+    fn activate(&self, x: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
+    fn clamp(&self, x: &Self::Tensor, min: f32, max: f32) -> Result<Self::Tensor>;
+    /// Softmax over the last axis.
+    fn softmax(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// The `k` largest values of the last axis, the largest first: `[…, n]` → `[…, k]`.
+    fn top_values(&self, x: &Self::Tensor, k: usize) -> Result<Self::Tensor>;
+    /// The `k` tokens whose best score is highest, the best first, of equals the first: `scores` `[batch, tokens, classes]` → `[batch, k]`.
+    fn top_tokens(&self, scores: &Self::Tensor, k: usize) -> Result<Self::Indices>;
+    /// The rows of chosen tokens: `x` `[batch or 1, tokens, width]` → `[batch, k, width]`.
+    fn gather(&self, x: &Self::Tensor, indices: &Self::Indices) -> Result<Self::Tensor>;
+    /// The numbers of chosen tokens as a tensor `[batch, k]`.
+    fn index_values(&self, indices: &Self::Indices) -> Result<Self::Tensor>;
 
     /// The network has come to a stage: `backbone`, `position`, `projected`, `encoder_layer0`…, `decoder_layer0`…, `decoder_out`, `logits`,
     /// `pred_boxes`. Nobody looks unless the backend is watched ([`Watch`](crate::watch::Watch)).

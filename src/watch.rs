@@ -3,7 +3,7 @@
 //!
 //! The network is the same on it, and what it computes is what the backend below computes.
 
-use crate::backend::{Backend, Window};
+use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
 use crate::error::Result;
 use crate::weights::HostTensor;
@@ -82,24 +82,32 @@ impl<B: Backend, O: Observe<B::Tensor>> Watch<B, O> {
 
 impl<B: Backend, O: Observe<B::Tensor>> Backend for Watch<B, O> {
     type Tensor = B::Tensor;
+    type Indices = B::Indices;
     type Conv = Named<B::Conv>;
     type Depthwise = Named<B::Depthwise>;
     type Linear = Named<B::Linear>;
     type Norm = B::Norm;
 
-    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Conv> {
-        Ok(Named { name: name.into(), window: Some(window), layer: self.backend.load_conv(name, weight, bias, window)? })
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Self::Conv> {
+        Ok(Named { name: name.into(), window: Some(window), layer: self.backend.load_conv(name, weight, bias, affine, window)? })
     }
 
-    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self::Depthwise> {
-        Ok(Named { name: name.into(), window: Some(window), layer: self.backend.load_depthwise(name, weight, bias, window)? })
+    fn load_depthwise(
+        &self,
+        name: &str,
+        weight: &HostTensor,
+        bias: &HostTensor,
+        affine: Option<&HostTensor>,
+        window: Window,
+    ) -> Result<Self::Depthwise> {
+        Ok(Named { name: name.into(), window: Some(window), layer: self.backend.load_depthwise(name, weight, bias, affine, window)? })
     }
 
     fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Linear> {
         Ok(Named { name: name.into(), window: None, layer: self.backend.load_linear(name, weight, bias)? })
     }
 
-    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<B::Norm> {
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<B::Norm> {
         self.backend.load_norm(name, weight, bias, epsilon)
     }
 
@@ -123,8 +131,20 @@ impl<B: Backend, O: Observe<B::Tensor>> Backend for Watch<B, O> {
         self.show(conv, x, None, activation, self.backend.depthwise(x, &conv.layer, activation)?)
     }
 
-    fn max_pool(&self, x: &B::Tensor, window: Window) -> Result<B::Tensor> {
-        self.backend.max_pool(x, window)
+    fn pool(&self, x: &B::Tensor, window: Window, pool: Pool) -> Result<B::Tensor> {
+        self.backend.pool(x, window, pool)
+    }
+
+    fn upsample(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        self.backend.upsample(x)
+    }
+
+    fn concat(&self, parts: &[&B::Tensor], axis: usize) -> Result<B::Tensor> {
+        self.backend.concat(parts, axis)
+    }
+
+    fn narrow(&self, x: &B::Tensor, start: usize, length: usize) -> Result<B::Tensor> {
+        self.backend.narrow(x, start, length)
     }
 
     fn linear(&self, x: &B::Tensor, linear: &Self::Linear, activation: Activation, residual: Option<&B::Tensor>) -> Result<B::Tensor> {
@@ -135,12 +155,55 @@ impl<B: Backend, O: Observe<B::Tensor>> Backend for Watch<B, O> {
         self.backend.attention(q, k, v, heads, bias)
     }
 
-    fn layer_norm(&self, x: &B::Tensor, norm: &B::Norm) -> Result<B::Tensor> {
-        self.backend.layer_norm(x, norm)
+    fn deformable_attention(
+        &self,
+        value: &B::Tensor,
+        offsets: &B::Tensor,
+        weights: &B::Tensor,
+        boxes: &B::Tensor,
+        deformable: &Deformable,
+    ) -> Result<B::Tensor> {
+        self.backend.deformable_attention(value, offsets, weights, boxes, deformable)
+    }
+
+    fn norm(&self, x: &B::Tensor, norm: &B::Norm) -> Result<B::Tensor> {
+        self.backend.norm(x, norm)
     }
 
     fn add(&self, a: &B::Tensor, b: &B::Tensor, activation: Activation) -> Result<B::Tensor> {
         self.backend.add(a, b, activation)
+    }
+
+    fn multiply(&self, a: &B::Tensor, b: &B::Tensor) -> Result<B::Tensor> {
+        self.backend.multiply(a, b)
+    }
+
+    fn activate(&self, x: &B::Tensor, activation: Activation) -> Result<B::Tensor> {
+        self.backend.activate(x, activation)
+    }
+
+    fn clamp(&self, x: &B::Tensor, min: f32, max: f32) -> Result<B::Tensor> {
+        self.backend.clamp(x, min, max)
+    }
+
+    fn softmax(&self, x: &B::Tensor) -> Result<B::Tensor> {
+        self.backend.softmax(x)
+    }
+
+    fn top_values(&self, x: &B::Tensor, k: usize) -> Result<B::Tensor> {
+        self.backend.top_values(x, k)
+    }
+
+    fn top_tokens(&self, scores: &B::Tensor, k: usize) -> Result<B::Indices> {
+        self.backend.top_tokens(scores, k)
+    }
+
+    fn gather(&self, x: &B::Tensor, indices: &B::Indices) -> Result<B::Tensor> {
+        self.backend.gather(x, indices)
+    }
+
+    fn index_values(&self, indices: &B::Indices) -> Result<B::Tensor> {
+        self.backend.index_values(indices)
     }
 
     fn stage(&self, name: &str, x: &B::Tensor) -> Result<()> {

@@ -9,7 +9,7 @@ mod depthwise;
 mod linear;
 mod norm;
 
-use crate::backend::{Backend, Window};
+use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
 use crate::cpu::lanes::{bounds, dispatch};
 use crate::error::{Error, Result};
@@ -143,21 +143,33 @@ impl WithSimd for Within<'_> {
     }
 }
 
+/// Stands in until the operation is there.
+fn unsupported(operation: &str) -> Error {
+    Error::Config(format!("{operation}: not on this backend"))
+}
+
 impl Backend for Autograd {
     type Tensor = Tensor;
+    type Indices = Tensor;
     type Conv = Map;
     type Depthwise = Depthwise;
     type Linear = Map;
     type Norm = Norm;
 
-    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Map> {
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Map> {
+        if affine.is_some() {
+            return Err(unsupported("affine"));
+        }
         match weight.shape[..] {
             [_, height, width, _] if window.kernel == [height, width] => self.map(name, weight, bias, Some(window)),
             _ => Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
         }
     }
 
-    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Depthwise> {
+    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Depthwise> {
+        if affine.is_some() {
+            return Err(unsupported("affine"));
+        }
         match weight.shape[..] {
             [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => Ok(Depthwise {
                 weight: self.parameter(&format!("{name}.weight"), weight, &[height * width, channels])?,
@@ -172,7 +184,8 @@ impl Backend for Autograd {
         self.map(name, weight, bias, None)
     }
 
-    fn load_norm(&self, name: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
+        let bias = bias.ok_or_else(|| unsupported("RMS norm"))?;
         Ok(Norm { weight: self.vector(&format!("{name}.weight"), weight)?, bias: self.vector(&format!("{name}.bias"), bias)?, epsilon })
     }
 
@@ -204,7 +217,10 @@ impl Backend for Autograd {
         Ok(composed::activate(x, if bounds.is_some() { Activation::None } else { activation })?)
     }
 
-    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
+    fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
+        if pool != Pool::Max {
+            return Err(unsupported("pool"));
+        }
         Ok(composed::max_pool(x, window)?)
     }
 
@@ -229,7 +245,7 @@ impl Backend for Autograd {
         Ok(contiguous(q)?.apply_op3(&*contiguous(k)?, &*contiguous(v)?, attention::Attention { heads, bias })?)
     }
 
-    fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         if !self.own {
             return Ok(composed::layer_norm(x, &norm.weight, &norm.bias, norm.epsilon)?);
         }
@@ -239,6 +255,53 @@ impl Backend for Autograd {
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
         let sum = if a.dims() == b.dims() { (a + b)? } else { a.broadcast_add(b)? };
         Ok(composed::activate(sum, activation)?)
+    }
+    fn upsample(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("upsample"))
+    }
+
+    fn concat(&self, _: &[&Tensor], _: usize) -> Result<Tensor> {
+        Err(unsupported("concat"))
+    }
+
+    fn narrow(&self, _: &Tensor, _: usize, _: usize) -> Result<Tensor> {
+        Err(unsupported("narrow"))
+    }
+
+    fn deformable_attention(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Deformable) -> Result<Tensor> {
+        Err(unsupported("deformable_attention"))
+    }
+
+    fn multiply(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("multiply"))
+    }
+
+    fn activate(&self, _: &Tensor, _: Activation) -> Result<Tensor> {
+        Err(unsupported("activate"))
+    }
+
+    fn clamp(&self, _: &Tensor, _: f32, _: f32) -> Result<Tensor> {
+        Err(unsupported("clamp"))
+    }
+
+    fn softmax(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("softmax"))
+    }
+
+    fn top_values(&self, _: &Tensor, _: usize) -> Result<Tensor> {
+        Err(unsupported("top_values"))
+    }
+
+    fn top_tokens(&self, _: &Tensor, _: usize) -> Result<Tensor> {
+        Err(unsupported("top_tokens"))
+    }
+
+    fn gather(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("gather"))
+    }
+
+    fn index_values(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("index_values"))
     }
 }
 

@@ -14,7 +14,7 @@ mod window;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use floats::Floats;
 
-use crate::backend::{Backend, Window};
+use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
@@ -72,21 +72,33 @@ fn linear(weight: &HostTensor, bias: &HostTensor) -> Result<Linear> {
     Ok(Linear { weight: Tensor::from_vec(packed, (outputs.div_ceil(width), depth, width), &Device::Cpu)?, bias: tensor(bias, &bias.shape)? })
 }
 
+/// Stands in until the operation is there.
+fn unsupported(operation: &str) -> Error {
+    Error::Config(format!("{operation}: not on this backend"))
+}
+
 impl Backend for Cpu {
     type Tensor = Tensor;
+    type Indices = Tensor;
     type Conv = Conv;
     type Depthwise = Depthwise;
     type Linear = Linear;
     type Norm = Norm;
 
-    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
+    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Conv> {
+        if affine.is_some() {
+            return Err(unsupported("affine"));
+        }
         match weight.shape[..] {
             [_, height, width, channels] if window.kernel == [height, width] => Ok(Conv { map: linear(weight, bias)?, channels, window }),
             _ => Err(Error::Config(format!("a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
         }
     }
 
-    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Depthwise> {
+    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Depthwise> {
+        if affine.is_some() {
+            return Err(unsupported("affine"));
+        }
         match weight.shape[..] {
             [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => {
                 Ok(Depthwise { weight: tensor(weight, &[height * width, channels])?, bias: tensor(bias, &[channels])?, window })
@@ -99,7 +111,8 @@ impl Backend for Cpu {
         linear(weight, bias)
     }
 
-    fn load_norm(&self, _: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+    fn load_norm(&self, _: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
+        let bias = bias.ok_or_else(|| unsupported("RMS norm"))?;
         if weight.is_empty() || weight.shape != bias.shape {
             return Err(Error::Config(format!("a norm's weight {:?} doesn't go with its bias {:?}", weight.shape, bias.shape)));
         }
@@ -126,7 +139,10 @@ impl Backend for Cpu {
         Ok(fast::depthwise(x, conv, activation)?)
     }
 
-    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
+    fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
+        if pool != Pool::Max {
+            return Err(unsupported("pool"));
+        }
         Ok(fast::max_pool(x, window)?)
     }
 
@@ -138,11 +154,58 @@ impl Backend for Cpu {
         Ok(fast::attention(q, k, v, heads, bias)?)
     }
 
-    fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         Ok(fast::layer_norm(x, norm)?)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
         Ok(fast::add(a, b, activation)?)
+    }
+    fn upsample(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("upsample"))
+    }
+
+    fn concat(&self, _: &[&Tensor], _: usize) -> Result<Tensor> {
+        Err(unsupported("concat"))
+    }
+
+    fn narrow(&self, _: &Tensor, _: usize, _: usize) -> Result<Tensor> {
+        Err(unsupported("narrow"))
+    }
+
+    fn deformable_attention(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Deformable) -> Result<Tensor> {
+        Err(unsupported("deformable_attention"))
+    }
+
+    fn multiply(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("multiply"))
+    }
+
+    fn activate(&self, _: &Tensor, _: Activation) -> Result<Tensor> {
+        Err(unsupported("activate"))
+    }
+
+    fn clamp(&self, _: &Tensor, _: f32, _: f32) -> Result<Tensor> {
+        Err(unsupported("clamp"))
+    }
+
+    fn softmax(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("softmax"))
+    }
+
+    fn top_values(&self, _: &Tensor, _: usize) -> Result<Tensor> {
+        Err(unsupported("top_values"))
+    }
+
+    fn top_tokens(&self, _: &Tensor, _: usize) -> Result<Tensor> {
+        Err(unsupported("top_tokens"))
+    }
+
+    fn gather(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("gather"))
+    }
+
+    fn index_values(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("index_values"))
     }
 }

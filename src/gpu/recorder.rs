@@ -9,7 +9,7 @@ use super::prepare;
 use super::program::Program;
 use super::template::Constant;
 use super::window;
-use crate::backend::{Backend, Padding, Window};
+use crate::backend::{Backend, Deformable, Padding, Pool, Window};
 use crate::config::{Activation, Pixels};
 use crate::error::{Error, Result};
 use crate::image::Picture;
@@ -188,18 +188,37 @@ pub fn expect(what: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     Err(Error::Gpu(format!("{what} has shape {found:?}, expected {expected:?}")))
 }
 
+/// Stands in until the operation is there.
+fn unsupported(operation: &str) -> Error {
+    Error::Config(format!("{operation}: not on this backend"))
+}
+
 impl Backend for Recorder {
     type Tensor = Tensor;
+    type Indices = Tensor;
     type Conv = Matrix;
     type Depthwise = window::Depthwise;
     type Linear = Matrix;
     type Norm = Norm;
 
-    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Matrix> {
+    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Matrix> {
+        if affine.is_some() {
+            return Err(unsupported("affine"));
+        }
         Matrix::load(self, weight, bias, window)
     }
 
-    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<window::Depthwise> {
+    fn load_depthwise(
+        &self,
+        _: &str,
+        weight: &HostTensor,
+        bias: &HostTensor,
+        affine: Option<&HostTensor>,
+        window: Window,
+    ) -> Result<window::Depthwise> {
+        if affine.is_some() {
+            return Err(unsupported("affine"));
+        }
         window::Depthwise::load(self, weight, bias, window)
     }
 
@@ -207,7 +226,8 @@ impl Backend for Recorder {
         Matrix::load(self, weight, bias, Window::new(1, 1, Padding::Even(0)))
     }
 
-    fn load_norm(&self, _: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
+    fn load_norm(&self, _: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
+        let bias = bias.ok_or_else(|| unsupported("RMS norm"))?;
         let (weight, bias) = (weight.to_f32(), bias.to_f32());
         Ok(Norm { width: weight.len(), weight: self.upload("a norm's weight", &weight)?, bias: self.upload("a norm's bias", &bias)?, epsilon })
     }
@@ -234,7 +254,10 @@ impl Backend for Recorder {
         window::record(self, x, conv.window, Some(conv), activation)
     }
 
-    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
+    fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
+        if pool != Pool::Max {
+            return Err(unsupported("pool"));
+        }
         window::record(self, x, window, None, Activation::None)
     }
 
@@ -249,7 +272,7 @@ impl Backend for Recorder {
         attention::record(self, q, k, v, heads, bias)
     }
 
-    fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
         expect("a layer norm's input", &[x.width()], &[norm.width])?;
         let (rows, y) = (x.size() / norm.width, self.made(&x.shape)?);
         // A workgroup takes four rows.
@@ -274,5 +297,52 @@ impl Backend for Recorder {
     fn stage(&self, name: &str, x: &Tensor) -> Result<()> {
         self.stages.borrow_mut().push((name.into(), x.clone()));
         Ok(())
+    }
+    fn upsample(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("upsample"))
+    }
+
+    fn concat(&self, _: &[&Tensor], _: usize) -> Result<Tensor> {
+        Err(unsupported("concat"))
+    }
+
+    fn narrow(&self, _: &Tensor, _: usize, _: usize) -> Result<Tensor> {
+        Err(unsupported("narrow"))
+    }
+
+    fn deformable_attention(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Deformable) -> Result<Tensor> {
+        Err(unsupported("deformable_attention"))
+    }
+
+    fn multiply(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("multiply"))
+    }
+
+    fn activate(&self, _: &Tensor, _: Activation) -> Result<Tensor> {
+        Err(unsupported("activate"))
+    }
+
+    fn clamp(&self, _: &Tensor, _: f32, _: f32) -> Result<Tensor> {
+        Err(unsupported("clamp"))
+    }
+
+    fn softmax(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("softmax"))
+    }
+
+    fn top_values(&self, _: &Tensor, _: usize) -> Result<Tensor> {
+        Err(unsupported("top_values"))
+    }
+
+    fn top_tokens(&self, _: &Tensor, _: usize) -> Result<Tensor> {
+        Err(unsupported("top_tokens"))
+    }
+
+    fn gather(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("gather"))
+    }
+
+    fn index_values(&self, _: &Tensor) -> Result<Tensor> {
+        Err(unsupported("index_values"))
     }
 }

@@ -61,10 +61,10 @@ impl<B: Backend> DecoderLayer<B> {
         let memory = self.cross_attention.memory(backend, &encoded.placed, &encoded.memory)?;
         let x = self.cross_attention.forward(backend, &placed, &memory, encoded.bias.as_ref(), &x)?;
         drop((placed, memory));
-        let x = backend.layer_norm(&x, &self.norm2)?;
+        let x = backend.norm(&x, &self.norm2)?;
 
         let x = self.ffn.forward(backend, &x)?;
-        backend.layer_norm(&x, &self.norm3)
+        backend.norm(&x, &self.norm3)
     }
 
     /// The contents of the queries after they looked at each other, before they look at the picture.
@@ -75,6 +75,6 @@ impl<B: Backend> DecoderLayer<B> {
         let memory = attention.memory(backend, &placed, &x)?;
         let x = attention.forward(backend, &placed, &memory, bias, &x)?;
         drop((placed, memory));
-        backend.layer_norm(&x, norm)
+        backend.norm(&x, norm)
     }
 }

@@ -200,7 +200,7 @@ impl<B: Backend> Detr<B> {
 
     /// The heads, on what any decoder layer gave; `reference` `[batch or 1, queries, 4]` as logits.
     pub fn predict(&self, backend: &B, x: &B::Tensor, reference: Option<&B::Tensor>) -> Result<Output<B::Tensor>> {
-        let decoded = backend.layer_norm(x, &self.decoder_norm)?;
+        let decoded = backend.norm(x, &self.decoder_norm)?;
         backend.stage("decoder_out", &decoded)?;
         Ok(Output { logits: self.heads.classes(backend, &decoded)?, boxes: self.heads.boxes(backend, &decoded, reference)? })
     }

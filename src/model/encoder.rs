@@ -48,9 +48,9 @@ impl<B: Backend> EncoderLayer<B> {
         let memory = self.self_attention.memory(backend, &placed, &x)?;
         let x = self.self_attention.forward(backend, &placed, &memory, bias, &x)?;
         drop((placed, memory));
-        let x = backend.layer_norm(&x, &self.norm1)?;
+        let x = backend.norm(&x, &self.norm1)?;
         let x = self.ffn.forward(backend, &x)?;
-        backend.layer_norm(&x, &self.norm2)
+        backend.norm(&x, &self.norm2)
     }
 }
 

@@ -33,7 +33,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let [height, width] = window.kernel;
         let weight = self.weights.get(&format!("{name}.weight"), &[output, height, width, input])?;
         let bias = self.weights.get(&format!("{name}.bias"), &[output])?;
-        self.backend.load_conv(&name, weight, bias, window)
+        self.backend.load_conv(&name, weight, bias, None, window)
     }
 
     pub fn depthwise(&self, name: &str, channels: usize, window: Window) -> Result<B::Depthwise> {
@@ -41,7 +41,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let [height, width] = window.kernel;
         let weight = self.weights.get(&format!("{name}.weight"), &[height, width, channels])?;
         let bias = self.weights.get(&format!("{name}.bias"), &[channels])?;
-        self.backend.load_depthwise(&name, weight, bias, window)
+        self.backend.load_depthwise(&name, weight, bias, None, window)
     }
 
     pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<B::Linear> {
@@ -55,7 +55,7 @@ impl<'a, B: Backend> Loader<'a, B> {
         let name = self.name(name);
         let weight = self.weights.get(&format!("{name}.weight"), &[width])?;
         let bias = self.weights.get(&format!("{name}.bias"), &[width])?;
-        self.backend.load_norm(&name, weight, bias, LAYER_NORM_EPSILON)
+        self.backend.load_norm(&name, weight, Some(bias), LAYER_NORM_EPSILON)
     }
 
     /// A learnt constant `[rows, width]`, as `[1, rows, width]`: one for all pictures of a batch.

@@ -1,7 +1,7 @@
 //! ResNet as in torchvision (`models/resnet.py`), with frozen batch norm folded into the convolutions.
 
 use super::load::Loader;
-use crate::backend::{Backend, Padding, Window};
+use crate::backend::{Backend, Padding, Pool, Window};
 use crate::config::{Activation, ResNet as Config, ResNetBlock};
 use crate::error::Result;
 use std::ops::Range;
@@ -57,7 +57,7 @@ impl<B: Backend> ResNet<B> {
     /// rounded up.
     pub fn stem(&self, backend: &B, pixels: &B::Tensor) -> Result<B::Tensor> {
         let stem = backend.conv(pixels, &self.stem, Activation::Relu, None)?;
-        backend.max_pool(&stem, POOL)
+        backend.pool(&stem, POOL, Pool::Max)
     }
 
     /// Some blocks, counted from 0. After the last the features are `[batch, height / 32, width / 32, channels]` (/ 16 for DC5), rounded up.

@@ -313,14 +313,14 @@ impl Dense {
         let norm = |part| weights.get(&format!("training.dense.norm.{part}"), &[width]);
         let map = |name: &str, outputs| map(backend, weights, &format!("training.dense.{name}"), width, outputs);
         Ok(Self {
-            norm: backend.load_norm("training.dense.norm", norm("weight")?, norm("bias")?, 1e-5)?,
+            norm: backend.load_norm("training.dense.norm", norm("weight")?, Some(norm("bias")?), 1e-5)?,
             class: map("class", config.classes)?,
             boxes: [map("box.0", width)?, map("box.1", width)?, map("box.2", 4)?],
         })
     }
 
     fn forward(&self, backend: &Autograd, encoded: &Encoded<Tensor>, rows: usize, columns: usize) -> Result<Output<Tensor>> {
-        let x = backend.layer_norm(&encoded.memory, &self.norm)?;
+        let x = backend.norm(&encoded.memory, &self.norm)?;
         let logits = backend.linear(&x, &self.class, Activation::None, None)?;
         let mut references = Vec::with_capacity(rows * columns * 4);
         for y in 0..rows {

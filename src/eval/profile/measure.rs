@@ -6,7 +6,7 @@
 use super::grid::{Entry, predict};
 use super::shrunk::shrunk;
 use super::{Measured, Operation, Profile, Tell};
-use crate::backend::{Backend, Padding, Window};
+use crate::backend::{Backend, Padding, Pool, Window};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Activation, Config};
 use crate::cpu::Cpu;
@@ -206,20 +206,20 @@ fn milliseconds(operation: &Operation, repeats: u32) -> Result<f64> {
     match kind {
         Kind::Conv { kernel, stride, residual } => {
             let window = Window::new(kernel, stride, Padding::Same);
-            let conv = Cpu.load_conv("", &weight(&[outputs, kernel, kernel, inputs]), &weight(&[outputs]), window)?;
+            let conv = Cpu.load_conv("", &weight(&[outputs, kernel, kernel, inputs]), &weight(&[outputs]), None, window)?;
             let residual = residual.then(|| x(&[1, height, width, outputs])).transpose()?;
             let x = source(stride, inputs)?;
             time(&|| Cpu.conv(&x, &conv, Activation::Relu, residual.as_ref()))
         }
         Kind::Depthwise { kernel, stride } => {
             let window = Window::new(kernel, stride, Padding::Same);
-            let conv = Cpu.load_depthwise("", &weight(&[kernel, kernel, inputs]), &weight(&[inputs]), window)?;
+            let conv = Cpu.load_depthwise("", &weight(&[kernel, kernel, inputs]), &weight(&[inputs]), None, window)?;
             let x = source(stride, inputs)?;
             time(&|| Cpu.depthwise(&x, &conv, Activation::Relu))
         }
         Kind::Pool { kernel, stride } => {
             let x = source(stride, inputs)?;
-            time(&|| Cpu.max_pool(&x, Window::new(kernel, stride, Padding::Same)))
+            time(&|| Cpu.pool(&x, Window::new(kernel, stride, Padding::Same), Pool::Max))
         }
         Kind::Linear { residual } => {
             let linear = Cpu.load_linear("", &weight(&[outputs, inputs]), &weight(&[outputs]))?;
@@ -232,9 +232,9 @@ fn milliseconds(operation: &Operation, repeats: u32) -> Result<f64> {
             time(&|| Cpu.attention(&q, &k, &k, inputs, None))
         }
         Kind::Norm => {
-            let norm = Cpu.load_norm("", &weight(&[inputs]), &weight(&[inputs]), 1e-5)?;
+            let norm = Cpu.load_norm("", &weight(&[inputs]), Some(&weight(&[inputs])), 1e-5)?;
             let x = x(&[height, width, inputs])?;
-            time(&|| Cpu.layer_norm(&x, &norm))
+            time(&|| Cpu.norm(&x, &norm))
         }
         Kind::Add => {
             let (a, b) = (x(&[height, width, inputs])?, x(&[height, width, inputs])?);
