@@ -5,8 +5,13 @@
 //! at run time. The shapes follow "End-to-End Object Detection with Transformers" (Carion et al.,
 //! 2020) and `models/detr.py` of its repository.
 
+mod architecture;
 mod check;
 mod named;
+mod rt_detr;
+
+pub use architecture::{Architecture, NetworkConfig};
+pub use rt_detr::*;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

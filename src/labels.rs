@@ -31,6 +31,11 @@ impl Label {
         let name = |id| COCO.iter().find(|(number, _)| *number == id).map_or(Label::GAP, |(_, name)| name);
         (0..91).map(|id| Label { id, name: name(id).into() }).collect()
     }
+
+    /// COCO's classes without gaps, as the family of RT-DETR has them.
+    pub fn coco80() -> Vec<Label> {
+        COCO.iter().map(|&(id, name)| Label { id, name: name.into() }).collect()
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub mod prune;
 #[cfg(not(target_arch = "wasm32"))]
 mod share;
 pub mod structure;
+pub mod trace;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod train;
 pub mod watch;
@@ -45,6 +46,6 @@ pub mod watch;
 mod web;
 pub mod weights;
 
-pub use config::Config;
+pub use config::{Architecture, Config};
 pub use error::{Error, Result};
 pub use weights::{HostTensor, Weights};

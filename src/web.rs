@@ -1,6 +1,7 @@
 //! The wasm-bindgen surface: what `www/detrim/engine.js` calls. Everything above it (fetching, workers, falling back) is JavaScript's.
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::config::Architecture;
 use crate::detector::{self, Device};
 use crate::error::Error;
 use crate::eval::{self, profile::Profile};
@@ -46,7 +47,7 @@ pub fn on_panic(#[wasm_bindgen(unchecked_param_type = "(message: string) => void
 
 /// A model's file, read.
 #[wasm_bindgen]
-pub struct Model(Checkpoint);
+pub struct Model(Checkpoint<Architecture>);
 
 #[wasm_bindgen]
 impl Model {
@@ -59,7 +60,7 @@ impl Model {
                 return Err(js_error("checksum", &format!("the model's sha256 is {found}, not {expected}")));
             }
         }
-        Ok(Self(checkpoint::read_own(&bytes, "the model").map_err(fail)?))
+        Ok(Self(checkpoint::read_any(&bytes, "the model").map_err(fail)?))
     }
 
     #[wasm_bindgen(unchecked_return_type = "Card")]
@@ -71,10 +72,17 @@ impl Model {
             threshold: f64,
         }
         let Checkpoint { config, card, .. } = &self.0;
-        let labels = config.labels.iter().map(|label| label.name.as_str()).collect();
+        let labels = config.labels().iter().map(|label| label.name.as_str()).collect();
         // To JavaScript 0.4 in f32 is 0.4000000059604645.
         let threshold = (f64::from(self.0.threshold()) * 1e6).round() / 1e6;
         to_js(&Summary { model: &card.name, labels, threshold })
+    }
+}
+
+impl Model {
+    /// A copy of a DETR, for what works on that architecture only.
+    fn detr(&self) -> Result<Checkpoint, JsValue> {
+        self.0.clone().into_detr("this").map_err(fail)
     }
 }
 
@@ -134,7 +142,7 @@ pub async fn bench(model: &Model, gpu: bool, runs: usize, height: Option<usize>,
 #[wasm_bindgen]
 pub async fn profile(model: &Model, gpu: bool, height: Option<usize>, width: Option<usize>) -> Result<String, JsValue> {
     let size = height.zip(width).map(|(height, width)| [height, width]);
-    let profile = Profile::measure(&model.0, device(gpu), size, &mut |_, _, _| ()).await.map_err(fail)?;
+    let profile = Profile::measure(&model.detr()?, device(gpu), size, &mut |_, _, _| ()).await.map_err(fail)?;
     serde_json::to_string(&profile).map_err(|error| js_error("crashed", &error.to_string()))
 }
 

@@ -12,33 +12,33 @@ mod random;
 pub(crate) mod safetensors;
 pub(crate) mod tensors;
 
-use crate::config::{Activation, ClassActivation, Config, Resize};
+use crate::config::{Activation, Architecture, ClassActivation, Config, NetworkConfig, Resize};
 use crate::error::Result;
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use open::{file_of, open, open_backbone, write_own};
+pub use open::{file_of, open, open_any, open_backbone, write_own};
 pub use own::Storage;
 #[cfg(not(target_arch = "wasm32"))]
 pub use own::frame_bytes;
 pub use random::random;
 
-/// A detector as read from a file.
+/// A detector as read from a file: a DETR, or with [`Architecture`] as its config one of any architecture.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
-    pub config: Config,
+pub struct Checkpoint<C = Config> {
+    pub config: C,
     pub weights: Weights,
     pub card: Card,
     /// What the file didn't say and was therefore assumed, a sentence each.
     pub guesses: Vec<String>,
 }
 
-impl Checkpoint {
+impl<C: NetworkConfig> Checkpoint<C> {
     /// The score from which detections are shown if nobody says otherwise: the card's, or what suits the kind of scores. Softmax scores
     /// compete with no-object and are high for what is there; sigmoid ones, as the focal loss trains them, stay lower.
     pub fn threshold(&self) -> f32 {
-        self.card.threshold.unwrap_or(match self.config.class_activation {
+        self.card.threshold.unwrap_or(match self.config.architecture().class_activation() {
             ClassActivation::Softmax => 0.7,
             ClassActivation::Sigmoid => 0.4,
         })
@@ -73,14 +73,37 @@ pub struct Guess {
     pub resize: Option<Resize>,
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,
+    /// DEIMv2 under transformers' names: compute what transformers 5.24 does, which isn't what the weights were trained for. It keeps three
+    /// things of D-FINE that DEIMv2 hasn't: a map and a norm before the selection, ReLU inside the box heads, and positions made anew in
+    /// every decoder layer.
+    pub exact_transformers: bool,
 }
 
-/// Reads our own file from memory; `file` is its name in messages.
+impl Checkpoint<Architecture> {
+    /// As a DETR, for what works on that architecture only.
+    pub fn into_detr(self, what: &str) -> Result<Checkpoint> {
+        let Self { config, weights, card, guesses } = self;
+        Ok(Checkpoint { config: config.detr(what)?.clone(), weights, card, guesses })
+    }
+}
+
+impl From<Checkpoint> for Checkpoint<Architecture> {
+    fn from(Checkpoint { config, weights, card, guesses }: Checkpoint) -> Self {
+        Self { config: Architecture::Detr(config), weights, card, guesses }
+    }
+}
+
+/// Reads our own file of a DETR from memory; `file` is its name in messages.
 pub fn read_own(bytes: &[u8], file: &str) -> Result<Checkpoint> {
+    read_any(bytes, file)?.into_detr("this command")
+}
+
+/// Reads our own file of any architecture from memory; `file` is its name in messages.
+pub fn read_any(bytes: &[u8], file: &str) -> Result<Checkpoint<Architecture>> {
     own::read(bytes, file)
 }
 
 /// Our own file as bytes. The same checkpoint always gives the same bytes.
-pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
+pub fn to_bytes(checkpoint: &Checkpoint<impl NetworkConfig>, storage: Storage) -> Result<Vec<u8>> {
     own::to_bytes(checkpoint, storage)
 }

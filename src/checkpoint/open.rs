@@ -2,6 +2,7 @@
 
 use super::foreign::{self, Least, pth};
 use super::{Checkpoint, Guess, Storage, own, safetensors};
+use crate::config::{Architecture, NetworkConfig};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::train::state;
@@ -11,28 +12,33 @@ use std::path::{Path, PathBuf};
 /// What a directory's checkpoint may be called.
 const NAMES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
-/// Opens a checkpoint, whatever its kind: our own file, `.safetensors` or `.pth` with foreign names, or a directory as Hugging Face
+/// Opens a checkpoint of a DETR: see [`open_any`].
+pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
+    open_any(path, guess)?.into_detr("this command")
+}
+
+/// Opens a checkpoint, whatever its kind and its architecture: our own file, `.safetensors` or `.pth` with foreign names, or a directory as Hugging Face
 /// saves it, or the state of a training run, which is taken as the detector that it makes. `config.json` and `preprocessor_config.json` beside the file are taken into account.
 /// `guess` is for what foreign files don't say; only its input size goes before what any file says, since a network takes pictures of every size.
-pub fn open(path: &Path, guess: &Guess) -> Result<Checkpoint> {
+pub fn open_any(path: &Path, guess: &Guess) -> Result<Checkpoint<Architecture>> {
     sized(read(path, guess, Least::Detector)?, guess)
 }
 
 /// Opens what a new detector can begin with: any checkpoint, or a backbone alone, under the names of timm, torchvision or transformers. Of
 /// such a one the weights are the backbone's, and the transformer in the config is the paper's.
 pub fn open_backbone(path: &Path, guess: &Guess) -> Result<Checkpoint> {
-    sized(read(path, guess, Least::Backbone)?, guess)
+    sized(read(path, guess, Least::Backbone)?, guess)?.into_detr("a backbone")
 }
 
-fn sized(mut checkpoint: Checkpoint, guess: &Guess) -> Result<Checkpoint> {
+fn sized(mut checkpoint: Checkpoint<Architecture>, guess: &Guess) -> Result<Checkpoint<Architecture>> {
     if let Some(resize) = guess.resize {
-        checkpoint.config.pixels.resize = resize;
+        checkpoint.config.pixels_mut().resize = resize;
         checkpoint.config.check()?;
     }
     Ok(checkpoint)
 }
 
-fn read(path: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
+fn read(path: &Path, guess: &Guess, least: Least) -> Result<Checkpoint<Architecture>> {
     let file = file_of(path)?;
     let name = file.display().to_string();
     let fail = |problem: String| Error::Checkpoint { file: name.clone(), problem };
@@ -45,7 +51,7 @@ fn read(path: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
         if state::is_state(&content) {
             drop(content);
             let (config, state) = state::read(&file)?;
-            return named(state.detector(&config)?, &file);
+            return named(state.detector(&config)?.into(), &file);
         }
         return named(foreign::convert(content.tensors, &file, guess, least)?, &file);
     }
@@ -56,7 +62,7 @@ fn read(path: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
 }
 
 /// A checkpoint without a card is called as its file is, or as its directory where the file is called as all are.
-fn named(mut checkpoint: Checkpoint, file: &Path) -> Result<Checkpoint> {
+fn named(mut checkpoint: Checkpoint<Architecture>, file: &Path) -> Result<Checkpoint<Architecture>> {
     let common = file.file_name().is_some_and(|name| NAMES.iter().any(|common| name == *common));
     let name = if common { file.parent().and_then(Path::file_name) } else { file.file_stem() };
     checkpoint.card.name = name.unwrap_or_default().to_string_lossy().into_owned();
@@ -86,6 +92,6 @@ fn map(path: &Path) -> Result<Mmap> {
 }
 
 /// Writes our own file: under another name first, so that there is never half a file under this one.
-pub fn write_own(path: &Path, checkpoint: &Checkpoint, storage: Storage) -> Result<()> {
+pub fn write_own(path: &Path, checkpoint: &Checkpoint<impl NetworkConfig>, storage: Storage) -> Result<()> {
     output::write(path, &own::to_bytes(checkpoint, storage)?)
 }

@@ -9,9 +9,9 @@
 use super::safetensors::{self, File, Stored};
 use super::tensors::{Dtype, RawTensor};
 use super::{Card, Checkpoint};
-use crate::config::Config;
+use crate::config::{Architecture, NetworkConfig};
 use crate::error::{Error, Result};
-use crate::layout::{self, Entry, layout};
+use crate::layout::{Entry, layout_of};
 use crate::weights::{Channels, Data, HostTensor, Int8, Weights};
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ const VERSION: u32 = 1;
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    config: Config,
+    config: Architecture,
     card: Card,
 }
 
@@ -71,7 +71,7 @@ fn header_bytes(name: &str, shape: &[usize]) -> usize {
 
 /// The bytes of a file that aren't its tensors': the config and the card.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn frame_bytes(config: &Config, card: &Card) -> Result<usize> {
+pub fn frame_bytes(config: &impl NetworkConfig, card: &Card) -> Result<usize> {
     /// The length before the header, what fills it up to a multiple of 8, and the names and braces around our text.
     const AROUND: usize = 64;
     // As a text within JSON, with all that has to be escaped.
@@ -79,8 +79,8 @@ pub fn frame_bytes(config: &Config, card: &Card) -> Result<usize> {
     Ok(text.len() + AROUND)
 }
 
-fn header(config: &Config, card: &Card) -> Result<String> {
-    let header = Header { version: VERSION, config: config.clone(), card: card.clone() };
+fn header(config: &impl NetworkConfig, card: &Card) -> Result<String> {
+    let header = Header { version: VERSION, config: config.architecture(), card: card.clone() };
     serde_json::to_string(&header).map_err(|error| Error::Config(error.to_string()))
 }
 
@@ -91,7 +91,7 @@ pub fn is_own(file: &File) -> bool {
 }
 
 /// Reads our own file from memory; `name` is for messages.
-pub fn read(bytes: &[u8], name: &str) -> Result<Checkpoint> {
+pub fn read(bytes: &[u8], name: &str) -> Result<Checkpoint<Architecture>> {
     let fail = |problem: String| Error::Checkpoint { file: name.into(), problem };
     if !safetensors::is_safetensors(bytes) {
         return Err(fail("not a model of detrim (a .safetensors file was expected)".into()));
@@ -100,7 +100,7 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Checkpoint> {
 }
 
 /// Takes what a safetensors file of ours holds.
-pub fn parse(file: &File, name: &str) -> Result<Checkpoint> {
+pub fn parse(file: &File, name: &str) -> Result<Checkpoint<Architecture>> {
     let fail = |problem: String| Error::Checkpoint { file: name.into(), problem };
     let text = file.metadata.get(KEY).ok_or_else(|| fail(format!("not a model of detrim: its header has no `{KEY}` entry")))?;
     #[derive(Deserialize)]
@@ -116,7 +116,7 @@ pub fn parse(file: &File, name: &str) -> Result<Checkpoint> {
     config.check().map_err(|error| fail(error.to_string()))?;
     let mut weights = Weights::default();
     let mut scales = BTreeSet::new();
-    for entry in layout(&config) {
+    for entry in layout_of(&config) {
         let tensor = tensor(file, &entry).map_err(&fail)?;
         if matches!(tensor.data, Data::I8(_)) {
             scales.insert(scale_name(&entry.name));
@@ -173,11 +173,12 @@ fn axis(shape: &[usize], channels: Channels) -> &[usize] {
 }
 
 /// Our file as bytes; the same checkpoint always gives the same bytes.
-pub fn to_bytes(checkpoint: &Checkpoint, storage: Storage) -> Result<Vec<u8>> {
+pub fn to_bytes(checkpoint: &Checkpoint<impl NetworkConfig>, storage: Storage) -> Result<Vec<u8>> {
     let Checkpoint { config, weights, card, .. } = checkpoint;
-    layout::check(config, weights)?;
+    let architecture = config.architecture();
+    architecture.check()?;
     let mut tensors = Vec::new();
-    for entry in layout(config) {
+    for entry in layout_of(&architecture) {
         let tensor = weights.get(&entry.name, &entry.shape)?;
         if tensor.to_f32().iter().any(|x| !x.is_finite()) {
             return Err(Error::Config(format!("tensor {} holds a number that isn't finite", entry.name)));

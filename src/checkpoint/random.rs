@@ -3,20 +3,24 @@
 //! Scaled so that activations neither vanish nor grow from layer to layer and every query says something else.
 
 use super::{Card, Checkpoint};
-use crate::config::{Backbone, Config};
-use crate::layout::{Entry, Role, layout};
+use crate::config::{Architecture, Backbone, NetworkConfig};
+use crate::layout::{Entry, Role, layout_of};
 use crate::weights::{HostTensor, Weights};
 
 /// A checkpoint of random weights; the same seed always gives the same ones.
-pub fn random(config: Config, name: &str, seed: u64) -> Checkpoint {
+pub fn random<C: NetworkConfig>(config: C, name: &str, seed: u64) -> Checkpoint<C> {
     let mut numbers = Numbers(seed);
     let mut weights = Weights::default();
-    let last_convolution = match &config.backbone {
-        Backbone::Resnet(net) if net.is_bottleneck() => ".conv3",
-        Backbone::Resnet(_) => ".conv2",
-        Backbone::EfficientNetLite(_) => ".project",
+    let architecture = config.architecture();
+    let last_convolution = match &architecture {
+        Architecture::Detr(config) => match &config.backbone {
+            Backbone::Resnet(net) if net.is_bottleneck() => ".conv3",
+            Backbone::Resnet(_) => ".conv2",
+            Backbone::EfficientNetLite(_) => ".project",
+        },
+        Architecture::RtDetr(_) => ".excite",
     };
-    for entry in layout(&config) {
+    for entry in layout_of(&architecture) {
         let (mean, deviation) = spread(&entry, last_convolution);
         let data = (0..entry.shape.iter().product()).map(|_| mean + deviation * numbers.next()).collect();
         weights.insert(entry.name, HostTensor::f32(&entry.shape, data));
@@ -32,10 +36,12 @@ fn spread(entry: &Entry, last_convolution: &str) -> (f32, f32) {
         Role::Bias => (0.0, 0.05),
         Role::NormScale => (1.0, 0.1),
         Role::NormShift => (0.0, 0.1),
-        Role::Rows => (0.0, 1.0),
+        Role::Rows | Role::Reference => (0.0, 1.0),
+        // Near the identity.
+        Role::Affine => (0.5, 0.2),
         // "Delving Deep into Rectifiers" (He et al., 2015): the factor 2 is for the half that a rectifier lets through.
         Role::Depthwise => (0.0, (2.0 / inputs(&entry.shape[..2])).sqrt()),
-        Role::Matrix => (0.0, gain(entry.name.trim_end_matches(".weight"), last_convolution) * (2.0 / inputs(&entry.shape[1..])).sqrt()),
+        Role::Matrix | Role::Head => (0.0, gain(entry.name.trim_end_matches(".weight"), last_convolution) * (2.0 / inputs(&entry.shape[1..])).sqrt()),
     }
 }
 

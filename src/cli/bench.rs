@@ -6,6 +6,7 @@ use super::{Backend, print};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{self, Checkpoint, Guess};
+use detrim::config::Architecture;
 use detrim::detector::Device;
 use detrim::eval::bench::{Report, bench};
 use detrim::eval::pace::{Pace, pace};
@@ -62,13 +63,13 @@ struct Record {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let checkpoint = arguments.model.open()?;
+    let checkpoint = arguments.model.open_any()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(arguments.threads.unwrap_or(0)).build().context("can't start the threads")?;
     if let Some(file) = &arguments.profile {
-        return pool.install(|| measure(&arguments, &checkpoint, file));
+        return pool.install(|| measure(&arguments, &checkpoint.clone().into_detr("a profile")?, file));
     }
     if let Some(file) = &arguments.check {
-        return pool.install(|| check(&arguments, &checkpoint, file));
+        return pool.install(|| check(&arguments, &checkpoint.clone().into_detr("a profile")?, file));
     }
     if let Some(file) = &arguments.against {
         return pool.install(|| compare(&arguments, &checkpoint, file));
@@ -130,8 +131,8 @@ fn check(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<
 }
 
 /// Runs two models in turns.
-fn compare(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Result<()> {
-    let other = checkpoint::open(file, &Guess::default())?;
+fn compare(arguments: &Arguments, checkpoint: &Checkpoint<Architecture>, file: &Path) -> Result<()> {
+    let other = checkpoint::open_any(file, &Guess::default())?;
     let bars = Bars::default();
     bars.begin("runs in turns", arguments.runs);
     let Pace { parent_ms, ms, ratio, runs } = pace(&other, checkpoint, arguments.backend.device(), arguments.runs, &|| bars.step())?;

@@ -109,16 +109,20 @@ impl Dtype {
 pub fn run(arguments: Arguments) -> Result<()> {
     ensure!(arguments.images.is_empty() || arguments.dtype == Some(Dtype::Int8), "--images: only --dtype int8 goes by pictures");
     let mut checkpoint = match (&arguments.model, &arguments.random) {
-        (Some(path), _) => model::open(path, &arguments.guess)?,
-        (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?,
+        (Some(path), _) => model::open_any(path, &arguments.guess)?,
+        (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?.into(),
         (None, None) => bail!("neither a checkpoint nor --random is given"),
     };
-    if arguments.fold && !fold(&mut checkpoint.config, &mut checkpoint.weights)? {
-        eprintln!("warning: --fold: the first decoder layer has no self-attention that could be folded");
+    if arguments.fold {
+        let mut detr = checkpoint.into_detr("--fold")?;
+        if !fold(&mut detr.config, &mut detr.weights)? {
+            eprintln!("warning: --fold: the first decoder layer has no self-attention that could be folded");
+        }
+        checkpoint = detr.into();
     }
     if !arguments.images.is_empty() {
         let bars = Bars::default();
-        let config = &checkpoint.config;
+        let config = checkpoint.config.detr("rounding to int8 by pictures")?;
         let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, arguments.seed, &config.pixels, &bars)?;
         let weights = quantise(config, &checkpoint.weights, &inputs, &bars)?;
         bars.end();

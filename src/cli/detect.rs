@@ -6,7 +6,7 @@ use super::{default_model, draw, print};
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::Checkpoint;
-use detrim::config::Label;
+use detrim::config::{Architecture, Label};
 use detrim::detector::{Bounds, Detections, Detector, Device, Times};
 use detrim::gpu::Gpu;
 use detrim::image::Picture;
@@ -78,8 +78,8 @@ struct Found<'a> {
 pub fn run(arguments: Arguments) -> Result<()> {
     let photos = expand(&arguments.photos)?;
     let mut drawings = arguments.draw.as_deref().map(|path| Drawings::new(path, photos.len())).transpose()?;
-    let checkpoint = model::open(&default_model::find(arguments.model.as_deref())?, &arguments.guess)?;
-    let wanted = classes(&checkpoint.config.labels, &arguments.labels)?;
+    let checkpoint = model::open_any(&default_model::find(arguments.model.as_deref())?, &arguments.guess)?;
+    let wanted = classes(checkpoint.config.labels(), &arguments.labels)?;
     let threshold = arguments.threshold.unwrap_or_else(|| checkpoint.threshold());
     let mut detector = load(&checkpoint, arguments.backend)?;
     drop(checkpoint);
@@ -117,7 +117,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn load(checkpoint: &Checkpoint, backend: Backend) -> Result<Detector> {
+fn load(checkpoint: &Checkpoint<Architecture>, backend: Backend) -> Result<Detector> {
     let load = |device| Ok(pollster::block_on(Detector::load(checkpoint, device))?);
     match backend {
         Backend::Cpu => load(Device::Cpu),

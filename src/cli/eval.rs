@@ -152,8 +152,8 @@ fn without(dataset: &Dataset, ours: &[Scored], theirs: &[Scored]) -> usize {
 /// Runs the model over the pictures, with a progress bar.
 fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
-    let checkpoint = model::open(model, &arguments.guess)?;
-    relate(&arguments.annotations.display().to_string(), dataset, &checkpoint.config.labels);
+    let checkpoint = model::open_any(model, &arguments.guess)?;
+    relate(&arguments.annotations.display().to_string(), dataset, checkpoint.config.labels());
     let bars = Bars::default();
     bars.begin("pictures", dataset.images.len());
     let run = run::detect_all(&checkpoint, dataset, images, || bars.step());

@@ -36,7 +36,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if arguments.compare && case.expected.is_empty() {
         bail!("{name}: there are no stages to compare with");
     }
-    let checkpoint = arguments.model.open()?;
+    let checkpoint = arguments.model.open_any()?;
     let stages = pollster::block_on(async { Runner::load(&checkpoint, arguments.backend.device()).await?.run(&case).await })?;
     if let Some(out) = &arguments.out {
         output::write(out, &to_bytes(&stages)?)?;

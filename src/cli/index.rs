@@ -1,8 +1,8 @@
 //! `models/index.json`: what embedded models there are, for the page and for whoever downloads them.
 
 use anyhow::{Context, Result};
-use detrim::Config;
 use detrim::checkpoint::Card;
+use detrim::config::Architecture;
 use detrim::{hash, output};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub struct Metrics {
 }
 
 /// Enters a model file into the index, in place of an entry of the same name. Without `metrics` those of the old entry stay.
-pub fn update(index: &Path, model: &Path, config: &Config, card: &Card, metrics: Option<Metrics>) -> Result<()> {
+pub fn update(index: &Path, model: &Path, config: &Architecture, card: &Card, metrics: Option<Metrics>) -> Result<()> {
     let mut entries: Vec<Entry> = match std::fs::read(index) {
         Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} can't be understood", index.display()))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -48,7 +48,7 @@ pub fn update(index: &Path, model: &Path, config: &Config, card: &Card, metrics:
         file: file.to_string_lossy().replace('\\', "/"),
         bytes: bytes.len() as u64,
         sha256: hash::sha256(&bytes),
-        labels: config.labels.iter().filter(|label| !label.is_gap()).map(|label| label.name.clone()).collect(),
+        labels: config.labels().iter().filter(|label| !label.is_gap()).map(|label| label.name.clone()).collect(),
         metrics: metrics.or(old).unwrap_or_default(),
         licence: card.licence.clone(),
         threshold: card.threshold,

@@ -5,7 +5,7 @@ use super::print;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use detrim::checkpoint::Checkpoint;
-use detrim::config::{Backbone, ClassActivation};
+use detrim::config::{Architecture, Backbone, ClassActivation, Config, MultiScaleBackbone, RtDetr};
 use detrim::eval::cost::{Part, cost, part};
 use detrim::image::typical_size;
 use detrim::weights::Data;
@@ -28,21 +28,21 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let checkpoint = arguments.model.open()?;
+    let checkpoint = arguments.model.open_any()?;
     let size = match arguments.size {
         Some(size) => size,
-        None => typical_size(checkpoint.config.pixels.resize)?,
+        None => typical_size(checkpoint.config.pixels().resize)?,
     };
     let parts: Vec<(Part, usize)> = cost(&checkpoint.config, size).into_iter().map(|part| (part.clone(), bytes(&checkpoint, &part.name))).collect();
     print(&if arguments.json { json(&checkpoint, size, &parts, arguments.tensors)? } else { tables(&checkpoint, size, &parts, arguments.tensors) })
 }
 
-fn bytes(checkpoint: &Checkpoint, name: &str) -> usize {
+fn bytes(checkpoint: &Checkpoint<Architecture>, name: &str) -> usize {
     let tensors = &checkpoint.weights.tensors;
     tensors.iter().filter(|(tensor, _)| part(tensor) == name).map(|(_, tensor)| tensor.bytes()).sum()
 }
 
-fn json(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> Result<String> {
+fn json(checkpoint: &Checkpoint<Architecture>, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> Result<String> {
     let parts_json: Vec<_> = parts
         .iter()
         .map(|(part, bytes)| json!({ "name": part.name, "shape": part.shape, "parameters": part.parameters, "bytes": bytes, "macs": part.macs }))
@@ -63,7 +63,7 @@ fn json(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tens
     Ok(serde_json::to_string_pretty(&out)? + "\n")
 }
 
-fn tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> String {
+fn tables(checkpoint: &Checkpoint<Architecture>, size: [usize; 2], parts: &[(Part, usize)], tensors: bool) -> String {
     let mut text = summary(checkpoint);
     let (parameters, bytes, macs) = total(parts);
     let mut table = new_table(&["part", "", "parameters", "bytes", "MACs", "of all"]);
@@ -102,27 +102,19 @@ fn tables(checkpoint: &Checkpoint, size: [usize; 2], parts: &[(Part, usize)], te
 }
 
 /// A few lines about the model.
-fn summary(checkpoint: &Checkpoint) -> String {
+fn summary(checkpoint: &Checkpoint<Architecture>) -> String {
     let Checkpoint { config, card, .. } = checkpoint;
-    let backbone = match &config.backbone {
-        Backbone::Resnet(net) => format!("ResNet of {:?} blocks", net.stages.iter().map(|s| s.blocks.len()).collect::<Vec<_>>()),
-        Backbone::EfficientNetLite(net) => format!("EfficientNet-Lite of {:?} blocks", net.stages.iter().map(Vec::len).collect::<Vec<_>>()),
-    };
-    let named = config.labels.iter().filter(|label| !label.is_gap()).count();
     let mut lines = vec![if card.name.is_empty() { "unnamed".into() } else { card.name.clone() }];
-    lines.push(format!(
-        "  {backbone}, d_model {}, {} + {} layers, {} queries",
-        config.d_model,
-        config.encoder.len(),
-        config.decoder.len(),
-        config.queries
-    ));
-    let scores = match config.class_activation {
+    lines.push(match config {
+        Architecture::Detr(config) => detr(config),
+        Architecture::RtDetr(config) => rt_detr(config),
+    });
+    let scores = match config.class_activation() {
         ClassActivation::Softmax => "softmax with no-object",
         ClassActivation::Sigmoid => "sigmoid",
     };
-    let activation = format!("{:?}", config.activation).to_lowercase();
-    lines.push(format!("  {named} classes ({scores}), feed-forward {activation}, input {}", config.pixels.resize));
+    let named = config.labels().iter().filter(|label| !label.is_gap()).count();
+    lines.push(format!("  {named} classes ({scores}), input {}", config.pixels().resize));
     if let Some(threshold) = card.threshold {
         lines.push(format!("  threshold {threshold}"));
     }
@@ -130,6 +122,36 @@ fn summary(checkpoint: &Checkpoint) -> String {
         lines.push(format!("  {line}"));
     }
     lines.join("\n") + "\n"
+}
+
+fn detr(config: &Config) -> String {
+    let backbone = match &config.backbone {
+        Backbone::Resnet(net) => format!("ResNet of {:?} blocks", net.stages.iter().map(|s| s.blocks.len()).collect::<Vec<_>>()),
+        Backbone::EfficientNetLite(net) => format!("EfficientNet-Lite of {:?} blocks", net.stages.iter().map(Vec::len).collect::<Vec<_>>()),
+    };
+    let activation = format!("{:?}", config.activation).to_lowercase();
+    format!(
+        "  DETR: {backbone}, d_model {}, {} + {} layers, feed-forward {activation}, {} queries",
+        config.d_model,
+        config.encoder.len(),
+        config.decoder.len(),
+        config.queries
+    )
+}
+
+fn rt_detr(config: &RtDetr) -> String {
+    let backbone = match &config.backbone {
+        MultiScaleBackbone::ResnetVd(net) => format!("ResNet-D of {:?} blocks", net.depths),
+        MultiScaleBackbone::Hgnetv2(net) => format!("HGNetV2 of {:?} blocks", net.stages.iter().map(|stage| stage.blocks).collect::<Vec<_>>()),
+    };
+    format!(
+        "  {}: {backbone}, d_model {}, {} decoder layers, points {:?}, {} queries",
+        config.model_type.name(),
+        config.d_model,
+        config.decoder.layers,
+        config.decoder.points,
+        config.queries
+    )
 }
 
 fn total(parts: &[(Part, usize)]) -> (usize, usize, u64) {

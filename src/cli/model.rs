@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use detrim::checkpoint::{self, Checkpoint, Guess};
-use detrim::config::{Activation, ClassActivation, Resize};
+use detrim::config::{Activation, Architecture, ClassActivation, Resize};
 use detrim::hash;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,9 @@ pub struct GuessArguments {
     /// Standard deviation of red, green and blue pixels
     #[arg(long, value_name = "R,G,B", value_parser = colours)]
     std: Option<[f32; 3]>,
+    /// DEIMv2 under transformers' names: compute exactly what transformers 5.24 does, in place of what the weights were trained for
+    #[arg(long)]
+    exact_transformers: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -60,9 +63,14 @@ enum Classes {
 }
 
 impl ModelArguments {
-    /// Opens the model and says on the standard error what had to be assumed.
+    /// Opens a DETR and says on the standard error what had to be assumed.
     pub fn open(&self) -> Result<Checkpoint> {
         open(&self.model, &self.guess)
+    }
+
+    /// As [`ModelArguments::open`] for any architecture.
+    pub fn open_any(&self) -> Result<Checkpoint<Architecture>> {
+        open_any(&self.model, &self.guess)
     }
 }
 
@@ -72,7 +80,12 @@ pub fn sha256(model: &Path) -> Result<String> {
     Ok(hash::sha256(&std::fs::read(&file).with_context(|| file.display().to_string())?))
 }
 
-/// Opens a model and says on the standard error what had to be assumed.
+/// Opens a model of any architecture and says on the standard error what had to be assumed.
+pub fn open_any(model: &Path, guess: &GuessArguments) -> Result<Checkpoint<Architecture>> {
+    Ok(told(checkpoint::open_any(model, &guess.guess())?))
+}
+
+/// Opens a DETR and says on the standard error what had to be assumed.
 pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
     Ok(told(checkpoint::open(model, &guess.guess())?))
 }
@@ -82,7 +95,7 @@ pub fn open_backbone(file: &Path, guess: &GuessArguments) -> Result<Checkpoint> 
     Ok(told(checkpoint::open_backbone(file, &guess.guess())?))
 }
 
-fn told(checkpoint: Checkpoint) -> Checkpoint {
+fn told<C>(checkpoint: Checkpoint<C>) -> Checkpoint<C> {
     for guess in &checkpoint.guesses {
         eprintln!("assumed: {guess}");
     }
@@ -116,6 +129,7 @@ impl GuessArguments {
             resize: self.resize,
             mean: self.mean,
             std: self.std,
+            exact_transformers: self.exact_transformers,
         }
     }
 }

@@ -4,11 +4,11 @@ use super::*;
 use crate::error::{Error, Result};
 
 /// More channels, queries or neurons than any detector has.
-const MAX_WIDTH: usize = 1 << 16;
+pub(super) const MAX_WIDTH: usize = 1 << 16;
 /// More than any kernel's side, stride or dilation.
 const MAX_WINDOW: usize = 32;
 /// A larger input than any detector is given.
-const MAX_SIDE: usize = 8192;
+pub(super) const MAX_SIDE: usize = 8192;
 
 impl Config {
     /// Refuses what no network can have, so that later code needn't look again: with sizes bounded, products of a few don't overflow.

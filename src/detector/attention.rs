@@ -5,7 +5,7 @@
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
-use crate::config::{Attention as Heads, Config};
+use crate::config::{Attention as Heads, Config, NetworkConfig};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::image::{Picture, prepare};
@@ -77,7 +77,9 @@ impl Observe<Tensor> for Projections {
 }
 
 impl Attention {
-    pub fn load(Checkpoint { config, weights, .. }: &Checkpoint) -> Result<Self> {
+    pub fn load(Checkpoint { config, weights, .. }: &Checkpoint<impl NetworkConfig>) -> Result<Self> {
+        let architecture = config.architecture();
+        let config = architecture.detr("the map of where a query looked")?;
         let Some((last, layer)) = config.decoder.iter().enumerate().next_back() else {
             return Err(Error::Config("without a decoder there is no attention to look at".into()));
         };

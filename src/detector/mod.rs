@@ -8,12 +8,12 @@ pub use post::{Bounds, Detection};
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
-use crate::config::Config;
+use crate::config::{Architecture, NetworkConfig};
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::gpu::GpuDetr;
 use crate::image::{Picture, prepare, target_size};
-use crate::model::{Detr, Output, PixelMask};
+use crate::model::{Network, Output, Part};
 use crate::weights::HostTensor;
 use serde::Serialize;
 use web_time::Instant;
@@ -28,22 +28,22 @@ pub enum Device {
 
 /// A network that is ready to run, with the rules for what goes in and what comes out.
 pub struct Detector {
-    config: Config,
-    network: Network,
+    config: Architecture,
+    network: OnDevice,
     weights_bytes: usize,
 }
 
 /// A network on the device that computes it.
-enum Network {
-    Cpu(Box<Detr<Cpu>>),
+enum OnDevice {
+    Cpu(Network<Cpu>),
     Gpu(Box<GpuDetr>),
 }
 
-impl Network {
-    pub async fn load(Checkpoint { config, weights, .. }: &Checkpoint, device: Device) -> Result<Self> {
+impl OnDevice {
+    pub async fn load<C: NetworkConfig>(Checkpoint { config, weights, .. }: &Checkpoint<C>, device: Device) -> Result<Self> {
         Ok(match device {
-            Device::Cpu => Self::Cpu(Box::new(Detr::load(&Cpu, config, weights)?)),
-            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(config, weights).await?)),
+            Device::Cpu => Self::Cpu(Network::load(&Cpu, &config.architecture(), weights)?),
+            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(&config.architecture(), weights).await?)),
         })
     }
 }
@@ -97,11 +97,11 @@ pub struct Info {
 }
 
 impl Detector {
-    pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
-        let network = Network::load(checkpoint, device).await?;
+    pub async fn load(checkpoint: &Checkpoint<impl NetworkConfig>, device: Device) -> Result<Self> {
+        let network = OnDevice::load(checkpoint, device).await?;
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
         // The CPU computes in f32, however the weights are stored.
-        Ok(Self { config: checkpoint.config.clone(), network, weights_bytes: numbers * size_of::<f32>() })
+        Ok(Self { config: checkpoint.config.architecture(), network, weights_bytes: numbers * size_of::<f32>() })
     }
 
     /// Detections whose score is at least `threshold`, the best first: of each query its likeliest class.
@@ -121,20 +121,20 @@ impl Detector {
     async fn run(
         &mut self,
         picture: &Picture,
-        post: impl FnOnce(&Config, &Output<HostTensor>, [usize; 2]) -> Result<Vec<Detection>>,
+        post: impl FnOnce(&Architecture, &Output<HostTensor>, [usize; 2]) -> Result<Vec<Detection>>,
     ) -> Result<Detections> {
         picture.check()?;
         let start = Instant::now();
         let (output, pre, parts) = match &mut self.network {
-            Network::Cpu(detr) => {
-                let input = prepare(picture, &self.config.pixels)?;
+            OnDevice::Cpu(network) => {
+                let input = prepare(picture, self.config.pixels())?;
                 let pre = milliseconds(start);
-                let (output, parts) = run_on_cpu(detr, &input)?;
+                let (output, parts) = run_on_cpu(network, &input)?;
                 (output, pre, Some(parts))
             }
             // Resizing is part of what is replayed on the device, and so of its time.
-            Network::Gpu(detr) => {
-                let [height, width] = target_size(self.config.pixels.resize, picture.width, picture.height)?;
+            OnDevice::Gpu(detr) => {
+                let [height, width] = target_size(self.config.pixels().resize, picture.width, picture.height)?;
                 (detr.run(picture, height, width).await?, 0.0, None)
             }
         };
@@ -145,13 +145,13 @@ impl Detector {
         Ok(Detections { detections, times, width: picture.width, height: picture.height })
     }
 
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &Architecture {
         &self.config
     }
 
     pub fn info(&self) -> Info {
         match &self.network {
-            Network::Cpu(_) => Info {
+            OnDevice::Cpu(_) => Info {
                 device: Device::Cpu,
                 adapter: "CPU".into(),
                 software: true,
@@ -159,7 +159,7 @@ impl Detector {
                 activation_bytes: None,
                 dispatches: 0,
             },
-            Network::Gpu(detr) => {
+            OnDevice::Gpu(detr) => {
                 let info = detr.info();
                 Info {
                     device: Device::Gpu,
@@ -174,19 +174,18 @@ impl Detector {
     }
 }
 
-fn run_on_cpu(detr: &Detr<Cpu>, input: &HostTensor) -> Result<(Output<HostTensor>, Parts)> {
+fn run_on_cpu(network: &Network<Cpu>, input: &HostTensor) -> Result<(Output<HostTensor>, Parts)> {
     let mut last = Instant::now();
-    let mut lap = || milliseconds(std::mem::replace(&mut last, Instant::now()));
-    let features = detr.features(&Cpu, &Cpu.constant(input)?)?;
-    let backbone = lap();
-    let (_, rows, columns, _) = features.dims4()?;
-    let encoded = detr.encode(&Cpu, features, &PixelMask::full(rows, columns))?;
-    let encoder = lap();
-    let content = detr.decode(&Cpu, detr.queries().0, &encoded, 0..usize::MAX)?;
-    let decoder = lap();
-    drop(encoded);
-    let output = detr.detections(&Cpu, &content)?;
-    let parts = Parts { backbone, encoder, decoder, heads: lap() };
+    let mut parts = Parts::default();
+    let output = network.forward_in_parts(&Cpu, &Cpu.constant(input)?, |part| {
+        let time = match part {
+            Part::Backbone => &mut parts.backbone,
+            Part::Encoder => &mut parts.encoder,
+            Part::Decoder => &mut parts.decoder,
+            Part::Heads => &mut parts.heads,
+        };
+        *time = milliseconds(std::mem::replace(&mut last, Instant::now()));
+    })?;
     Ok((Output { logits: cpu::to_host(&output.logits)?, boxes: cpu::to_host(&output.boxes)? }, parts))
 }
 

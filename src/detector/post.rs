@@ -1,6 +1,6 @@
 //! From logits and boxes to detections, as Hugging Face's `post_process_object_detection` and DETR's `PostProcess` do it.
 
-use crate::config::{ClassActivation, Config};
+use crate::config::{Architecture, ClassActivation};
 use crate::error::{Error, Result};
 use crate::model::Output;
 use crate::weights::HostTensor;
@@ -30,15 +30,15 @@ pub struct Bounds {
 }
 
 /// Every query whose best class reaches `threshold`, even where no-object is likelier; the best first.
-pub(super) fn detections(config: &Config, output: &Output<HostTensor>, size: [usize; 2], threshold: f32) -> Result<Vec<Detection>> {
-    let mut found = each(config, output, size, |logits| vec![best(config.class_activation, logits)])?;
+pub(super) fn detections(config: &Architecture, output: &Output<HostTensor>, size: [usize; 2], threshold: f32) -> Result<Vec<Detection>> {
+    let mut found = each(config, output, size, |logits| vec![best(config.class_activation(), logits)])?;
     found.retain(|detection| detection.score >= threshold);
     Ok(found)
 }
 
 /// The `most` best pairs of a query and a class; where classes exclude each other (softmax), only a query's best counts.
-pub(super) fn ranked(config: &Config, output: &Output<HostTensor>, size: [usize; 2], most: usize) -> Result<Vec<Detection>> {
-    let activation = config.class_activation;
+pub(super) fn ranked(config: &Architecture, output: &Output<HostTensor>, size: [usize; 2], most: usize) -> Result<Vec<Detection>> {
+    let activation = config.class_activation();
     let mut found = each(config, output, size, |logits| match activation {
         ClassActivation::Softmax => vec![best(activation, logits)],
         ClassActivation::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).enumerate().collect(),
@@ -49,18 +49,20 @@ pub(super) fn ranked(config: &Config, output: &Output<HostTensor>, size: [usize;
 
 /// Detections of what `classes` says of each query's logits: classes and their scores. The best first.
 fn each(
-    config: &Config,
+    config: &Architecture,
     output: &Output<HostTensor>,
     [width, height]: [usize; 2],
     classes: impl Fn(&[f32]) -> Vec<(usize, f32)>,
 ) -> Result<Vec<Detection>> {
-    let logits = finite("class logits", &output.logits, [1, config.queries, config.classes])?;
-    let boxes = finite("boxes", &output.boxes, [1, config.queries, 4])?;
+    // A network that selects tokens has no more queries than the picture has tokens.
+    let queries = output.boxes.shape.get(1).copied().unwrap_or_default().min(config.queries());
+    let logits = finite("class logits", &output.logits, [1, queries, config.classes()])?;
+    let boxes = finite("boxes", &output.boxes, [1, queries, 4])?;
     let mut found = Vec::new();
-    for (query, (logits, place)) in logits.chunks_exact(config.classes).zip(boxes.chunks_exact(4)).enumerate() {
+    for (query, (logits, place)) in logits.chunks_exact(config.classes()).zip(boxes.chunks_exact(4)).enumerate() {
         let bounds = Bounds::from_fractions([place[0], place[1], place[2], place[3]], width as f32, height as f32);
         for (class, score) in classes(logits) {
-            let label = &config.labels[class];
+            let label = &config.labels()[class];
             found.push(Detection { query, class, id: label.id, label: label.name.clone(), score, bounds });
         }
     }
@@ -115,11 +117,11 @@ impl Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backbone, Label, Pixels, ResNet};
+    use crate::config::{Backbone, Config, Label, Pixels, ResNet};
 
-    fn config(activation: ClassActivation, queries: usize, classes: usize, labels: usize) -> Config {
+    fn config(activation: ClassActivation, queries: usize, classes: usize, labels: usize) -> Architecture {
         let labels = (0..labels).map(|i| Label { id: 10 + i as u32, name: format!("label {i}") });
-        Config {
+        Architecture::Detr(Config {
             backbone: Backbone::Resnet(ResNet { stem: 64, stages: Vec::new() }),
             d_model: 4,
             encoder: Vec::new(),
@@ -132,7 +134,7 @@ mod tests {
             box_reference: false,
             labels: labels.collect(),
             pixels: Pixels::detr(),
-        }
+        })
     }
 
     fn output(queries: usize, logits: &[f32], boxes: &[f32]) -> Output<HostTensor> {

@@ -1,7 +1,7 @@
 //! How long a detector takes: medians over runs, stage by stage.
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, Resize};
+use crate::config::{NetworkConfig, Resize};
 use crate::detector::{Detector, Device, Info, Times};
 use crate::error::{Error, Result};
 use crate::eval::cost::{Part, cost};
@@ -36,16 +36,17 @@ impl Stage {
 }
 
 /// Runs a detector `runs` times, after once to warm up. With `size` (height, width) every picture is stretched to it.
-pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: Option<[usize; 2]>) -> Result<Report> {
+pub async fn bench(checkpoint: &Checkpoint<impl NetworkConfig>, device: Device, runs: usize, size: Option<[usize; 2]>) -> Result<Report> {
     if runs == 0 {
         return Err(Error::Config("a benchmark needs at least one run".into()));
     }
-    let mut checkpoint = checkpoint.clone();
+    let Checkpoint { config, weights, card, guesses } = checkpoint.clone();
+    let mut checkpoint = Checkpoint { config: config.architecture(), weights, card, guesses };
     if let Some([height, width]) = size {
-        checkpoint.config.pixels.resize = Resize::Stretch { height, width };
+        checkpoint.config.pixels_mut().resize = Resize::Stretch { height, width };
     }
     let photo = size.map_or_else(|| photo(TYPICAL_PHOTO), photo_for)?;
-    let size = target_size(checkpoint.config.pixels.resize, photo.width, photo.height)?;
+    let size = target_size(checkpoint.config.pixels().resize, photo.width, photo.height)?;
     let cost = cost(&checkpoint.config, size);
     let mut detector = Detector::load(&checkpoint, device).await?;
     drop(checkpoint);
@@ -60,8 +61,8 @@ pub async fn bench(checkpoint: &Checkpoint, device: Device, runs: usize, size: O
 }
 
 /// Height and width of the network's input: `size`, or what the model makes of a photo.
-pub fn input_size(config: &Config, size: Option<[usize; 2]>) -> Result<[usize; 2]> {
-    size.map_or_else(|| typical_size(config.pixels.resize), Ok)
+pub fn input_size(config: &impl NetworkConfig, size: Option<[usize; 2]>) -> Result<[usize; 2]> {
+    size.map_or_else(|| typical_size(config.architecture().pixels().resize), Ok)
 }
 
 /// Milliseconds of the network in a report.
@@ -75,8 +76,8 @@ fn stages(times: &[Times], cost: &[Part]) -> Vec<Stage> {
     let stages: [(&str, Pick, &[&str]); 8] = [
         ("pre-processing", |t| Some(t.pre), &[]),
         ("backbone", |t| Some(t.parts?.backbone), &["backbone"]),
-        ("encoder", |t| Some(t.parts?.encoder), &["input_projection", "encoder"]),
-        ("decoder", |t| Some(t.parts?.decoder), &["decoder"]),
+        ("encoder", |t| Some(t.parts?.encoder), &["input_projection", "encoder", "neck"]),
+        ("decoder", |t| Some(t.parts?.decoder), &["decoder", "selection", "query_position"]),
         ("heads", |t| Some(t.parts?.heads), &["heads"]),
         ("network", |t| Some(t.network), &[""]),
         ("post-processing", |t| Some(t.post), &[]),

@@ -3,9 +3,9 @@
 //! Counted as multiply-accumulates are convolutions, linear maps and the two products of attention; biases, norms and softmax are not.
 //! Counted as parameters is what is trained: not the backbone's biases, which are its frozen batch norm. So do published tables.
 
-use crate::config::{Backbone, Config};
+use crate::config::{Architecture, Backbone, Config, NetworkConfig, RtDetr};
 use crate::eval::operations::{Step, operations};
-use crate::layout::{Entry, Role, layout};
+use crate::layout::{Entry, Role, layout_of};
 
 /// A part of a network and its cost for one picture.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -19,13 +19,14 @@ pub struct Part {
 }
 
 /// The parts of a network in the order in which it uses them; `size` is the height and width of the input.
-pub fn cost(config: &Config, size: [usize; 2]) -> Vec<Part> {
+pub fn cost(config: &impl NetworkConfig, size: [usize; 2]) -> Vec<Part> {
     let steps = operations(config, size);
     let mut parts: Vec<Part> = Vec::new();
-    for entry in layout(config) {
+    let architecture = config.architecture();
+    for entry in layout_of(&architecture) {
         let name = part(&entry.name);
         let place = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
-            parts.push(Part { name: name.into(), shape: describe(config, name, &steps), parameters: 0, macs: 0 });
+            parts.push(Part { name: name.into(), shape: describe(&architecture, name, &steps), parameters: 0, macs: 0 });
             parts.len() - 1
         });
         parts[place].parameters += parameters(&entry);
@@ -51,14 +52,18 @@ pub fn part(tensor: &str) -> &str {
     match first {
         "backbone" | "encoder" | "decoder" => tensor.match_indices('.').nth(1).map_or(tensor, |(end, _)| &tensor[..end]),
         "query_position" | "query_content" | "box_reference" => "queries",
-        "class_head" | "box_head" => "heads",
+        "class_head" | "box_head" | "initial_box" | "quality_head" => "heads",
         _ => first,
     }
 }
 
-fn describe(config: &Config, part: &str, steps: &[Step]) -> String {
+fn describe(architecture: &Architecture, part: &str, steps: &[Step]) -> String {
     // What a part's last operation makes.
     let [height, width] = steps.iter().rev().find(|step| self::part(&step.module) == part).map_or([0, 0], |step| step.operation.map);
+    let config = match architecture {
+        Architecture::Detr(config) => config,
+        Architecture::RtDetr(config) => return describe_rt_detr(config, part, [height, width]),
+    };
     let heads = |a: crate::config::Attention| format!("{} × {}", a.heads, a.head_width);
     if let Some((kind, i)) = layer(part) {
         return match kind {
@@ -99,6 +104,19 @@ fn describe_stage(config: &Config, stage: &str, [height, width]: [usize; 2]) -> 
 }
 
 /// `encoder.3` → its kind and number.
+fn describe_rt_detr(config: &RtDetr, part: &str, [height, width]: [usize; 2]) -> String {
+    let decoder = &config.decoder;
+    let heads = format!("{} × {}", decoder.self_attention.heads, decoder.self_attention.head_width);
+    match part {
+        "neck" => format!("{} channels", config.neck.width()),
+        "selection" => format!("{} of the tokens", config.queries),
+        "heads" => format!("{} classes, boxes", config.classes),
+        _ if part.starts_with("decoder.") => format!("heads {heads}, points {:?}, FFN {}", decoder.points, decoder.ffn),
+        _ if part.starts_with("backbone.") => format!("{height} × {width}"),
+        _ => String::new(),
+    }
+}
+
 fn layer(part: &str) -> Option<(&str, usize)> {
     let (kind, number) = part.split_once('.')?;
     Some((kind, number.parse().ok()?))

@@ -1,9 +1,11 @@
-//! The operations of a network in the order in which it computes them, with their shapes, from its config alone: what is counted
-//! (`cost.rs`) and what is timed (`profile/`).
+//! The operations of a network in the order in which it computes them, with their shapes, from its config alone, by tracing it: what is
+//! counted (`cost.rs`) and what is timed (`profile/`).
 
-use crate::backend::Window;
-use crate::config::{Attention, Backbone, Config};
-use crate::model::{efficientnet, resnet};
+use crate::backend::Backend as _;
+use crate::config::NetworkConfig;
+use crate::model::Network;
+use crate::trace::{Node, Op, Shapes, Tracer, Value};
+use crate::weights::{Data, HostTensor};
 use serde::{Deserialize, Serialize};
 
 /// What an operation does, apart from how much of it.
@@ -29,6 +31,11 @@ pub enum Kind {
     },
     Attention {
         head_width: usize,
+    },
+    /// Sampling points of a head on all levels.
+    Deformable {
+        head_width: usize,
+        points: usize,
     },
     Norm,
     Add,
@@ -60,6 +67,8 @@ impl Kind {
             Kind::Conv { kernel, .. } | Kind::Depthwise { kernel, .. } | Kind::Pool { kernel, .. } => kernel * kernel,
             // The two products.
             Kind::Attention { head_width } => 2 * head_width,
+            // Four neighbours of each point, and its weight.
+            Kind::Deformable { head_width, points } => 5 * head_width * points,
             Kind::Linear { .. } | Kind::Norm | Kind::Add => 1,
         }
     }
@@ -83,148 +92,61 @@ impl Operation {
     }
 }
 
-/// All operations on one picture; `size` is the height and width of the input.
-pub fn operations(config: &Config, size: [usize; 2]) -> Vec<Step> {
-    let mut walk = Walk { steps: Vec::new(), map: size };
-    walk.backbone(&config.backbone);
-    let (tokens, queries, width) = ([1, walk.map[0] * walk.map[1]], [1, config.queries], config.d_model);
-    walk.push("input_projection", Kind::Linear { residual: false }, walk.map, config.backbone.channels(), width);
-    for (i, layer) in config.encoder.iter().enumerate() {
-        let name = format!("encoder.{i}");
-        walk.attend(&format!("{name}.self_attention"), layer.self_attention, [tokens, tokens], width);
-        walk.norm(&format!("{name}.norm1"), tokens, width);
-        walk.feed_forward(&name, layer.ffn, tokens, width);
-        walk.norm(&format!("{name}.norm2"), tokens, width);
-    }
-    walk.push("encoder", Kind::Add, tokens, width, 1);
-    for (i, layer) in config.decoder.iter().enumerate() {
-        let name = format!("decoder.{i}");
-        if let Some(self_attention) = layer.self_attention {
-            walk.attend(&format!("{name}.self_attention"), self_attention, [queries, queries], width);
-            walk.norm(&format!("{name}.norm1"), queries, width);
+/// All operations on one picture that take more than a pass over memory; `size` is the height and width of the input.
+pub fn operations(config: &impl NetworkConfig, size: [usize; 2]) -> Vec<Step> {
+    let tracer = Tracer::default();
+    let traced = Network::load(&tracer, &config.architecture(), &Shapes::default()).and_then(|network| {
+        let pixels = tracer.constant(&HostTensor { shape: vec![1, size[0], size[1], 3], data: Data::F32(Vec::new()) })?;
+        network.forward(&tracer, &pixels, None)
+    });
+    // Of an input that is too small for the network there is only what comes before.
+    drop(traced);
+    let mut module = String::new();
+    let mut steps = Vec::new();
+    for node in tracer.into_graph().nodes {
+        // What has no weights belongs to the layer before it.
+        module = node.layer.clone().unwrap_or(module);
+        if let Some(operation) = operation(&node) {
+            steps.push(Step { module: module.clone(), operation });
         }
-        walk.attend(&format!("{name}.cross_attention"), layer.cross_attention, [queries, tokens], width);
-        walk.norm(&format!("{name}.norm2"), queries, width);
-        walk.feed_forward(&name, layer.ffn, queries, width);
-        walk.norm(&format!("{name}.norm3"), queries, width);
     }
-    walk.norm("decoder.norm", queries, width);
-    for (name, outputs) in [("class_head", config.classes), ("box_head.0", width), ("box_head.1", width), ("box_head.2", 4)] {
-        walk.linear(name, queries, width, outputs, false);
-    }
-    if config.box_reference {
-        walk.push("box_head", Kind::Add, queries, 4, 1);
-    }
-    walk.steps
+    steps
 }
 
-struct Walk {
-    steps: Vec<Step>,
-    /// Rows and columns of the feature map so far.
-    map: [usize; 2],
-}
-
-impl Walk {
-    fn push(&mut self, module: &str, kind: Kind, map: [usize; 2], inputs: usize, outputs: usize) {
-        self.steps.push(Step { module: module.into(), operation: Operation { kind, map, inputs, outputs } });
-    }
-
-    fn slide(&mut self, window: Window) {
-        let place = window.place(self.map[0], self.map[1]);
-        self.map = [place.out_height, place.out_width];
-    }
-
-    fn conv(&mut self, module: &str, window: Window, [inputs, outputs]: [usize; 2], residual: bool) {
-        self.slide(window);
-        self.push(module, Kind::Conv { kernel: window.kernel[0], stride: window.stride, residual }, self.map, inputs, outputs);
-    }
-
-    fn linear(&mut self, module: &str, map: [usize; 2], inputs: usize, outputs: usize, residual: bool) {
-        self.push(module, Kind::Linear { residual }, map, inputs, outputs);
-    }
-
-    fn norm(&mut self, module: &str, map: [usize; 2], width: usize) {
-        self.push(module, Kind::Norm, map, width, 1);
-    }
-
-    /// Attention of queries to keys with its four projections, and the sum of queries and positions.
-    fn attend(&mut self, module: &str, attention: Attention, [queries, keys]: [[usize; 2]; 2], width: usize) {
-        let Attention { heads, head_width } = attention;
-        self.push(module, Kind::Add, queries, width, 1);
-        for (part, map) in [("key", keys), ("value", keys), ("query", queries)] {
-            self.linear(&format!("{module}.{part}"), map, width, attention.width(), false);
+fn operation(node: &Node) -> Option<Operation> {
+    let width = |value: &Value| value.shape.last().copied().unwrap_or_default();
+    let map = match node.output.shape[..] {
+        [_, height, width, _] => [height, width],
+        [_, tokens, _] => [1, tokens],
+        _ => [1, 1],
+    };
+    let (inputs, outputs, residual) = (node.inputs.first().map_or(0, width), width(&node.output), node.residual);
+    let (kind, map, inputs, outputs) = match &node.op {
+        Op::Conv(window) => (Kind::Conv { kernel: window.kernel[0], stride: window.stride, residual }, map, inputs, outputs),
+        Op::Linear => (Kind::Linear { residual }, map, inputs, outputs),
+        Op::Depthwise(window) => (Kind::Depthwise { kernel: window.kernel[0], stride: window.stride }, map, outputs, 1),
+        Op::Pool(window, _) => (Kind::Pool { kernel: window.kernel[0], stride: window.stride }, map, outputs, 1),
+        Op::Norm => (Kind::Norm, map, outputs, 1),
+        Op::Add => (Kind::Add, map, outputs, 1),
+        Op::Attention { heads } => (Kind::Attention { head_width: inputs / heads }, [node.inputs[0].shape[1], node.inputs[1].shape[1]], *heads, 1),
+        Op::Deformable(deformable) => {
+            let kind = Kind::Deformable { head_width: outputs / deformable.heads, points: deformable.all_points() };
+            (kind, map, deformable.heads, 1)
         }
-        self.push(module, Kind::Attention { head_width }, [queries[1], keys[1]], heads, 1);
-        self.linear(&format!("{module}.output"), queries, attention.width(), width, true);
-    }
-
-    fn feed_forward(&mut self, layer: &str, ffn: usize, map: [usize; 2], width: usize) {
-        self.linear(&format!("{layer}.ffn1"), map, width, ffn, false);
-        self.linear(&format!("{layer}.ffn2"), map, ffn, width, true);
-    }
-
-    fn backbone(&mut self, backbone: &Backbone) {
-        match backbone {
-            Backbone::Resnet(net) => {
-                self.conv("backbone.stem", resnet::STEM, [3, net.stem], false);
-                self.slide(resnet::POOL);
-                self.push("pool", Kind::Pool { kernel: resnet::POOL.kernel[0], stride: resnet::POOL.stride }, self.map, net.stem, 1);
-                let mut channels = net.stem;
-                for (s, stage) in net.stages.iter().enumerate() {
-                    for (b, block) in stage.blocks.iter().enumerate() {
-                        let name = format!("backbone.stage{}.block{b}", s + 1);
-                        let input = self.map;
-                        let windows = resnet::windows(block);
-                        let mut width = channels;
-                        for (i, (&inner, &window)) in block.inner.iter().zip(&windows).enumerate() {
-                            self.conv(&format!("{name}.conv{}", i + 1), window, [width, inner], false);
-                            width = inner;
-                        }
-                        let inside = std::mem::replace(&mut self.map, input);
-                        if block.projection {
-                            self.conv(&format!("{name}.projection"), resnet::shortcut(block), [channels, stage.channels], false);
-                        }
-                        self.map = inside;
-                        if let Some(&window) = windows.get(block.inner.len()) {
-                            self.conv(&format!("{name}.conv{}", block.inner.len() + 1), window, [width, stage.channels], true);
-                        }
-                        channels = stage.channels;
-                    }
-                }
-            }
-            Backbone::EfficientNetLite(net) => {
-                self.conv("backbone.stem", efficientnet::STEM, [3, net.stem], false);
-                let mut channels = net.stem;
-                for (s, stage) in net.stages.iter().enumerate() {
-                    for (b, block) in stage.iter().enumerate() {
-                        let name = format!("backbone.stage{s}.block{b}");
-                        if let Some(expansion) = block.expansion {
-                            self.conv(&format!("{name}.expand"), efficientnet::POINTWISE, [channels, expansion], false);
-                        }
-                        let (inner, window) = (block.expansion.unwrap_or(channels), efficientnet::depthwise_window(block));
-                        self.slide(window);
-                        let kind = Kind::Depthwise { kernel: block.kernel, stride: block.stride };
-                        self.push(&format!("{name}.depthwise"), kind, self.map, inner, 1);
-                        self.conv(&format!("{name}.project"), efficientnet::POINTWISE, [inner, block.channels], block.residual);
-                        channels = block.channels;
-                    }
-                }
-            }
-        }
-    }
+        _ => return None,
+    };
+    Some(Operation { kind, map, inputs, outputs })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend as _;
     use crate::checkpoint::random;
-    use crate::config::{EfficientNetLite, ResNet};
+    use crate::config::{Backbone, Config, EfficientNetLite, ResNet};
     use crate::cpu::Cpu;
     use crate::error::Result;
     use crate::model::Detr;
     use crate::watch::{Observe, Seen, Watch};
-    use crate::weights::HostTensor;
     use candle_core::Tensor;
 
     /// Every layer that is computed: its name, whether it slides, whether something is added, its rows and its channels.

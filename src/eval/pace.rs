@@ -4,6 +4,7 @@
 
 use super::bench::{input_size, median, photo_for};
 use crate::checkpoint::Checkpoint;
+use crate::config::NetworkConfig;
 use crate::detector::{Detector, Device};
 use crate::error::Result;
 use serde::Serialize;
@@ -19,7 +20,7 @@ pub struct Pace {
 }
 
 /// Times a network in turns with its parent, `runs` times after once to warm up, so that whatever else the machine does slows both.
-pub fn pace(parent: &Checkpoint, other: &Checkpoint, device: Device, runs: usize, done: &dyn Fn()) -> Result<Pace> {
+pub fn pace<C: NetworkConfig>(parent: &Checkpoint<C>, other: &Checkpoint<C>, device: Device, runs: usize, done: &dyn Fn()) -> Result<Pace> {
     let photo = photo_for(input_size(&parent.config, None)?)?;
     let load = |checkpoint| pollster::block_on(Detector::load(checkpoint, device));
     let (mut parent, mut other) = (load(parent)?, load(other)?);

@@ -11,11 +11,12 @@ pub use compare::{Difference, allowed, compare};
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
+use crate::config::NetworkConfig;
 use crate::cpu::{self, Cpu};
 use crate::detector::Device;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDetr, GpuInfo};
-use crate::model::Detr;
+use crate::model::Network;
 use crate::watch::{Observe, Watch};
 use crate::weights::HostTensor;
 use candle_core::Tensor;
@@ -28,7 +29,7 @@ pub type Stages = Vec<(String, HostTensor)>;
 pub struct Runner(On);
 
 enum On {
-    Cpu(Watch<Cpu, Kept>, Box<Detr<Watch<Cpu, Kept>>>),
+    Cpu(Watch<Cpu, Kept>, Box<Network<Watch<Cpu, Kept>>>),
     Gpu(Box<GpuDetr>),
 }
 
@@ -44,14 +45,14 @@ impl Observe<Tensor> for Kept {
 }
 
 impl Runner {
-    pub async fn load(Checkpoint { config, weights, .. }: &Checkpoint, device: Device) -> Result<Self> {
+    pub async fn load<C: NetworkConfig>(Checkpoint { config, weights, .. }: &Checkpoint<C>, device: Device) -> Result<Self> {
         Ok(Self(match device {
             Device::Cpu => {
                 let watch = Watch::new(Cpu, Kept::default());
-                let detr = Detr::load(&watch, config, weights)?;
-                On::Cpu(watch, Box::new(detr))
+                let network = Network::load(&watch, &config.architecture(), weights)?;
+                On::Cpu(watch, Box::new(network))
             }
-            Device::Gpu => On::Gpu(Box::new(GpuDetr::new(config, weights).await?)),
+            Device::Gpu => On::Gpu(Box::new(GpuDetr::new(&config.architecture(), weights).await?)),
         }))
     }
 

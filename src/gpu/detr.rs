@@ -7,18 +7,18 @@ use super::prepare;
 use super::program::Program;
 use super::recorder::Recorder;
 use super::tune;
-use crate::config::{Config, Pixels};
+use crate::config::{Architecture, Pixels};
 use crate::error::{Error, Result};
 use crate::image::{self, Picture};
-use crate::model::{Detr, Output, PixelMask};
+use crate::model::{Network, Output, PixelMask};
 use crate::weights::{HostTensor, Weights};
 use serde::Serialize;
 use std::rc::Rc;
 
-/// A DETR on a graphics adapter.
+/// A network on a graphics adapter.
 pub struct GpuDetr {
     recorder: Recorder,
-    detr: Detr<Recorder>,
+    network: Network<Recorder>,
     weight_bytes: usize,
     pixels: Pixels,
     /// The least recently used first.
@@ -73,21 +73,21 @@ const MOST_BYTES: usize = 256 << 20;
 
 impl GpuDetr {
     /// Opens the best adapter and loads the network onto it.
-    pub async fn new(config: &Config, weights: &Weights) -> Result<Self> {
+    pub async fn new(config: &Architecture, weights: &Weights) -> Result<Self> {
         let gpu = Rc::new(Gpu::open().await?);
         let mut recorder = Recorder::new(gpu.clone());
         tune::choose(&mut recorder, most(weights)).await?;
         let before = recorder.constant_bytes();
         let watch = gpu.watch();
-        let detr = Detr::load(&recorder, config, weights);
+        let network = Network::load(&recorder, config, weights);
         watch.end().await?;
-        let detr = detr?;
+        let network = network?;
         gpu.check()?;
         Ok(Self {
             weight_bytes: recorder.constant_bytes() - before,
             recorder,
-            detr,
-            pixels: config.pixels.clone(),
+            network,
+            pixels: config.pixels().clone(),
             programs: Vec::new(),
             dispatches: 0,
         })
@@ -207,7 +207,7 @@ impl GpuDetr {
     fn operations(&self, key: &Key) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let [batch, height, width] = key.shape;
         let pixels = self.recorder.input(&[batch, height, width, 3])?;
-        self.detr.forward(&self.recorder, &pixels, key.mask.as_ref())?;
+        self.network.forward(&self.recorder, &pixels, key.mask.as_ref())?;
         let mut outputs = self.recorder.take_stages();
         outputs.retain(|(name, _)| key.observed || matches!(&name[..], "logits" | "pred_boxes"));
         Ok((pixels, outputs))

@@ -47,7 +47,7 @@ impl<B: Backend> DecoderLayer<B> {
             self_attention,
             cross_attention: Attention::load(&loader.part("cross_attention"), &layer.cross_attention, width)?,
             norm2: loader.norm("norm2", width)?,
-            ffn: FeedForward::load(loader, config, layer.ffn)?,
+            ffn: FeedForward::load(loader, width, layer.ffn, config.activation)?,
             norm3: loader.norm("norm3", width)?,
         })
     }

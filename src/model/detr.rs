@@ -4,14 +4,14 @@ use super::decoder::{DecoderLayer, Encoded, Queries};
 use super::efficientnet::EfficientNetLite;
 use super::encoder::{EncoderLayer, Tokens};
 use super::heads::Heads;
-use super::load::Loader;
+use super::load::{Loader, Source};
 use super::mask::PixelMask;
 use super::position::sine_position;
 use super::resnet::ResNet;
 use crate::backend::Backend;
 use crate::config::{Activation, Backbone as BackboneConfig, Config};
 use crate::error::{Error, Result};
-use crate::weights::{HostTensor, Weights};
+use crate::weights::HostTensor;
 use std::ops::Range;
 
 /// The whole network on one backend.
@@ -45,7 +45,7 @@ pub struct Output<T> {
 
 impl<B: Backend> Detr<B> {
     /// Fails with the tensor's name where `weights` lack one or a shape doesn't follow from `config`.
-    pub fn load(backend: &B, config: &Config, weights: &Weights) -> Result<Self> {
+    pub fn load(backend: &B, config: &Config, weights: &dyn Source) -> Result<Self> {
         config.check()?;
         let loader = Loader::new(backend, weights);
         let backbone = match &config.backbone {
@@ -53,25 +53,29 @@ impl<B: Backend> Detr<B> {
             BackboneConfig::EfficientNetLite(net) => Backbone::EfficientNetLite(EfficientNetLite::load(&loader.part("backbone"), net)?),
         };
         let (queries, d_model) = (config.queries, config.d_model);
+        // In the order in which the network uses its weights, which is that of `layout`.
+        let input_projection = loader.linear("input_projection", config.backbone.channels(), d_model)?;
+        let encoder = (config.encoder.iter().enumerate())
+            .map(|(i, layer)| EncoderLayer::load(&loader.part(&format!("encoder.{i}")), layer, d_model, config.activation))
+            .collect::<Result<_>>()?;
+        let query_position = loader.rows("query_position", queries, d_model)?;
         let query_content = if config.query_content {
             loader.rows("query_content", queries, d_model)?
         } else {
             backend.constant(&HostTensor::f32(&[1, queries, d_model], vec![0.0; queries * d_model]))?
         };
+        let decoder =
+            (0..config.decoder.len()).map(|i| DecoderLayer::load(&loader.part(&format!("decoder.{i}")), config, i)).collect::<Result<_>>()?;
         Ok(Self {
             backbone,
-            input_projection: loader.linear("input_projection", config.backbone.channels(), d_model)?,
-            encoder: (0..config.encoder.len())
-                .map(|i| EncoderLayer::load(&loader.part(&format!("encoder.{i}")), config, i))
-                .collect::<Result<_>>()?,
-            decoder: (0..config.decoder.len())
-                .map(|i| DecoderLayer::load(&loader.part(&format!("decoder.{i}")), config, i))
-                .collect::<Result<_>>()?,
+            input_projection,
+            encoder,
+            decoder,
             decoder_norm: loader.norm("decoder.norm", d_model)?,
-            query_position: loader.rows("query_position", queries, d_model)?,
+            query_position,
             query_content,
             heads: Heads::load(&loader, config)?,
-            box_reference: config.box_reference.then(|| loader.rows("box_reference", queries, 4)).transpose()?,
+            box_reference: config.box_reference.then(|| loader.reference("box_reference", queries, 4)).transpose()?,
             d_model,
         })
     }

@@ -4,7 +4,7 @@ use super::attention::Attention;
 use super::decoder::Encoded;
 use super::load::Loader;
 use crate::backend::Backend;
-use crate::config::{Activation, Config};
+use crate::config::{Activation, EncoderLayer as Config};
 use crate::error::Result;
 
 pub struct EncoderLayer<B: Backend> {
@@ -31,14 +31,13 @@ impl<T> Tokens<T> {
 }
 
 impl<B: Backend> EncoderLayer<B> {
-    /// `loader` is at `encoder.{index}.`.
-    pub fn load(loader: &Loader<B>, config: &Config, index: usize) -> Result<Self> {
-        let layer = &config.encoder[index];
+    /// `loader` is at `encoder.{index}.`; `activation` is that inside the feed-forward network.
+    pub fn load(loader: &Loader<B>, config: &Config, d_model: usize, activation: Activation) -> Result<Self> {
         Ok(Self {
-            self_attention: Attention::load(&loader.part("self_attention"), &layer.self_attention, config.d_model)?,
-            norm1: loader.norm("norm1", config.d_model)?,
-            ffn: FeedForward::load(loader, config, layer.ffn)?,
-            norm2: loader.norm("norm2", config.d_model)?,
+            self_attention: Attention::load(&loader.part("self_attention"), &config.self_attention, d_model)?,
+            norm1: loader.norm("norm1", d_model)?,
+            ffn: FeedForward::load(loader, d_model, config.ffn, activation)?,
+            norm2: loader.norm("norm2", d_model)?,
         })
     }
 
@@ -62,12 +61,10 @@ pub struct FeedForward<B: Backend> {
 }
 
 impl<B: Backend> FeedForward<B> {
-    pub fn load(loader: &Loader<B>, config: &Config, width: usize) -> Result<Self> {
-        Ok(Self {
-            ffn1: loader.linear("ffn1", config.d_model, width)?,
-            ffn2: loader.linear("ffn2", width, config.d_model)?,
-            activation: config.activation,
-        })
+    /// `width` is the number of neurons.
+    pub fn load(loader: &Loader<B>, d_model: usize, width: usize, activation: Activation) -> Result<Self> {
+        let width = loader.size("ffn1", width);
+        Ok(Self { ffn1: loader.linear("ffn1", d_model, width)?, ffn2: loader.linear("ffn2", width, d_model)?, activation })
     }
 
     /// `x` `[batch, tokens, d_model]` → as `x`.

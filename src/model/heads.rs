@@ -14,6 +14,7 @@ impl<B: Backend> Heads<B> {
     /// `loader` is at the root.
     pub fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
         let width = config.d_model;
+        let loader = loader.heads();
         let head = loader.part("box_head");
         Ok(Self {
             class_head: loader.linear("class_head", width, config.classes)?,

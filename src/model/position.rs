@@ -34,6 +34,23 @@ pub fn sine_position(mask: &PixelMask, d_model: usize) -> Vec<f32> {
     out
 }
 
+/// RT-DETR's embedding `[height * width, width of a token]` of each place, row by row: sines then cosines of the row, then of the column,
+/// counted in places (transformers' `build_2d_sinusoidal_position_embedding`).
+pub fn grid_position(height: usize, width: usize, channels: usize, temperature: f32) -> Vec<f32> {
+    let quarter = channels / 4;
+    let frequencies: Vec<f64> = (0..quarter).map(|i| f64::from(temperature).powf(-(i as f64) / quarter as f64)).collect();
+    let mut out = Vec::with_capacity(height * width * channels);
+    for y in 0..height {
+        for x in 0..width {
+            for coordinate in [y as f64, x as f64] {
+                out.extend(frequencies.iter().map(|frequency| (coordinate * frequency).sin() as f32));
+                out.extend(frequencies.iter().map(|frequency| (coordinate * frequency).cos() as f32));
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

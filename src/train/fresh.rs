@@ -30,16 +30,21 @@ pub fn fresh(config: Config, backbone: &Weights, seed: u64) -> Result<Checkpoint
         let mut uniform = |most: f32| (0..count).map(|_| most * (2.0 * rng.f32() - 1.0)).collect();
         let data = match (entry.role, &entry.name[..]) {
             // The heads begin by saying what they know without looking.
-            (Role::Matrix | Role::Bias, "box_head.2.weight" | "box_head.2.bias" | "training.dense.box.2.weight" | "training.dense.box.2.bias") => {
+            (
+                Role::Matrix | Role::Head | Role::Bias,
+                "box_head.2.weight" | "box_head.2.bias" | "training.dense.box.2.weight" | "training.dense.box.2.bias",
+            ) => {
                 vec![0.0; count]
             }
             (Role::Bias, "class_head.bias" | "training.dense.class.bias") if config.class_activation == ClassActivation::Sigmoid => {
                 vec![-((1.0 - PRIOR) / PRIOR).ln(); count]
             }
-            (Role::Matrix | Role::Depthwise, _) => uniform(width(&entry.shape)),
+            (Role::Matrix | Role::Head | Role::Depthwise, _) => uniform(width(&entry.shape)),
             (Role::Bias | Role::NormShift, _) => vec![0.0; count],
             (Role::NormScale, _) => vec![1.0; count],
-            (Role::Rows, "box_reference") => references(config.queries),
+            (Role::Reference, _) => references(config.queries),
+            // No DETR has any: a scale of one and a shift of zero.
+            (Role::Affine, _) => vec![1.0, 0.0],
             (Role::Rows, _) => uniform(3f32.sqrt()),
         };
         weights.insert(entry.name, HostTensor::f32(&entry.shape, data));

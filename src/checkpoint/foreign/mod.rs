@@ -9,10 +9,12 @@ mod labels;
 mod names;
 pub mod pth;
 mod rename;
+mod rt_detr;
 mod stated;
 
 use super::tensors::Tensors;
 use super::{Card, Checkpoint, Guess};
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::layout::layout;
 use architecture::Clues;
@@ -30,10 +32,13 @@ pub enum Least {
 }
 
 /// Makes a checkpoint of ours of foreign tensors.
-pub fn convert(tensors: Tensors, file: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
+pub fn convert(tensors: Tensors, file: &Path, guess: &Guess, least: Least) -> Result<Checkpoint<Architecture>> {
     let fail = |problem: String| Error::Checkpoint { file: file.display().to_string(), problem };
     let stated: Option<Stated> = beside(file, "config.json")?;
     let preprocessor: Option<Preprocessor> = beside(file, "preprocessor_config.json")?;
+    if let Some(family) = rt_detr::Family::of(file, &tensors).map_err(fail)? {
+        return family.convert(&tensors, preprocessor.as_ref(), guess).map_err(fail);
+    }
     let renamed = Renamed::new(tensors).map_err(fail)?;
     let clues = Clues { tensors: &renamed, stated: stated.as_ref(), preprocessor: preprocessor.as_ref(), guess };
     let bare = least == Least::Backbone && renamed.shape("input_projection.weight").is_none();
@@ -41,7 +46,7 @@ pub fn convert(tensors: Tensors, file: &Path, guess: &Guess, least: Least) -> Re
     let entries = layout(&config).into_iter().filter(|entry| !bare || entry.name.starts_with("backbone.")).collect();
     let weights = fold::convert(&renamed, &config, entries).map_err(fail)?;
     guesses.extend(left_over(&renamed.strays));
-    Ok(Checkpoint { config, weights, card: Card::default(), guesses })
+    Ok(Checkpoint { config: Architecture::Detr(config), weights, card: Card::default(), guesses })
 }
 
 /// A JSON file beside the checkpoint, if there is one.

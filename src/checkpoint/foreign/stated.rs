@@ -76,6 +76,7 @@ pub struct Preprocessor {
     max_size: Option<usize>,
     pub image_mean: Option<[f32; 3]>,
     pub image_std: Option<[f32; 3]>,
+    pub do_normalize: Option<bool>,
 }
 
 impl PerLayer {

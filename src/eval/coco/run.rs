@@ -2,6 +2,7 @@
 
 use super::dataset::{Dataset, Image, Scored, turned};
 use crate::checkpoint::Checkpoint;
+use crate::config::NetworkConfig;
 use crate::detector::{Detection, Detections, Detector, Device};
 use crate::error::Result;
 use crate::{image, share};
@@ -23,8 +24,8 @@ const RANKED: usize = 100;
 /// The best detections of every picture under `folder`, whatever their scores; `done` is called after each picture.
 ///
 /// Each thread has its own copy of the network.
-pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, done: impl Fn() + Sync) -> Result<Run> {
-    let categories = dataset.categories_of(&checkpoint.config.labels)?;
+pub fn detect_all(checkpoint: &Checkpoint<impl NetworkConfig + Sync>, dataset: &Dataset, folder: &Path, done: impl Fn() + Sync) -> Result<Run> {
+    let categories = dataset.categories_of(checkpoint.config.architecture().labels())?;
     let all = Mutex::new(Vec::new());
     let load = || pollster::block_on(Detector::load(checkpoint, Device::Cpu));
     share::each(dataset.images.len(), load, |detector, index| {

@@ -135,7 +135,7 @@ fn family(kind: Kind) -> u8 {
     match kind {
         Kind::Conv { .. } | Kind::Linear { .. } => 0,
         Kind::Depthwise { .. } | Kind::Pool { .. } => 1,
-        Kind::Attention { .. } => 2,
+        Kind::Attention { .. } | Kind::Deformable { .. } => 2,
         Kind::Norm | Kind::Add => 3,
     }
 }

@@ -6,7 +6,7 @@
 use super::grid::{Entry, predict};
 use super::shrunk::shrunk;
 use super::{Measured, Operation, Profile, Tell};
-use crate::backend::{Backend, Padding, Pool, Window};
+use crate::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Activation, Config};
 use crate::cpu::Cpu;
@@ -19,6 +19,9 @@ use crate::weights::HostTensor;
 use fastrand::Rng;
 use std::time::Duration;
 use web_time::Instant;
+
+/// Rows and columns of the map that a deformable attention is timed on.
+const LEVEL: [usize; 2] = [26, 26];
 
 /// Shares of a network's widths that are measured.
 const SHARES: [f64; 5] = [1.0, 0.75, 0.5, 0.25, 0.125];
@@ -230,6 +233,15 @@ fn milliseconds(operation: &Operation, repeats: u32) -> Result<f64> {
         Kind::Attention { head_width } => {
             let (q, k) = (x(&[1, height, inputs * head_width])?, x(&[1, width, inputs * head_width])?);
             time(&|| Cpu.attention(&q, &k, &k, inputs, None))
+        }
+        Kind::Deformable { head_width, points } => {
+            // On one level of the usual size, whose place in memory matters little.
+            let deformable =
+                Deformable { heads: inputs, levels: vec![LEVEL], points: vec![points], offset_scale: 0.5, method: SamplingMethod::Default };
+            let value = x(&[1, deformable.tokens(), inputs * head_width])?;
+            let (offsets, weights) = (x(&[1, width, inputs * points * 2])?, x(&[1, width, inputs * points])?);
+            let boxes = x(&[1, width, 4])?;
+            time(&|| Cpu.deformable_attention(&value, &offsets, &weights, &boxes, &deformable))
         }
         Kind::Norm => {
             let norm = Cpu.load_norm("", &weight(&[inputs]), Some(&weight(&[inputs])), 1e-5)?;

@@ -69,7 +69,7 @@ fn amounts<'a>(operations: impl Iterator<Item = &'a Operation>) -> [f64; RATES] 
             Kind::Conv { .. } => Some(2),
             Kind::Depthwise { .. } => Some(3),
             Kind::Linear { .. } => Some(4),
-            Kind::Attention { .. } => Some(5),
+            Kind::Attention { .. } | Kind::Deformable { .. } => Some(5),
             Kind::Pool { .. } | Kind::Norm | Kind::Add => None,
         };
         if let Some(place) = place {
@@ -77,7 +77,7 @@ fn amounts<'a>(operations: impl Iterator<Item = &'a Operation>) -> [f64; RATES] 
         }
         sum[1] += 1.0;
         let width = match operation.kind {
-            Kind::Attention { head_width } => operation.inputs * head_width,
+            Kind::Attention { head_width } | Kind::Deformable { head_width, .. } => operation.inputs * head_width,
             Kind::Conv { .. } | Kind::Linear { .. } => operation.inputs + operation.outputs,
             _ => 2 * operation.inputs,
         };

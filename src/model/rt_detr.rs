@@ -1,0 +1,253 @@
+//! RT-DETR and its descendants RT-DETRv2, D-FINE and DEIMv2 (the papers are named in `config/rt_detr.rs`): backbone → neck → selection of
+//! tokens → decoder whose layers refine boxes.
+
+use super::box_head::{BoxHead, Refinement};
+use super::conv_layer::{ConvLayer, Shape};
+use super::deformable::{BoxQueries, DeformableLayer, Levels};
+use super::detr::Output;
+use super::hgnet::HgNetV2;
+use super::load::{Loader, Source};
+use super::mlp::Mlp;
+use super::neck::Neck;
+use super::resnet_vd::ResNetVd;
+use crate::backend::{Backend, Deformable};
+use crate::config::{Activation, MultiScaleBackbone as BackboneConfig, RtDetr as Config};
+use crate::error::Result;
+use crate::weights::HostTensor;
+
+/// Side of an anchor on the first level, in fractions of the picture; it doubles from level to level.
+const ANCHOR: f32 = 0.05;
+/// An anchor nearer to the picture's edge than this takes no part.
+const ANCHOR_MARGIN: f32 = 0.01;
+
+/// The whole network on one backend.
+pub struct RtDetr<B: Backend> {
+    config: Config,
+    backbone: Backbone<B>,
+    neck: Neck<B>,
+    /// Of the neck's maps, where the decoder's tokens are of another width.
+    projections: Option<Vec<ConvLayer<B>>>,
+    selection: Selection<B>,
+    position: Mlp<B>,
+    layers: Vec<DeformableLayer<B>>,
+    class_heads: Vec<B::Linear>,
+    box_head: BoxHead<B>,
+}
+
+enum Backbone<B: Backend> {
+    ResnetVd(ResNetVd<B>),
+    Hgnetv2(HgNetV2<B>),
+}
+
+struct Selection<B: Backend> {
+    output: Option<(B::Linear, B::Norm)>,
+    score: B::Linear,
+    boxes: Mlp<B>,
+    content: Option<B::Tensor>,
+}
+
+/// Selected queries: their contents `[batch, queries, d_model]` and boxes as logits `[batch, queries, 4]`.
+pub struct Selected<T> {
+    pub content: T,
+    pub boxes: T,
+}
+
+impl<B: Backend> RtDetr<B> {
+    /// Fails with the tensor's name where `weights` lack one or a shape doesn't follow from `config`.
+    pub fn load(backend: &B, config: &Config, weights: &dyn Source) -> Result<Self> {
+        config.check()?;
+        let loader = Loader::new(backend, weights).with_sizes(&config.sizes);
+        let (d_model, decoder) = (config.d_model, &config.decoder);
+        let backbone = match &config.backbone {
+            BackboneConfig::ResnetVd(net) => Backbone::ResnetVd(ResNetVd::load(&loader.part("backbone"), net)?),
+            BackboneConfig::Hgnetv2(net) => Backbone::Hgnetv2(HgNetV2::load(&loader.part("backbone"), net)?),
+        };
+        let neck = Neck::load(&loader.part("neck"), &config.neck, &backbone.widths())?;
+        let projections = config.decoder_projection.then(|| {
+            let widths = neck.widths().into_iter().enumerate();
+            widths.map(|(i, width)| ConvLayer::load(&loader, &format!("projection{i}"), width, d_model, Shape::new(1, 1, Activation::None))).collect()
+        });
+        let heads = loader.heads();
+        let class_head = |i: usize| heads.linear(&format!("class_head.{i}"), d_model, config.classes);
+        Ok(Self {
+            config: config.clone(),
+            projections: projections.transpose()?,
+            selection: Selection::load(&loader.part("selection").heads(), config)?,
+            position: Mlp::load(
+                &loader.part("query_position").heads(),
+                4,
+                decoder.position.hidden,
+                d_model,
+                decoder.position.layers,
+                decoder.position.activation,
+            )?,
+            layers: (0..decoder.layers)
+                .map(|i| DeformableLayer::load(&loader.part(&format!("decoder.{i}")), decoder, d_model))
+                .collect::<Result<_>>()?,
+            class_heads: (0..decoder.layers).map(class_head).collect::<Result<_>>()?,
+            box_head: BoxHead::load(&heads, decoder, d_model)?,
+            backbone,
+            neck,
+        })
+    }
+
+    /// `pixels` `[batch, height, width, 3]`, resized and normalised.
+    pub fn forward(&self, backend: &B, pixels: &B::Tensor) -> Result<Output<B::Tensor>> {
+        let maps = self.features(backend, pixels)?;
+        let levels = self.encode(backend, maps)?;
+        let selected = self.select(backend, &levels)?;
+        self.decode(backend, selected, &levels)
+    }
+
+    /// The backbone: feature maps, the largest first.
+    pub fn features(&self, backend: &B, pixels: &B::Tensor) -> Result<Vec<B::Tensor>> {
+        let maps = match &self.backbone {
+            Backbone::ResnetVd(net) => net.forward(backend, pixels)?,
+            Backbone::Hgnetv2(net) => net.forward(backend, pixels)?,
+        };
+        show(backend, "backbone", &maps)?;
+        Ok(maps)
+    }
+
+    /// The neck: feature maps, which are given up, become the tokens of all levels.
+    pub fn encode(&self, backend: &B, maps: Vec<B::Tensor>) -> Result<Levels<B::Tensor>> {
+        let mut maps = self.neck.forward(backend, maps)?;
+        show(backend, "encoder", &maps)?;
+        if let Some(projections) = &self.projections {
+            maps = projections.iter().zip(&maps).map(|(conv, map)| conv.forward(backend, map)).collect::<Result<_>>()?;
+        }
+        let mut sizes = Vec::new();
+        let mut tokens = Vec::new();
+        for map in &maps {
+            let shape = backend.shape(map);
+            sizes.push([shape[1], shape[2]]);
+            tokens.push(backend.reshape(map, &[shape[0], shape[1] * shape[2], shape[3]])?);
+        }
+        drop(maps);
+        let decoder = &self.config.decoder;
+        let deformable = Deformable {
+            heads: decoder.self_attention.heads,
+            levels: sizes,
+            points: decoder.points.clone(),
+            offset_scale: decoder.offset_scale,
+            method: decoder.method,
+        };
+        Ok(Levels { tokens: backend.concat(&tokens.iter().collect::<Vec<_>>(), 1)?, deformable })
+    }
+
+    /// The tokens with the best class scores become queries.
+    pub fn select(&self, backend: &B, levels: &Levels<B::Tensor>) -> Result<Selected<B::Tensor>> {
+        let Anchors { logits, valid } = anchors(&levels.deformable.levels);
+        let count = logits.len() / 4;
+        let mut tokens = levels.tokens.clone();
+        if valid.contains(&0.0) {
+            tokens = backend.multiply(&tokens, &backend.constant(&HostTensor::f32(&[1, count, 1], valid))?)?;
+        }
+        if let Some((linear, norm)) = &self.selection.output {
+            tokens = backend.norm(&backend.linear(&tokens, linear, Activation::None, None)?, norm)?;
+        }
+        let scores = backend.linear(&tokens, &self.selection.score, Activation::None, None)?;
+        let chosen = backend.top_tokens(&scores, self.config.queries.min(count))?;
+        drop(scores);
+        let selected = backend.gather(&tokens, &chosen)?;
+        let anchors = backend.gather(&backend.constant(&HostTensor::f32(&[1, count, 4], logits))?, &chosen)?;
+        let boxes = self.selection.boxes.forward(backend, &selected, Some(&anchors))?;
+        backend.stage("enc_topk_ind", &backend.index_values(&chosen)?)?;
+        backend.stage("init_reference_points", &boxes)?;
+        let content = match &self.selection.content {
+            None => selected,
+            // As many as there are pictures.
+            Some(content) => {
+                let shape = backend.shape(&selected);
+                let zeros = HostTensor::f32(&shape, vec![0.0; shape.iter().product()]);
+                backend.add(&backend.constant(&zeros)?, content, Activation::None)?
+            }
+        };
+        Ok(Selected { content, boxes })
+    }
+
+    /// The decoder and its heads.
+    pub fn decode(&self, backend: &B, selected: Selected<B::Tensor>, levels: &Levels<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let Selected { mut content, boxes } = selected;
+        let mut refinement = Refinement::new(backend, boxes)?;
+        let mut position = None;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let of_layer = match position.take() {
+                Some(position) if self.config.decoder.position.once => position,
+                _ => self.position(backend, refinement.boxes())?,
+            };
+            let queries = BoxQueries { content, position: &of_layer, boxes: refinement.boxes(), bias: None };
+            content = layer.forward(backend, queries, levels)?;
+            position = Some(of_layer);
+            backend.stage(&format!("decoder_layer{i}"), &content)?;
+            refinement = self.box_head.refine(backend, i, &content, refinement)?;
+        }
+        let last = self.layers.len() - 1;
+        let logits = backend.linear(&content, &self.class_heads[last], Activation::None, None)?;
+        let logits = self.box_head.score(backend, last, logits, &refinement)?;
+        let boxes = refinement.into_boxes();
+        backend.stage("logits", &logits)?;
+        backend.stage("pred_boxes", &boxes)?;
+        Ok(Output { logits, boxes })
+    }
+
+    /// Positions `[batch, queries, d_model]` of boxes `[batch, queries, 4]`.
+    fn position(&self, backend: &B, boxes: &B::Tensor) -> Result<B::Tensor> {
+        let position = self.position.forward(backend, boxes, None)?;
+        match self.config.decoder.position.clamp {
+            Some(bound) => backend.clamp(&position, -bound, bound),
+            None => Ok(position),
+        }
+    }
+}
+
+impl<B: Backend> Backbone<B> {
+    fn widths(&self) -> Vec<usize> {
+        match self {
+            Self::ResnetVd(net) => net.widths(),
+            Self::Hgnetv2(net) => net.widths(),
+        }
+    }
+}
+
+impl<B: Backend> Selection<B> {
+    fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
+        let (d_model, selection) = (config.d_model, &config.selection);
+        let output = selection.output.then(|| -> Result<_> { Ok((loader.linear("output", d_model, d_model)?, loader.norm("norm", d_model)?)) });
+        Ok(Self {
+            output: output.transpose()?,
+            score: loader.linear("score", d_model, config.classes)?,
+            boxes: Mlp::load(&loader.part("box"), d_model, d_model, 4, 3, selection.activation)?,
+            content: selection.learnt_content.then(|| loader.rows("content", config.queries, d_model)).transpose()?,
+        })
+    }
+}
+
+fn show<B: Backend>(backend: &B, name: &str, maps: &[B::Tensor]) -> Result<()> {
+    maps.iter().enumerate().try_for_each(|(i, map)| backend.stage(&format!("{name}_{i}"), map))
+}
+
+/// A box around each place of each level.
+struct Anchors {
+    /// `[tokens, 4]`, before the sigmoid.
+    logits: Vec<f32>,
+    /// 1 where the anchor lies well within the picture, else 0.
+    valid: Vec<f32>,
+}
+
+/// transformers' `generate_anchors`.
+fn anchors(levels: &[[usize; 2]]) -> Anchors {
+    let (mut logits, mut valid) = (Vec::new(), Vec::new());
+    for (level, &[height, width]) in levels.iter().enumerate() {
+        let side = ANCHOR * (1u64 << level) as f32;
+        for y in 0..height {
+            for x in 0..width {
+                let anchor = [(x as f32 + 0.5) / width as f32, (y as f32 + 0.5) / height as f32, side, side];
+                let inside = anchor.iter().all(|&a| a > ANCHOR_MARGIN && a < 1.0 - ANCHOR_MARGIN);
+                valid.push(if inside { 1.0 } else { 0.0 });
+                logits.extend(anchor.map(|a| if inside { (a / (1.0 - a)).ln() } else { f32::MAX }));
+            }
+        }
+    }
+    Anchors { logits, valid }
+}
