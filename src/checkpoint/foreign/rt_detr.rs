@@ -50,10 +50,9 @@ impl Family {
     }
 }
 
-/// Numbers of a convolution or a linear map: `[out, in, height, width]` as torch has it, and a shift for each output.
+/// The weights of a convolution or a linear map: `[out, in, height, width]`, as torch has them.
 struct Map {
     weight: Vec<f64>,
-    shift: Vec<f64>,
     /// Inputs, height and width.
     shape: [usize; 3],
 }
@@ -102,9 +101,8 @@ impl<'a> Source<'a> {
                 Ok(self.arranged(layer, &map, outputs, *role == Role::Depthwise))
             }
             _ => {
-                // The window doesn't matter for the shift, but its tensors are read once more with their own shape.
-                let map = self.shift(&found, outputs)?;
-                Ok(map.into_iter().map(|x| x as f32).collect())
+                let shift = self.shift(&found, outputs)?;
+                Ok(shift.into_iter().map(|x| x as f32).collect())
             }
         }
     }
@@ -143,14 +141,14 @@ impl<'a> Source<'a> {
             Foreign::Plain(names) => {
                 let shape = if linear { vec![outputs, inputs] } else { vec![outputs, inputs, height, width] };
                 let (weight, _) = self.first(names, "weight", &shape)?;
-                Ok(Map { weight: weight.into_iter().map(f64::from).collect(), shift: Vec::new(), shape: [inputs, height, width] })
+                Ok(Map { weight: weight.into_iter().map(f64::from).collect(), shape: [inputs, height, width] })
             }
             Foreign::ConvNorm { conv, norm, .. } => {
                 let (weight, _) = self.first(conv, "weight", &[outputs, inputs, height, width])?;
-                let (scale, shift) = self.norm(norm, outputs)?;
+                let (scale, _) = self.norm(norm, outputs)?;
                 let each = weight.len() / outputs;
                 let weight = weight.iter().enumerate().map(|(i, &x)| f64::from(x) * scale[i / each]).collect();
-                Ok(Map { weight, shift, shape: [inputs, height, width] })
+                Ok(Map { weight, shape: [inputs, height, width] })
             }
             Foreign::RepVgg { wide, narrow } => {
                 let mut wide = self.map(&wide.conv_norm(), outputs, [inputs, height, width], false)?;
