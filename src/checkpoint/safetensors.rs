@@ -40,6 +40,7 @@ fn dtype(kind: Kind) -> Dtype {
         Kind::F16 => Dtype::F16,
         Kind::BF16 => Dtype::Bf16,
         Kind::I8 => Dtype::I8,
+        Kind::I64 => Dtype::I64,
         other => Dtype::Other(other.bitsize().div_ceil(8)),
     }
 }

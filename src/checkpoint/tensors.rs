@@ -14,6 +14,7 @@ pub enum Dtype {
     F16,
     Bf16,
     I8,
+    I64,
     /// Something that no detector's weight is made of, and its size in bytes.
     Other(usize),
 }
@@ -21,7 +22,7 @@ pub enum Dtype {
 impl Dtype {
     pub fn size(self) -> usize {
         match self {
-            Dtype::F64 => 8,
+            Dtype::F64 | Dtype::I64 => 8,
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::Bf16 => 2,
             Dtype::I8 => 1,
@@ -98,13 +99,18 @@ impl<'a> RawTensor<'a> {
             Dtype::F32 => Some(self.read(f32::from_le_bytes)),
             Dtype::F16 => Some(self.read(|bytes| f16::from_le_bytes(bytes).to_f32())),
             Dtype::Bf16 => Some(self.read(|bytes| bf16::from_le_bytes(bytes).to_f32())),
-            Dtype::I8 | Dtype::Other(_) => None,
+            Dtype::I8 | Dtype::I64 | Dtype::Other(_) => None,
         }
     }
 
     /// The numbers of an int8 tensor in row-major order.
     pub fn to_i8(&self) -> Option<Vec<i8>> {
         (self.dtype == Dtype::I8).then(|| self.read(i8::from_le_bytes))
+    }
+
+    /// The numbers of a tensor of 64-bit integers in row-major order.
+    pub fn to_i64(&self) -> Option<Vec<i64>> {
+        (self.dtype == Dtype::I64).then(|| self.read(i64::from_le_bytes))
     }
 
     /// Whether each element is something else than zero, whatever its type; none where that has an odd size.

@@ -44,7 +44,11 @@ fn parse(bytes: &[u8]) -> Result<Case, String> {
         return Err(format!("tensor pixel_values holds {bad}, which is not a finite number"));
     }
     let mask = tensors.remove("pixel_mask").map(|mask| read_mask(&mask, [batch, height, width])).transpose()?;
-    let expected = tensors.iter().map(|(name, tensor)| Ok((name.clone(), HostTensor::f32(&tensor.shape, self::numbers(tensor, name)?))));
+    // Numbers of tokens are integers in PyTorch.
+    let numbers_of = |name: &String, tensor: &RawTensor| {
+        tensor.to_i64().map_or_else(|| self::numbers(tensor, name), |integers| Ok(integers.into_iter().map(|x| x as f32).collect()))
+    };
+    let expected = tensors.iter().map(|(name, tensor)| Ok((name.clone(), HostTensor::f32(&tensor.shape, numbers_of(name, tensor)?))));
     Ok(Case {
         pixels: HostTensor::f32(&[batch, height, width, 3], transposed(&numbers, 3, height * width)),
         mask: mask.filter(|mask| !mask.is_full()),
