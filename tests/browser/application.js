@@ -3,8 +3,10 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { model, noWorker } from './embed.js';
 import { REPOSITORY, open, serve } from './harness.js';
@@ -24,6 +26,17 @@ export async function install(t) {
   await writeFile(path.join(folder, 'package.json'), JSON.stringify({ name: 'application', private: true, type: 'module' }));
   await run('npm', ['install', '--offline', '--no-audit', '--no-fund', path.join(folder, packed.filename)], { cwd: folder });
   return { folder, names: /** @type {string[]} */ (packed.files.map((/** @type {{path: string}} */ entry) => entry.path)) };
+}
+
+/** Type-checks a folder by its tsconfig.json. @param {string} folder */
+export async function typeCheck(folder) {
+  await run(process.execPath, [path.join(WWW, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', folder]).catch((error) => assert.fail(error.stdout));
+}
+
+/** Has Vite build a folder, into its `dist`. @param {string} root */
+export async function buildWithVite(root) {
+  const vite = await import(pathToFileURL(createRequire(path.join(WWW, 'package.json')).resolve('vite')).href);
+  await vite.build({ root, base: './', logLevel: 'warn', build: { target: 'es2022' } });
 }
 
 /** The page of an application: a picture of a cat, and its script. @param {string} script */

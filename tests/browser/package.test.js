@@ -2,18 +2,12 @@
 // bundler, as the example page has it.
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { copyFile, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import path from 'node:path';
 import { test } from 'node:test';
-import { pathToFileURL } from 'node:url';
-import { promisify } from 'node:util';
-import { CAT, WWW, install, pageOf, provide, visit } from './application.js';
+import { CAT, WWW, buildWithVite, install, pageOf, provide, typeCheck, visit } from './application.js';
 import { model } from './embed.js';
 import { REPOSITORY, open, serve } from './harness.js';
-
-const run = promisify(execFile);
 
 const { file } = await model();
 
@@ -64,9 +58,8 @@ test('the packed package works in an application that Vite builds', async (t) =>
   await writeFile(path.join(folder, 'main.ts'), APPLICATION);
   await writeFile(path.join(folder, 'tsconfig.json'), JSON.stringify(TSCONFIG));
 
-  await run(process.execPath, [path.join(WWW, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', folder]).catch((error) => assert.fail(error.stdout));
-  const vite = await import(pathToFileURL(createRequire(path.join(WWW, 'package.json')).resolve('vite')).href);
-  await vite.build({ root: folder, base: './', logLevel: 'warn', build: { target: 'es2022' } });
+  await typeCheck(folder);
+  await buildWithVite(folder);
 
   await visit(t, path.join(folder, 'dist'), (result, worker) => {
     assert.equal(result.cat.label, 'cat');
