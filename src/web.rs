@@ -10,7 +10,7 @@ use crate::hash;
 use crate::image::Picture;
 use js_sys::Function;
 use serde::Serialize;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use wasm_bindgen::{Clamped, prelude::*};
 
 #[wasm_bindgen(typescript_custom_section)]
@@ -87,25 +87,37 @@ impl Model {
 }
 
 /// A network that is ready to run.
+///
+/// JavaScript may ask for `info` while a detection waits for the GPU, so that nothing is borrowed over an `await`: the detector is
+/// taken out for its run, and what it tells of itself is kept beside it.
 #[wasm_bindgen]
-pub struct Detector(detector::Detector);
+pub struct Detector {
+    idle: Cell<Option<detector::Detector>>,
+    info: RefCell<detector::Info>,
+}
 
 #[wasm_bindgen]
 impl Detector {
     pub async fn load(model: &Model, gpu: bool) -> Result<Detector, JsValue> {
-        Ok(Self(detector::Detector::load(&model.0, device(gpu)).await.map_err(fail)?))
+        let detector = detector::Detector::load(&model.0, device(gpu)).await.map_err(fail)?;
+        let info = detector.info().into();
+        Ok(Self { idle: Some(detector).into(), info })
     }
 
-    /// Detections in RGBA pixels whose score is at least `threshold`, the best first.
+    /// Detections in RGBA pixels whose score is at least `threshold`, the best first. One at a time.
     #[wasm_bindgen(unchecked_return_type = "Detections")]
-    pub async fn detect(&mut self, rgba: Clamped<Vec<u8>>, width: usize, height: usize, threshold: f32) -> Result<JsValue, JsValue> {
+    pub async fn detect(&self, rgba: Clamped<Vec<u8>>, width: usize, height: usize, threshold: f32) -> Result<JsValue, JsValue> {
         let picture = Picture::new(width, height, rgba.0).map_err(fail)?;
-        to_js(&self.0.detect(&picture, threshold).await.map_err(fail)?)
+        let Some(mut detector) = self.idle.take() else { return Err(js_error("argument", "the detector is at another picture")) };
+        let found = detector.detect(&picture, threshold).await;
+        self.info.replace(detector.info());
+        self.idle.set(Some(detector));
+        to_js(&found.map_err(fail)?)
     }
 
     #[wasm_bindgen(unchecked_return_type = "DeviceInfo")]
     pub fn info(&self) -> Result<JsValue, JsValue> {
-        to_js(&self.0.info())
+        to_js(&*self.info.borrow())
     }
 }
 

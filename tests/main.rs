@@ -5,6 +5,7 @@ mod checkpoint;
 mod coco;
 mod cpu;
 mod detect;
+mod examples;
 mod fetch;
 mod fold;
 mod foreign;

@@ -1,6 +1,7 @@
 // Assembles the site: `node www/site.js --wasm FILE --bindgen PROGRAM [--quick]`, called by build.sh.
 //
 //   the compiler's wasm → wasm-bindgen → wasm-opt → www/detrim/wasm/, which the package's modules import
+//   the notices that the licences of the wasm's crates ask for → beside it
 //   www/ and models/ → www/dist, each text and wasm file with its .br and .gz next to it
 //
 // What is up to date already is left alone: each step's stamp holds the hash of all that went into it.
@@ -12,14 +13,16 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import zlib from 'node:zlib';
+import { collect, format } from './notices.js';
 
 const run = promisify(execFile);
 const WWW = fileURLToPath(new URL('.', import.meta.url));
 const WASM = path.join(WWW, 'detrim', 'wasm');
+const NOTICES = 'THIRD-PARTY-NOTICES.txt';
 
 // In www/ but not part of the site: the tools, and what belongs to the npm package alone.
 const NOT_SITE = new Set([
-  'README.md', 'bindgen', 'certificate.js', 'dist', 'node_modules', 'package-lock.json', 'package.json', 'screenshot.png', 'serve.js',
+  'README.md', 'bindgen', 'certificate.js', 'dist', 'node_modules', 'notices.js', 'package-lock.json', 'package.json', 'screenshot.png', 'serve.js',
   'setup.sh', 'site.js', 'tsconfig.json', 'tsconfig.types.json', 'types',
 ]);
 const COMPRESSIBLE = new Set(['.css', '.html', '.js', '.json', '.mjs', '.svg', '.txt', '.wasm', '.webmanifest']);
@@ -41,7 +44,8 @@ const exists = (file) => stat(file).then(() => true, () => false);
  */
 async function bind(wasm, bindgen, quick) {
   const stamp = path.join(WASM, '.stamp');
-  const inputs = hash(await readFile(wasm), await readFile(bindgen), await readFile(path.join(WWW, 'package-lock.json')), quick ? 'quick' : OPTIMISE.join());
+  const others = ['package-lock.json', 'notices.js', path.join('..', 'Cargo.lock')];
+  const inputs = hash(await readFile(wasm), await readFile(bindgen), ...(await Promise.all(others.map((name) => readFile(path.join(WWW, name))))), quick ? 'quick' : OPTIMISE.join());
   if ((await readFile(stamp, 'utf8').catch(() => '')) === inputs) return;
   const fresh = `${WASM}.new`;
   await rm(fresh, { recursive: true, force: true });
@@ -50,6 +54,7 @@ async function bind(wasm, bindgen, quick) {
     const module = path.join(fresh, 'detrim_bg.wasm');
     await run(process.execPath, [path.join(WWW, 'node_modules', 'binaryen', 'bin', 'wasm-opt'), ...OPTIMISE, module, '-o', module], { maxBuffer: 1 << 26 });
   }
+  await writeFile(path.join(fresh, NOTICES), format(await collect()));
   await writeFile(path.join(fresh, '.stamp'), inputs);
   await rm(WASM, { recursive: true, force: true });
   await rename(fresh, WASM);

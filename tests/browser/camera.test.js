@@ -1,35 +1,12 @@
 // The camera: live results, pause and stop, and everything that can stand in its way.
 
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { test } from 'node:test';
 import { open, serve } from './harness.js';
-import { labels, pick, ready, runs, saved, twoModels } from './page.js';
+import { catPhoto, labels, pick, ready, runs, saved, twoModels } from './page.js';
 
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').Page} Page */
 /** @typedef {import('node:test').TestContext} TestContext */
-
-/**
- * The cat as a JPEG of a camera's shape, made by the browser from the sample.
- * @param {TestContext} t
- */
-async function photo(t) {
-  const { page } = await open(t);
-  const data = await page.evaluate(async () => {
-    const bitmap = await createImageBitmap(await (await fetch('samples/chelsea.png')).blob());
-    const canvas = new OffscreenCanvas(640, 480);
-    canvas.getContext('2d')?.drawImage(bitmap, 26, 0, 400, 300, 0, 0, 640, 480);
-    const blob = await canvas.convertToBlob({ type: 'image/jpeg', quality: 0.9 });
-    return [...new Uint8Array(await blob.arrayBuffer())];
-  });
-  const folder = await mkdtemp(path.join(tmpdir(), 'detrim-photo-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
-  const file = path.join(folder, 'cat.jpg');
-  await writeFile(file, Buffer.from(data));
-  return file;
-}
 
 /** @param {Page} page @param {string} state */
 const camera = (page, state) => page.locator(`#app[data-camera="${state}"]`).waitFor();
@@ -38,7 +15,7 @@ const camera = (page, state) => page.locator(`#app[data-camera="${state}"]`).wai
 const runsReach = (page, count) => page.waitForFunction((least) => Number(document.getElementById('app')?.dataset.runs) >= least, count, { timeout: 120_000 });
 
 test('live boxes, paused in a hidden tab, kept as a photo, saved and stopped', async (t) => {
-  const { page } = await open(t, { camera: await photo(t) });
+  const { page } = await open(t, { camera: await catPhoto(t) });
   await ready(page, 'cpu');
   // The page's own clock, to see that it never stands still.
   await page.evaluate(() => {
@@ -108,7 +85,7 @@ async function tracks(page) {
 
 test('every frame goes through two models that are compared', async (t) => {
   const { second, server } = await twoModels();
-  const { page } = await open(t, { camera: await photo(t), server });
+  const { page } = await open(t, { camera: await catPhoto(t), server });
   await ready(page, 'cpu');
   await page.locator('#rival').selectOption(second.name);
   await page.locator('#camera-start').click();

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { model, models } from './embed.js';
 import { open } from './harness.js';
+import { parseListing } from '../../www/app/listing.js';
 import { about, labels, listing, pick, ready, runs, twoModels } from './page.js';
 
 /** The row of a model. @param {import('./harness.js').Page} page @param {string} name */
@@ -103,4 +104,34 @@ test('every model of the menu loads and finds the cat', async (t) => {
     assert.equal(await page.locator('#models input:checked').inputValue(), name);
     assert.deepEqual(await labels(page), ['cat'], name);
   }
+});
+
+test('a list of models that is broken is explained', async (t) => {
+  const [first] = await models();
+  const broken = /** @type {[string, RegExp][]} */ ([
+    ['', /isn’t JSON.*detrim convert/], ['[{"name": "a",]', /isn’t JSON/], ['<!doctype html><title>Home</title>', /web page in its place/], ['{"models": []}', /must hold a list/],
+    ['[]', /lists no model/], ['[null]', /model 1 of 1 isn’t an object/], [JSON.stringify([first, { ...first, file: 7 }]), /model 2 of 2 needs “file”/],
+    [JSON.stringify([{ ...first, sha256: 'abc' }]), /needs “sha256”: 64 hexadecimal digits/], [JSON.stringify([{ ...first, labels: undefined }]), /needs “labels”/],
+    [JSON.stringify([{ ...first, bytes: '9' }]), /needs “bytes”/],
+  ]);
+  for (const [text, problem] of broken) assert.throws(() => parseListing(text), problem, text.slice(0, 40));
+  assert.equal(parseListing(JSON.stringify([first])).length, 1);
+
+  // On the page it is a notice, and what is mended is found.
+  let content = '[{"name": "half",';
+  const { page } = await open(t, {
+    server: {
+      intercept: (request, response) => {
+        if (request.url !== '/models/index.json') return false;
+        response.writeHead(200, { 'Content-Type': 'application/json' }).end(content);
+        return true;
+      },
+    },
+  });
+  const notice = page.locator('.notice.error');
+  await notice.waitFor();
+  assert.match(await notice.innerText(), /models\/index\.json isn’t JSON/);
+  content = JSON.stringify([first]);
+  await notice.getByRole('button', { name: 'Try again' }).click();
+  await ready(page, 'cpu');
 });

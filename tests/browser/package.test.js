@@ -2,20 +2,12 @@
 // bundler, as the example page has it.
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import { copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
+import { copyFile, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { pathToFileURL } from 'node:url';
-import { promisify } from 'node:util';
-import { model, noWorker } from './embed.js';
+import { CAT, WWW, buildWithVite, install, pageOf, provide, typeCheck, visit } from './application.js';
+import { model } from './embed.js';
 import { REPOSITORY, open, serve } from './harness.js';
-
-const run = promisify(execFile);
-const WWW = path.join(REPOSITORY, 'www');
-const CAT = path.join(WWW, 'samples', 'chelsea.png');
 
 const { file } = await model();
 
@@ -53,51 +45,28 @@ const TSCONFIG = {
   include: ['main.ts'],
 };
 
-/** An application that has the packed package installed, and only that. @param {import('node:test').TestContext} t */
-async function install(t) {
-  const folder = await mkdtemp(path.join(tmpdir(), 'detrim-application-'));
-  t.after(() => rm(folder, { recursive: true, force: true }));
-  const { stdout } = await run('npm', ['pack', '--json', '--pack-destination', folder], { cwd: WWW });
-  const [packed] = JSON.parse(stdout.slice(stdout.indexOf('[')));
-  await writeFile(path.join(folder, 'package.json'), JSON.stringify({ name: 'application', private: true, type: 'module' }));
-  await run('npm', ['install', '--offline', '--no-audit', '--no-fund', path.join(folder, packed.filename)], { cwd: folder });
-  return { folder, names: /** @type {string[]} */ (packed.files.map((/** @type {{path: string}} */ entry) => entry.path)) };
-}
-
 test('the packed package works in an application that Vite builds', async (t) => {
   const { folder, names } = await install(t);
-  for (const needed of ['detrim/index.js', 'detrim/worker.js', 'detrim/wasm/detrim_bg.wasm', 'types/index.d.ts', 'README.md', 'LICENSE-APACHE', 'LICENSE-MIT']) {
+  for (const needed of ['detrim/index.js', 'detrim/worker.js', 'detrim/wasm/detrim_bg.wasm', 'detrim/local.js', 'detrim/wasm/THIRD-PARTY-NOTICES.txt', 'types/index.d.ts', 'types/model.d.ts', 'README.md', 'LICENSE-APACHE', 'LICENSE-MIT']) {
     assert.ok(names.includes(needed), `${needed} is not in the package: ${names}`);
   }
   assert.ok(!names.some((name) => /^(app|node_modules|bindgen|dist|samples)\/|\.stamp|\.test\./.test(name)), String(names));
 
   await mkdir(path.join(folder, 'public'));
-  await copyFile(path.join(REPOSITORY, 'models', file), path.join(folder, 'public', 'model.safetensors'));
-  await copyFile(CAT, path.join(folder, 'public', 'cat.png'));
-  await writeFile(path.join(folder, 'index.html'),
-    '<!doctype html><html lang="en"><title>An application</title><link rel="icon" href="data:,"><body><img src="./cat.png" alt=""><script type="module" src="./main.ts"></script></body></html>');
+  await provide(path.join(folder, 'public'));
+  await writeFile(path.join(folder, 'index.html'), pageOf('./main.ts'));
   await writeFile(path.join(folder, 'main.ts'), APPLICATION);
   await writeFile(path.join(folder, 'tsconfig.json'), JSON.stringify(TSCONFIG));
 
-  await run(process.execPath, [path.join(WWW, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', folder]).catch((error) => assert.fail(error.stdout));
-  const vite = await import(pathToFileURL(createRequire(path.join(WWW, 'package.json')).resolve('vite')).href);
-  await vite.build({ root: folder, base: './', logLevel: 'warn', build: { target: 'es2022' } });
+  await typeCheck(folder);
+  await buildWithVite(folder);
 
-  // Under a sub-path, as many hosts have it.
-  const site = await serve(t, { root: path.join(folder, 'dist'), base: '/some/where/' });
-  for (const where of ['', '#here']) {
-    const { page } = await open(t, { site, page: `index.html${where}` });
-    await page.waitForFunction(() => document.title === 'done', undefined, { timeout: 60_000 });
-    const result = JSON.parse(String(await page.locator('body').getAttribute('data-result')));
+  await visit(t, path.join(folder, 'dist'), (result, worker) => {
     assert.equal(result.cat.label, 'cat');
     assert.ok(result.cat.score > 0.8 && result.network > 0 && result.memory > 1e6, JSON.stringify(result));
-    assert.deepEqual([result.backend, result.code, result.worker, result.width, result.attention], ['cpu', 'source', where === '', 451, 1]);
+    assert.deepEqual([result.backend, result.code, result.worker, result.width, result.attention], ['cpu', 'source', worker, 451, 1]);
     assert.deepEqual(result.phases.sort(), ['compile', 'download', 'load']);
-    await noWorker(page);
-  }
-  const paths = site.requests.map((request) => request.path);
-  assert.ok(paths.every((requested) => requested.startsWith('/some/where/')), String(paths));
-  assert.ok(site.requests.every(({ status }) => status === 200), JSON.stringify(site.requests));
+  });
 });
 
 test('without a bundler: the example page, beside nothing but the package and a model', async (t) => {

@@ -2,10 +2,11 @@
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { convert, model } from './embed.js';
-import { REPOSITORY } from './harness.js';
+import { REPOSITORY, open } from './harness.js';
 
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').Page} Page */
 
@@ -126,4 +127,24 @@ export async function twoModels({ hold = false, damaged = false } = {}) {
     for (const rest of held.splice(0)) rest();
   };
   return { first, second, server: { intercept }, release };
+}
+
+/**
+ * The cat as a JPEG of a camera's shape, made by the browser from the sample.
+ * @param {import('node:test').TestContext} t
+ */
+export async function catPhoto(t) {
+  const { page } = await open(t);
+  const data = await page.evaluate(async () => {
+    const bitmap = await createImageBitmap(await (await fetch('samples/chelsea.png')).blob());
+    const canvas = new OffscreenCanvas(640, 480);
+    canvas.getContext('2d')?.drawImage(bitmap, 26, 0, 400, 300, 0, 0, 640, 480);
+    const blob = await canvas.convertToBlob({ type: 'image/jpeg', quality: 0.9 });
+    return [...new Uint8Array(await blob.arrayBuffer())];
+  });
+  const folder = await mkdtemp(path.join(tmpdir(), 'detrim-photo-'));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  const file = path.join(folder, 'cat.jpg');
+  await writeFile(file, Buffer.from(data));
+  return file;
 }

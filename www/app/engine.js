@@ -1,6 +1,7 @@
 // The detector's life on this page: loaded, switched to another backend or model, asked. Only this file uses the package.
 
 import { codeOf, explain, isAbort } from './errors.js';
+import { readListing } from './listing.js';
 import { recall, remember } from './memory.js';
 import { dismiss, notify } from './notices.js';
 import { state, update } from './state.js';
@@ -27,14 +28,10 @@ let ready = null;
 
 /** Reads models/index.json and picks the model that the address names, or the one that was chosen last, or the first. */
 export async function readModels() {
-  const response = await fetch('models/index.json');
-  if (!response.ok) throw new Error(`models/index.json: the server answered ${response.status}`);
-  /** @type {Model[]} */
-  const models = await response.json();
+  const models = await readListing();
   const wanted = new URLSearchParams(location.search).get(CHOSEN);
   const named = (/** @type {string | null} */ name) => models.find((m) => m.name === name);
-  const model = named(wanted) ?? named(recall(CHOSEN)) ?? models[0] ?? null;
-  if (!model) throw new Error('models/index.json lists no model');
+  const model = named(wanted) ?? named(recall(CHOSEN)) ?? models[0];
   if (wanted && model.name !== wanted) notify('warning', 'model', `There is no model “${wanted}” here; using ${model.name}.`);
   update({ models, model });
 }

@@ -1,6 +1,7 @@
 // Fetching with progress, as a Blob: browsers may keep one on disk, and a restarted worker gets it without a second request.
 
-import { DetrimError, aborted } from './errors.js';
+import { DetrimError } from './errors.js';
+import { aborted } from './signals.js';
 
 /**
  * @param {string | URL} url
@@ -9,15 +10,35 @@ import { DetrimError, aborted } from './errors.js';
  * @returns {Promise<Blob>}
  */
 export async function download(url, signal, onBytes) {
+  /** @type {Response} */
+  let response;
   try {
-    const response = await fetch(url, { signal });
-    if (!response.ok) throw new DetrimError('network', `${url}: the server answered ${response.status} ${response.statusText}`.trim());
-    if (!onBytes) return await response.blob();
-    const counted = count(response, onBytes);
-    return await counted.blob();
+    response = await fetch(url, { signal });
   } catch (error) {
     if (signal?.aborted) throw aborted(signal);
-    throw DetrimError.from(error, 'network', String(url));
+    throw DetrimError.from(error, 'network', isElsewhere(url)
+      ? `${shortened(url)}: it can't be fetched; if it is there, its server must allow other sites to read it (CORS: Access-Control-Allow-Origin)` : shortened(url));
+  }
+  return await receive(response, shortened(url), signal, onBytes);
+}
+
+/**
+ * What a response holds.
+ *
+ * @param {Response} response
+ * @param {string} name for messages
+ * @param {AbortSignal} [signal]
+ * @param {(loaded: number, total: number | null) => void} [onBytes]
+ * @returns {Promise<Blob>}
+ */
+export async function receive(response, name, signal, onBytes) {
+  if (!response.ok) throw new DetrimError('network', `${name}: the server answered ${response.status} ${response.statusText}`.trim());
+  if (response.bodyUsed) throw new DetrimError('argument', `${name}: the response has been read already`);
+  try {
+    return await (onBytes ? count(response, onBytes) : response).blob();
+  } catch (error) {
+    if (signal?.aborted) throw aborted(signal);
+    throw DetrimError.from(error, 'network', name);
   }
 }
 
@@ -25,7 +46,7 @@ export async function download(url, signal, onBytes) {
  * The same response, telling how much of it has arrived.
  *
  * @param {Response} response
- * @param {(loaded: number, total: number | null) => void} onBytes
+ * @param {(loaded: number, total: number | null, chunk?: Uint8Array) => void} onBytes
  */
 export function count(response, onBytes) {
   const { body, headers, status } = response;
@@ -38,9 +59,25 @@ export function count(response, onBytes) {
     /** @param {Uint8Array} chunk @param {TransformStreamDefaultController<Uint8Array>} controller */
     transform(chunk, controller) {
       loaded += chunk.byteLength;
-      onBytes(loaded, total);
+      onBytes(loaded, total, chunk);
       controller.enqueue(chunk);
     },
   });
   return new Response(body.pipeThrough(counter), { status, headers: { 'Content-Type': headers.get('Content-Type') ?? '' } });
+}
+
+/** An address for a message: a `data:` address holds a whole file. @param {string | URL} url */
+export function shortened(url) {
+  const text = String(url);
+  return text.length > 200 ? `${text.slice(0, 80)}…` : text;
+}
+
+/** Whether an address is another origin's. @param {string | URL} url */
+export function isElsewhere(url) {
+  try {
+    const { protocol, origin } = new URL(url, globalThis.location?.href);
+    return protocol.startsWith('http') && origin !== globalThis.location?.origin;
+  } catch {
+    return false;
+  }
 }

@@ -2,6 +2,7 @@
 
 import init, { Attention, Detector, Model, bench, forward, onPanic, profile } from './wasm/detrim.js';
 import { DetrimError } from './errors.js';
+import { HEAD, mistaken } from './contents.js';
 import { count } from './download.js';
 import { toPixels } from './source.js';
 
@@ -24,7 +25,7 @@ import { toPixels } from './source.js';
  * What can be asked of an engine, by name.
  *
  * @typedef {object} Calls
- * @property {() => Promise<void>} prepare
+ * @property {(args: {wasm?: string}) => Promise<void>} prepare `wasm`: where the code lies, if not beside this module
  * @property {(request: LoadRequest) => Promise<void>} load
  * @property {(args: {frame: Frame | Pixels, owned: boolean, threshold: number}) => Promise<Detected>} detect
  * @property {(args: {frame: Frame | Pixels, owned: boolean, query: number}) => Promise<AttentionMaps>} attention
@@ -39,6 +40,8 @@ let wasm;
 /** @implements {Calls} */
 export class Engine {
   #emit;
+  #worker;
+  /** Where the code lies, if not beside this module. @type {string | undefined} */ #url;
   /** @type {LoadRequest | undefined} */ #request;
   /** @type {Detector | undefined} */ #detector;
   /** Loaded when somebody asks. @type {Attention | undefined} */ #attention;
@@ -48,14 +51,19 @@ export class Engine {
   #adapter = '';
   /** How often in a row the GPU failed. */ #failures = 0;
 
-  /** @param {(event: EngineEvent) => void} emit */
-  constructor(emit) {
+  /**
+   * @param {(event: EngineEvent) => void} emit
+   * @param {boolean} worker whether this thread is a worker of the package's own
+   */
+  constructor(emit, worker) {
     this.#emit = emit;
+    this.#worker = worker;
   }
 
-  /** Fetches and compiles the code. */
-  async prepare() {
-    wasm ??= compile(this.#emit).catch(error => {
+  /** Fetches and compiles the code. @param {Parameters<Calls['prepare']>[0]} [args] */
+  async prepare({ wasm: url } = {}) {
+    this.#url ??= url;
+    wasm ??= compile(this.#emit, this.#url).catch(error => {
       wasm = undefined;
       throw error;
     });
@@ -273,7 +281,7 @@ export class Engine {
       why: this.#why,
       memory: { wasm: this.#memory?.buffer.byteLength ?? 0, gpu: gpu ? weights_bytes + (activation_bytes ?? 0) : 0 },
       dispatches,
-      worker: typeof document === 'undefined',
+      worker: this.#worker,
     };
   }
 
@@ -304,23 +312,32 @@ async function findAdapter(any) {
   return name;
 }
 
-/** @param {(event: EngineEvent) => void} emit */
-async function compile(emit) {
+/**
+ * @param {(event: EngineEvent) => void} emit
+ * @param {string} [where] the code's address, if it isn't beside this module
+ */
+async function compile(emit, where) {
   if (typeof WebAssembly === 'undefined') throw new DetrimError('unsupported', 'this browser has no WebAssembly');
   if (!WebAssembly.validate(SIMD)) throw new DetrimError('unsupported', 'this browser\'s WebAssembly has no SIMD');
-  const url = new URL('./wasm/detrim_bg.wasm', import.meta.url);
+  const url = where ?? new URL('./wasm/detrim_bg.wasm', import.meta.url).href;
   /** @type {Response} */
   let response;
   try {
     response = await fetch(url);
   } catch (error) {
-    throw DetrimError.from(error, 'network', url.href);
+    throw DetrimError.from(error, 'network', url);
   }
   if (!response.ok) throw new DetrimError('network', `${url}: the server answered ${response.status}`);
+  let head = new Uint8Array();
   try {
-    const counted = count(response, (loaded, total) => emit({ kind: 'progress', phase: 'compile', loaded, total }));
+    const counted = count(response, (loaded, total, chunk) => {
+      if (head.length === 0 && chunk) head = chunk.slice(0, HEAD);
+      emit({ kind: 'progress', phase: 'compile', loaded, total });
+    });
     return (await init({ module_or_path: counted })).memory;
   } catch (error) {
+    const problem = mistaken(head);
+    if (problem) throw new DetrimError('network', `${url}: WebAssembly was expected, and this is ${problem}`, { cause: error });
     throw DetrimError.from(error, 'unsupported', 'WebAssembly can\'t be compiled');
   }
 }

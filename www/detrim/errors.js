@@ -37,16 +37,8 @@ export class DetrimError extends Error {
    */
   static from(error, code, what) {
     if (error instanceof DetrimError) return error;
-    const message = error instanceof Error ? error.message : String(error);
+    // By its shape and not by instanceof: it may be another window's.
+    const message = typeof error === 'object' && error !== null && 'message' in error ? String(error.message) : String(error);
     return new DetrimError(code, what ? `${what}: ${message}` : message, { cause: error });
   }
-}
-
-/**
- * The error of a signal that was triggered.
- *
- * @param {AbortSignal} signal
- */
-export function aborted(signal) {
-  return new DetrimError('aborted', 'aborted', { cause: signal.reason });
 }

@@ -8,19 +8,22 @@
  * @module
  */
 
-import { DetrimError, aborted } from './errors.js';
-import { download } from './download.js';
+import { DetrimError } from './errors.js';
+import { here } from './here.js';
+import { fetchModel } from './model.js';
 import { RemoteEngine } from './remote.js';
+import { abortable, aborted, follow } from './signals.js';
 import { toFrame, toPixels } from './source.js';
 
 const GONE = 'the detector was disposed of';
 
 /** @import { Calls } from './engine.js' */
 /** @import { LocalEngine } from './local.js' */
-/** @import { Source } from './source.js' */
 
 export { DetrimError };
 /** @typedef {import('./errors.js').ErrorCode} ErrorCode */
+/** @typedef {import('./model.js').ModelSource} ModelSource */
+/** @typedef {import('./source.js').Source} Source */
 
 /**
  * @typedef {object} LoadOptions
@@ -28,7 +31,8 @@ export { DetrimError };
  * @property {(progress: Progress) => void} [onProgress]
  * @property {AbortSignal} [signal]
  * @property {boolean} [worker] false: compute on the calling thread, which then stands still meanwhile
- * @property {string | URL} [workerUrl] where this package's `worker.js` lies, for pages on another origin than the package
+ * @property {string | URL} [workerUrl] where this package's `worker.js` lies, for pages on another origin than the package, and for some bundlers
+ * @property {string | URL} [wasmUrl] where this package's `wasm/detrim_bg.wasm` lies, where that isn't beside the script that computes
  * @property {string} [sha256] what the model's sha256 must be, in hexadecimal
  */
 
@@ -44,7 +48,7 @@ export { DetrimError };
 /**
  * @typedef {object} DetectOptions
  * @property {number} [threshold] least score, from 0 (everything) to 1; the default is the model's own
- * @property {string[]} [labels] only these
+ * @property {string | Iterable<string>} [labels] only this one, or these
  * @property {AbortSignal} [signal]
  */
 
@@ -121,15 +125,16 @@ export class Detrim extends EventTarget {
   /** @type {RemoteEngine | LocalEngine | undefined} */ #engine;
   /** @type {((progress: Progress) => void) | undefined} */ #onProgress;
   /** The call before the next one. @type {Promise<unknown>} */ #last = Promise.resolve();
+  /** Triggered by `dispose`, for what waits for a picture. */ #gone = new AbortController();
 
   /**
    * Loads a model and gets everything ready. Only the model, the worker's script and the WebAssembly file are fetched.
    *
-   * @param {string | URL | Blob} model its address or itself
+   * @param {ModelSource | PromiseLike<ModelSource>} model its address or itself
    * @param {LoadOptions} [options]
    * @returns {Promise<Detrim>}
    */
-  static async load(model, { backend = 'auto', onProgress, signal, worker = true, workerUrl, sha256 } = {}) {
+  static async load(model, { backend = 'auto', onProgress, signal, worker = true, workerUrl, wasmUrl, sha256 } = {}) {
     if (!['auto', 'webgpu', 'cpu'].includes(backend)) throw new DetrimError('argument', `there is no backend '${backend}'`);
     if (signal?.aborted) throw aborted(signal);
     const detrim = new Detrim();
@@ -137,7 +142,8 @@ export class Detrim extends EventTarget {
     // Where the code can't be had, the model needn't arrive either.
     const download = new AbortController();
     try {
-      const [file] = await abortable(signal, Promise.all([fetchModel(model, download.signal, onProgress), detrim.#start(worker, workerUrl)]));
+      const onBytes = (/** @type {number} */ loaded, /** @type {number | null} */ total) => onProgress?.({ phase: 'download', loaded, total });
+      const [file] = await abortable(signal, Promise.all([fetchModel(model, download.signal, onBytes), detrim.#start(worker, workerUrl, wasmUrl)]));
       await abortable(signal, detrim.#running.load({ model: file, sha256, backend }));
     } catch (error) {
       download.abort();
@@ -157,10 +163,11 @@ export class Detrim extends EventTarget {
    */
   async detect(source, { threshold = this.info.threshold, labels, signal } = {}) {
     if (!(threshold >= 0 && threshold <= 1)) throw new DetrimError('argument', `a threshold lies between 0 and 1, not at ${threshold}`);
-    const unknown = labels?.find(label => !this.info.labels.includes(label));
+    const only = chosen(labels);
+    const unknown = only && [...only].find(label => !this.info.labels.includes(label));
     if (unknown !== undefined) throw new DetrimError('argument', `the model knows no '${unknown}'`);
     const { detections, times, width, height } = await this.#look('detect', source, { threshold }, signal);
-    const wanted = labels ? detections.filter(({ label }) => labels.includes(label)) : detections;
+    const wanted = only ? detections.filter(({ label }) => only.has(label)) : detections;
     return /** @type {Detections} */ (Object.defineProperties(wanted, { times: { value: times }, width: { value: width }, height: { value: height } }));
   }
 
@@ -190,7 +197,7 @@ export class Detrim extends EventTarget {
    */
   async bench({ runs = 10, size, signal } = {}) {
     if (!(runs >= 1)) throw new DetrimError('argument', 'at least one run, please');
-    return await this.#queue(signal, () => this.#running.call('bench', { runs, size }));
+    return await this.#queue(signal, () => this.#running.call('bench', { runs, size }, [], signal));
   }
 
   /**
@@ -203,7 +210,7 @@ export class Detrim extends EventTarget {
    * @returns {Promise<Profile>}
    */
   async profile({ size, signal } = {}) {
-    return await this.#queue(signal, () => this.#running.call('profile', { size }));
+    return await this.#queue(signal, () => this.#running.call('profile', { size }, [], signal));
   }
 
   /**
@@ -228,6 +235,7 @@ export class Detrim extends EventTarget {
   dispose() {
     this.#engine?.dispose();
     this.#engine = undefined;
+    this.#gone.abort();
   }
 
   get #running() {
@@ -235,9 +243,15 @@ export class Detrim extends EventTarget {
     return this.#engine;
   }
 
-  /** Gets the engine's code. @param {boolean} worker @param {string | URL | undefined} workerUrl */
-  async #start(worker, workerUrl) {
-    /** @type {ConstructorParameters<typeof RemoteEngine>[1]} */
+  /**
+   * Gets the engine's code.
+   *
+   * @param {boolean} worker
+   * @param {string | URL | undefined} workerUrl
+   * @param {string | URL | undefined} wasmUrl
+   */
+  async #start(worker, workerUrl, wasmUrl) {
+    /** @type {ConstructorParameters<typeof RemoteEngine>[2]} */
     const emit = event => {
       if (event.kind === 'progress') {
         this.#onProgress?.({ phase: event.phase, loaded: event.loaded, total: event.total });
@@ -247,12 +261,8 @@ export class Detrim extends EventTarget {
         this.onchange?.(change);
       }
     };
-    if (worker) {
-      this.#engine = new RemoteEngine(workerUrl, emit);
-    } else {
-      const { LocalEngine } = await import('./local.js');
-      this.#engine = new LocalEngine(emit);
-    }
+    const wasm = wasmUrl === undefined ? undefined : new URL(wasmUrl, globalThis.location?.href).href;
+    this.#engine = worker ? new RemoteEngine(workerUrl, wasm, emit) : new (await localEngine())(emit, wasm);
     await this.#engine.prepare();
   }
 
@@ -267,16 +277,32 @@ export class Detrim extends EventTarget {
    * @returns {Promise<Awaited<ReturnType<Calls[Name]>>>}
    */
   async #look(name, source, args, signal) {
-    // At once, and not when its turn comes: a video goes on.
-    const taken = toFrame(source, signal);
-    return await this.#queue(signal, async () => {
-      const { frame, owned } = await taken;
-      const engine = this.#running;
-      /** @param {object} picture */
-      const all = picture => /** @type {Parameters<Calls[Name]>[0]} */ ({ ...picture, ...args });
-      if (!engine.draws) return await engine.call(name, all({ frame: await toPixels(frame, owned), owned }));
-      return await engine.call(name, all({ frame, owned }), owned && 'close' in frame ? [frame] : []);
-    }, () => taken.then(({ frame, owned }) => owned && 'close' in frame && frame.close()));
+    this.#running;
+    const ends = follow(signal, this.#gone.signal);
+    // At once, and not when its turn comes: a video goes on. And it has no turn before it is there: what never comes keeps nobody waiting.
+    const taken = toFrame(source, ends.signal);
+    try {
+      const { frame, owned } = await abortable(ends.signal, taken);
+      return await this.#queue(signal, async () => {
+        const engine = this.#running;
+        /** @param {object} picture */
+        const all = picture => /** @type {Parameters<Calls[Name]>[0]} */ ({ ...picture, ...args });
+        if (!engine.draws) return await engine.call(name, all({ frame: await toPixels(frame, owned), owned }), [], signal);
+        return await engine.call(name, all({ frame, owned }), owned && 'close' in frame ? [frame] : [], signal);
+      });
+    } catch (error) {
+      throw this.#ended(signal) ?? error;
+    } finally {
+      ends.letGo();
+      // What was given away or closed isn't ours any more, and this does nothing to it.
+      taken.then(({ frame, owned }) => owned && 'close' in frame && frame.close(), () => {});
+    }
+  }
+
+  /** Why nothing more is to be done, if so. @param {AbortSignal | undefined} signal */
+  #ended(signal) {
+    if (signal?.aborted) return aborted(signal);
+    return this.#engine ? undefined : new DetrimError('disposed', GONE);
   }
 
   /**
@@ -285,45 +311,34 @@ export class Detrim extends EventTarget {
    * @template T
    * @param {AbortSignal | undefined} signal
    * @param {() => Promise<T>} call
-   * @param {() => Promise<unknown>} [skipped] run in place of `call`
    * @returns {Promise<T>}
    */
-  #queue(signal, call, skipped) {
+  #queue(signal, call) {
     this.#running;
     const result = this.#last.then(async () => {
-      if (this.#engine && !signal?.aborted) return await call();
-      skipped?.().catch(() => {});
-      throw signal?.aborted ? aborted(signal) : new DetrimError('disposed', GONE);
+      const ended = this.#ended(signal);
+      if (ended) throw ended;
+      return await call();
     });
     this.#last = result.catch(() => {});
     return abortable(signal, result);
   }
 }
 
-/**
- * @param {string | URL | Blob} model
- * @param {AbortSignal} signal
- * @param {LoadOptions['onProgress']} onProgress
- */
-async function fetchModel(model, signal, onProgress) {
-  if (model instanceof Blob) return model;
-  return await download(model, signal, (loaded, total) => onProgress?.({ phase: 'download', loaded, total }));
+/** The engine for this thread: its code is fetched only where somebody wants it. */
+async function localEngine() {
+  if (here.Engine) return here.Engine;
+  try {
+    return (await import('./local.js')).LocalEngine;
+  } catch (error) {
+    throw DetrimError.from(error, 'unsupported', 'the engine\'s code can\'t be imported on demand; a service worker has to begin with `import "detrim/local.js"`');
+  }
 }
 
-/**
- * The promise, or the signal's error as soon as it is triggered; then the promise's own end interests nobody.
- *
- * @template T
- * @param {AbortSignal | undefined} signal
- * @param {Promise<T>} promise
- * @returns {Promise<T>}
- */
-function abortable(signal, promise) {
-  if (!signal) return promise;
-  return new Promise((resolve, reject) => {
-    const give = () => reject(aborted(signal));
-    if (signal.aborted) return give();
-    signal.addEventListener('abort', give, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', give));
-  });
+/** @param {string | Iterable<string> | null | undefined} labels */
+function chosen(labels) {
+  if (labels === undefined || labels === null) return undefined;
+  if (typeof labels === 'string') return new Set([labels]);
+  if (typeof labels !== 'object' || !(Symbol.iterator in labels)) throw new DetrimError('argument', '`labels` is a label or an array of them');
+  return new Set(labels);
 }

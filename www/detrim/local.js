@@ -2,22 +2,29 @@
 
 import { Engine } from './engine.js';
 import { DetrimError } from './errors.js';
+import { here } from './here.js';
+import { aborted } from './signals.js';
 
 /** @import { Calls, EngineEvent, LoadRequest } from './engine.js' */
 
 export class LocalEngine {
   draws = true;
   #engine;
+  #wasm;
   /** @type {((error: DetrimError) => void) | undefined} */ #reject;
   /** Why nothing can be called any more. @type {DetrimError | undefined} */ #broken;
   /** Settles when the call under way has. @type {Promise<unknown>} */ #call = Promise.resolve();
 
-  /** @param {(event: EngineEvent) => void} emit */
-  constructor(emit) {
+  /**
+   * @param {(event: EngineEvent) => void} emit
+   * @param {string} [wasm] where the code lies, if not beside this
+   */
+  constructor(emit, wasm) {
+    this.#wasm = wasm;
     this.#engine = new Engine(event => {
       if (event.kind === 'crash') this.#crashed(event.message);
       else emit(event);
-    });
+    }, false);
   }
 
   get info() {
@@ -25,7 +32,7 @@ export class LocalEngine {
   }
 
   prepare() {
-    return this.#guard(() => this.#engine.prepare());
+    return this.#guard(() => this.#engine.prepare({ wasm: this.#wasm }));
   }
 
   /** @param {LoadRequest} request */
@@ -37,9 +44,12 @@ export class LocalEngine {
    * @template {Exclude<keyof Calls, 'load' | 'prepare'>} Name
    * @param {Name} name
    * @param {Parameters<Calls[Name]>[0]} args
+   * @param {Transferable[]} [_transfer]
+   * @param {AbortSignal} [signal] nothing can stop a computation on this thread, but one that hasn't begun
    * @returns {Promise<Awaited<ReturnType<Calls[Name]>>>}
    */
-  call(name, args) {
+  call(name, args, _transfer, signal) {
+    if (signal?.aborted) return Promise.reject(aborted(signal));
     return this.#guard(() => /** @type {any} */ (this.#engine)[name](args));
   }
 
@@ -78,3 +88,5 @@ export class LocalEngine {
     this.#reject?.(this.#broken);
   }
 }
+
+here.Engine = LocalEngine;

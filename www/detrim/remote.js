@@ -1,6 +1,9 @@
 // An engine in a worker, which is replaced when it breaks down: after a trap nothing in its memory can be trusted.
 
 import { DetrimError } from './errors.js';
+import { aborted } from './signals.js';
+import { notSent } from './source.js';
+import { startWorker, whyNot } from './worker_start.js';
 
 /** @import { Calls, EngineEvent, LoadRequest } from './engine.js' */
 /** @import { Info } from './index.js' */
@@ -12,10 +15,17 @@ import { DetrimError } from './errors.js';
  *   | {kind: 'error', id: number, code: import('./errors.js').ErrorCode, message: string, info: Info}} Message
  */
 
+/** The first call of every worker. */
+const PREPARE = 0;
+
+/** Milliseconds that a call which nobody waits for any more may always go on. */
+const MOMENT = 250;
+
 export class RemoteEngine {
   /** @type {Info | undefined} */ info;
   /** Whether the worker can turn a frame into pixels. */ draws = true;
   #url;
+  #wasm;
   #emit;
   /** @type {Worker | undefined} */ #worker;
   /** @type {LoadRequest | undefined} */ #request;
@@ -23,14 +33,17 @@ export class RemoteEngine {
   /** The worker has loaded the model; gone when it broke down and a new one failed to start. @type {Promise<void> | undefined} */ #loaded;
   /** The call that the worker is at. @type {{id: number, resolve: (result: any) => void, reject: (error: DetrimError) => void} | undefined} */ #call;
   #calls = 0;
+  /** Milliseconds that the last start took. */ #started = 0;
   /** @type {(() => void) | undefined} */ #announce;
 
   /**
-   * @param {string | URL | undefined} url
+   * @param {string | URL | undefined} url the worker's script, if it isn't the package's own
+   * @param {string | undefined} wasm where the code lies, if not beside the worker's script
    * @param {(event: EngineEvent | {kind: 'change', reason: 'crashed', message: string, info: Info}) => void} emit
    */
-  constructor(url, emit) {
+  constructor(url, wasm, emit) {
     this.#url = url;
+    this.#wasm = wasm;
     this.#emit = emit;
   }
 
@@ -60,11 +73,34 @@ export class RemoteEngine {
    * @param {Name} name
    * @param {Parameters<Calls[Name]>[0]} args
    * @param {Transferable[]} [transfer]
+   * @param {AbortSignal} [signal] stops the worker where it would go on for long
    * @returns {Promise<Awaited<ReturnType<Calls[Name]>>>}
    */
-  async call(name, args, transfer) {
+  async call(name, args, transfer, signal) {
     await (this.#loaded ?? this.#start(/** @type {LoadRequest} */ (this.#request)));
-    return await this.#ask(name, args, transfer);
+    if (signal?.aborted) throw aborted(signal);
+    const stop = () => this.#stop(aborted(/** @type {AbortSignal} */ (signal)));
+    signal?.addEventListener('abort', stop, { once: true });
+    try {
+      return await this.#ask(name, args, transfer);
+    } finally {
+      signal?.removeEventListener('abort', stop);
+    }
+  }
+
+  /**
+   * Nobody waits for the call under way any more. It may go on for as long as a new worker would take to start; then one takes this one's place.
+   *
+   * @param {DetrimError} reason
+   */
+  #stop(reason) {
+    const call = this.#call;
+    setTimeout(() => {
+      if (!call || this.#call !== call) return;
+      this.#end(reason);
+      // Where this fails, the next call tries again and is told.
+      this.#start(/** @type {LoadRequest} */ (this.#request));
+    }, Math.max(MOMENT, this.#started));
   }
 
   dispose() {
@@ -73,10 +109,13 @@ export class RemoteEngine {
 
   /** @param {LoadRequest} request */
   #start(request) {
+    const begun = performance.now();
     const loaded = (this.#opened ?? this.prepare()).then(() => this.#ask('load', request));
     this.#loaded = loaded;
     // Nobody need be waiting.
-    loaded.catch(() => {
+    loaded.then(() => {
+      this.#started = performance.now() - begun;
+    }, () => {
       if (this.#loaded === loaded) this.#loaded = undefined;
     });
     return loaded;
@@ -87,17 +126,14 @@ export class RemoteEngine {
     /** @type {Promise<void>} */
     const ready = new Promise((resolve, reject) => {
       this.#announce = resolve;
-      this.#call = { id: 0, resolve, reject };
+      this.#call = { id: PREPARE, resolve, reject };
     });
     /** @type {Worker} */
     let worker;
     try {
-      worker = this.#url === undefined
-        ? new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
-        : new Worker(this.#url, { type: 'module' });
+      worker = startWorker(this.#url);
     } catch (error) {
-      // From another origin, for one.
-      this.#end(DetrimError.from(error, 'network', 'the worker can\'t be started'));
+      this.#end(DetrimError.from(error, 'network'));
       return ready;
     }
     this.#worker = worker;
@@ -108,8 +144,10 @@ export class RemoteEngine {
     worker.onerror = event => {
       event.preventDefault();
       if (worker !== this.#worker) return;
-      if (this.#announce) this.#end(new DetrimError('network', `the worker's script can't be loaded${event.message ? `: ${event.message}` : ''}`));
-      else this.#crashed(event.message);
+      if (!this.#announce) return this.#crashed(event.message);
+      whyNot(this.#url, event.message).then(error => {
+        if (worker === this.#worker) this.#end(error);
+      });
     };
     return ready;
   }
@@ -129,7 +167,7 @@ export class RemoteEngine {
         this.#worker.postMessage({ id, name, args }, transfer);
       } catch (error) {
         this.#call = undefined;
-        reject(DetrimError.from(error, 'source', 'the picture can\'t be given to the worker'));
+        reject(notSent('frame' in args ? args.frame : undefined, error));
       }
     });
   }
@@ -139,6 +177,8 @@ export class RemoteEngine {
     switch (message.kind) {
       case 'ready':
         this.draws = message.draws;
+        // Nobody waits for its answer: an error is that of `load`, which needs the same.
+        this.#worker?.postMessage({ id: PREPARE, name: 'prepare', args: { wasm: this.#wasm } });
         this.#announce?.();
         this.#announce = undefined;
         return;
@@ -146,6 +186,7 @@ export class RemoteEngine {
         return this.#crashed(message.message);
       case 'result':
       case 'error':
+        if (message.id === PREPARE) return;
         this.info = message.info;
         if (this.#call?.id !== message.id) return;
         if (message.kind === 'result') this.#call.resolve(message.result);

@@ -2,6 +2,7 @@
 
 import { DetrimError } from './errors.js';
 import { download } from './download.js';
+import { called } from './model.js';
 
 /**
  * Whatever a picture can come from. A `<video>` gives its current frame.
@@ -28,9 +29,15 @@ const AS_STORED = { imageOrientation: 'from-image', colorSpaceConversion: 'none'
 /** Phones refuse larger canvases. */
 const MOST_PIXELS = 4096 * 4096;
 
+/** Why pixels can't be read, and what to do. */
+const CORS = 'the picture comes from another host without its permission to read the pixels (CORS): load it with `crossorigin="anonymous"`, and have that '
+  + 'host send `Access-Control-Allow-Origin`';
+
 /**
+ * Waits for what isn't there yet, an `<img loading="lazy">` out of sight for one: who calls ends that when it is given up.
+ *
  * @param {Source} source
- * @param {AbortSignal} [signal]
+ * @param {AbortSignal} [signal] ends a download
  * @returns {Promise<{frame: Frame, owned: boolean}>} `owned`: the frame is ours to give away or close
  */
 export async function toFrame(source, signal) {
@@ -63,7 +70,7 @@ export async function toFrame(source, signal) {
   } catch (error) {
     throw DetrimError.from(error, 'source', `can't get a picture from this ${kind}`);
   }
-  throw new DetrimError('source', `can't get a picture from ${kind}`);
+  throw new DetrimError('source', `can't get a picture from ${called(source)}: an address, Blob, ImageBitmap, ImageData, <img>, <canvas>, <video> or VideoFrame was expected`);
 }
 
 /** @param {ImageBitmapSource} source */
@@ -74,6 +81,29 @@ async function bitmap(source) {
     // Older browsers know fewer options, and say so by a TypeError.
     if (!(error instanceof TypeError)) throw error;
     return await createImageBitmap(source);
+  }
+}
+
+/**
+ * Why a frame can't be given to a worker, as an error. Of a picture that may not be read, browsers make a frame, but one that stays here.
+ *
+ * @param {unknown} frame
+ * @param {unknown} problem
+ */
+export function notSent(frame, problem) {
+  if (Object.prototype.toString.call(frame) === '[object ImageBitmap]' && isTainted(/** @type {ImageBitmap} */ (frame))) {
+    return new DetrimError('source', CORS, { cause: problem });
+  }
+  return DetrimError.from(problem, 'source', 'the picture can\'t be given to the worker');
+}
+
+/** @param {ImageBitmap} bitmap */
+function isTainted(bitmap) {
+  try {
+    draw(bitmap, 1, 1);
+    return false;
+  } catch (error) {
+    return error instanceof DOMException && error.name === 'SecurityError';
   }
 }
 
@@ -98,7 +128,7 @@ export async function toPixels(frame, owned) {
     return { pixels: draw(picture, width, height), width, height };
   } catch (error) {
     throw DetrimError.from(error, 'source', error instanceof DOMException && error.name === 'SecurityError'
-      ? 'the picture comes from another host that does not allow reading it (CORS)' : 'the picture can\'t be read');
+      ? CORS : 'the picture can\'t be read');
   } finally {
     if (owned) picture?.close();
   }
@@ -124,5 +154,11 @@ function draw(picture, width, height) {
   if (!context) throw new DetrimError('unsupported', 'the browser gave no 2D canvas');
   context.imageSmoothingQuality = 'high';
   context.drawImage(picture, 0, 0, w, h);
-  return context.getImageData(0, 0, w, h);
+  try {
+    return context.getImageData(0, 0, w, h);
+  } catch (error) {
+    // What is drawn to it from now on could not be read either.
+    canvas = undefined;
+    throw error;
+  }
 }

@@ -5,7 +5,7 @@ import { DetrimError } from './errors.js';
 
 /** @typedef {import('./engine.js').Calls} Calls */
 
-const engine = new Engine(event => globalThis.postMessage(event));
+const engine = new Engine(event => globalThis.postMessage(event), true);
 
 globalThis.addEventListener('message', async ({ data }) => {
   const { id, name, args } = /** @type {{id: number, name: keyof Calls, args: any}} */ (data);
@@ -24,6 +24,4 @@ globalThis.addEventListener('message', async ({ data }) => {
 // A trap inside a promise reaches nobody who waits for it.
 globalThis.addEventListener('unhandledrejection', ({ reason }) => globalThis.postMessage({ kind: 'crash', message: String(reason) }));
 
-// Its error is told to who loads a model.
-engine.prepare().catch(() => {});
 globalThis.postMessage({ kind: 'ready', draws: typeof OffscreenCanvas !== 'undefined' });
