@@ -94,7 +94,7 @@ def shake(model, generator):
             tensor.data = random(0.6, 1.4) if "weight" in name else random(-0.3, 0.3)
         else:
             fan_in = tensor[0].numel()
-            wide = 3.0 if "sampling_offsets" in name else 1.4
+            wide = 3.0 if "sampling_offsets" in name else 1.1
             tensor.data = torch.randn(tensor.shape, generator=generator) * wide / fan_in**0.5
 
 
