@@ -30,6 +30,11 @@ pub trait Observe<T> {
         Ok(())
     }
 
+    /// What a deformable attention looks with, before it does: `offsets`, `weights` and `boxes` as in [`Backend::deformable_attention`].
+    fn deformable(&mut self, _offsets: &T, _weights: &T, _boxes: &T, _deformable: &Deformable) -> Result<()> {
+        Ok(())
+    }
+
     /// A stage of the network by its name in [`Backend::stage`]; feature maps are channels-last.
     fn stage(&mut self, _name: &str, _x: &T) -> Result<()> {
         Ok(())
@@ -163,6 +168,7 @@ impl<B: Backend, O: Observe<B::Tensor>> Backend for Watch<B, O> {
         boxes: &B::Tensor,
         deformable: &Deformable,
     ) -> Result<B::Tensor> {
+        self.observer.borrow_mut().deformable(offsets, weights, boxes, deformable)?;
         self.backend.deformable_attention(value, offsets, weights, boxes, deformable)
     }
 

@@ -1,7 +1,11 @@
 //! Where a query looked: the cross-attention of the last decoder layer, head by head, as maps over the picture.
 //!
 //! Computed on the CPU, whatever detects, by a network of its own: neither backend keeps what attention weighs with. Its projected
-//! queries and keys are watched, and kept for all queries of the last picture, so that another query of it costs no run.
+//! queries and keys (of deformable attention, the points: `sampling.rs`) are watched, and kept for all queries of the last picture, so that
+//! another query of it costs no run.
+
+use super::sampling::Sampling;
+use crate::config::{Architecture, NetworkConfig};
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
@@ -11,12 +15,18 @@ use crate::error::{Error, Result};
 use crate::image::{Picture, prepare};
 use crate::model::Detr;
 use crate::watch::{Observe, Seen, Watch};
-use crate::weights::HostTensor;
+use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
 use serde::Serialize;
 
 /// A network whose last cross-attention can be looked at.
-pub struct Attention {
+pub enum Attention {
+    Detr(Box<Dense>),
+    RtDetr(Box<Sampling>),
+}
+
+/// DETR's, which weighs every place of the feature map.
+pub struct Dense {
     config: Config,
     heads: Heads,
     backend: Watch<Cpu, Projections>,
@@ -77,9 +87,35 @@ impl Observe<Tensor> for Projections {
 }
 
 impl Attention {
-    pub fn load(Checkpoint { config, weights, .. }: &Checkpoint<impl NetworkConfig>) -> Result<Self> {
-        let architecture = config.architecture();
-        let config = architecture.detr("the map of where a query looked")?;
+    pub fn load<C: NetworkConfig>(Checkpoint { config, weights, .. }: &Checkpoint<C>) -> Result<Self> {
+        Ok(match config.architecture() {
+            Architecture::Detr(config) => Self::Detr(Box::new(Dense::load(&config, weights)?)),
+            Architecture::RtDetr(config) => Self::RtDetr(Box::new(Sampling::load(&config, weights)?)),
+        })
+    }
+
+    /// How many queries can be asked for.
+    pub fn queries(&self) -> usize {
+        match self {
+            Self::Detr(network) => network.config.queries,
+            Self::RtDetr(network) => network.queries(),
+        }
+    }
+
+    /// Where a query (a [`Detection`](super::Detection)'s `query`) looked in a picture.
+    pub fn maps(&mut self, picture: &Picture, query: usize) -> Result<AttentionMaps> {
+        if query >= self.queries() {
+            return Err(Error::Config(format!("there is no query {query}: the network has {}", self.queries())));
+        }
+        match self {
+            Self::Detr(network) => network.maps(picture, query),
+            Self::RtDetr(network) => network.maps(picture, query),
+        }
+    }
+}
+
+impl Dense {
+    fn load(config: &Config, weights: &Weights) -> Result<Self> {
         let Some((last, layer)) = config.decoder.iter().enumerate().next_back() else {
             return Err(Error::Config("without a decoder there is no attention to look at".into()));
         };
@@ -88,16 +124,7 @@ impl Attention {
         Ok(Self { config: config.clone(), heads: layer.cross_attention, backend, network, last: None })
     }
 
-    /// How many queries can be asked for.
-    pub fn queries(&self) -> usize {
-        self.config.queries
-    }
-
-    /// Where a query (a [`Detection`](super::Detection)'s `query`) looked in a picture.
-    pub fn maps(&mut self, picture: &Picture, query: usize) -> Result<AttentionMaps> {
-        if query >= self.config.queries {
-            return Err(Error::Config(format!("there is no query {query}: the network has {}", self.config.queries)));
-        }
+    fn maps(&mut self, picture: &Picture, query: usize) -> Result<AttentionMaps> {
         let input = prepare(picture, &self.config.pixels)?;
         let looked = match self.last.take() {
             Some(last) if last.input == input => last,

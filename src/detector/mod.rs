@@ -2,6 +2,7 @@
 
 mod attention;
 mod post;
+mod sampling;
 
 pub use attention::{Attention, AttentionMaps};
 pub use post::{Bounds, Detection};
