@@ -15,6 +15,7 @@ mod importance;
 mod kernels;
 mod losses;
 mod naive;
+mod operators;
 mod parity;
 mod pictures;
 mod prune;

@@ -347,10 +347,10 @@ mod tests {
             let [k, v] = [("k", &w[0]), ("v", &w[1])].map(|(name, w)| backend.parameter(name, w, &w.shape));
             backend.attention(x, &k?, &v?, 2, Some(&backend.constant(&w[2])?))
         });
-        check("layer norm", &[2, 3, 8], &[&[8], &[8]], &|backend, x, w| backend.layer_norm(x, &backend.load_norm("norm", &w[0], &w[1], 1e-5)?));
+        check("layer norm", &[2, 3, 8], &[&[8], &[8]], &|backend, x, w| backend.norm(x, &backend.load_norm("norm", &w[0], Some(&w[1]), 1e-5)?));
         let window = Window::new(3, 1, crate::backend::Padding::Even(1));
         check("depthwise", &[1, 5, 4, 3], &[&[3, 3, 3], &[3]], &|backend, x, w| {
-            backend.depthwise(x, &backend.load_depthwise("depthwise", &w[0], &w[1], window)?, Activation::Relu6)
+            backend.depthwise(x, &backend.load_depthwise("depthwise", &w[0], &w[1], None, window)?, Activation::Relu6)
         });
     }
 }
