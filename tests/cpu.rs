@@ -1,11 +1,11 @@
 //! The backends on candle's tensors against the naive one: the CPU's own kernels, and the operations that have gradients.
 
-use crate::kernels::{check_kernels, check_refusals, compare, random};
+use crate::kernels::{check_kernels, check_refusals, compare, random, spread};
 use crate::operators::check_operators;
 use candle_core::{Device, Tensor, Var};
 use detrim::HostTensor;
 use detrim::autograd::Autograd;
-use detrim::backend::{Backend, Padding, Pool, Window};
+use detrim::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window};
 use detrim::config::Activation;
 use detrim::cpu::{self, Cpu};
 
@@ -188,10 +188,18 @@ fn every_parameter_has_a_gradient() {
     let x = backend.constant(&random(&[2, 4, 6], 1)).unwrap();
     let map = backend.load_linear("map", &random(&[6, 6], 2), &random(&[6], 3)).unwrap();
     let norm = backend.load_norm("norm", &random(&[6], 4), Some(&random(&[6], 5)), 1e-5).unwrap();
+    let rms = backend.load_norm("rms", &random(&[6], 6), None, 1e-5).unwrap();
+    let window = Window::new(3, 1, Padding::Even(1));
+    let conv = backend.load_conv("conv", &random(&[6, 3, 3, 6], 7), &random(&[6], 8), Some(&random(&[2], 9)), window).unwrap();
+    let depthwise = backend.load_depthwise("depthwise", &random(&[3, 3, 6], 10), &random(&[6], 11), Some(&random(&[2], 12)), window).unwrap();
     let out = backend.norm(&backend.linear(&x, &map, Activation::Relu, None).unwrap(), &norm).unwrap();
+    let out = backend.reshape(&backend.norm(&out, &rms).unwrap(), &[2, 2, 2, 6]).unwrap();
+    let out = backend.depthwise(&backend.conv(&out, &conv, Activation::Relu, None).unwrap(), &depthwise, Activation::Silu).unwrap();
     let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let variables = backend.variables();
-    assert_eq!(variables.keys().collect::<Vec<_>>(), ["map.bias", "map.weight", "norm.bias", "norm.weight"]);
+    let layers = ["conv", "depthwise"].into_iter().flat_map(|name| ["affine", "bias", "weight"].map(|part| format!("{name}.{part}")));
+    let others = ["map.bias", "map.weight", "norm.bias", "norm.weight", "rms.weight"].map(str::to_owned);
+    assert_eq!(variables.keys().cloned().collect::<Vec<_>>(), layers.chain(others).collect::<Vec<_>>());
     for (name, variable) in variables {
         assert!(gradients.get(&variable).is_some_and(|gradient| numbers(gradient).iter().any(|g| *g != 0.0)), "{name}");
     }

@@ -3,9 +3,9 @@
 //! candle's `softmax_last_dim` and `LayerNorm` have no gradient, its pooling no padding and its grouped convolution runs
 //! one convolution a channel, so none of these is used.
 
-use crate::backend::{Placement, Window};
+use crate::backend::{Deformable, Placement, Pool, SamplingMethod, Window};
 use crate::config::Activation;
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 /// What never wins a maximum, and is still safe to compute with.
 const LOWEST: f32 = f32::MIN;
@@ -27,15 +27,45 @@ pub fn depthwise(x: &Tensor, weight: &Tensor, bias: &Tensor, window: Window, act
     finish(sum, bias, activation, None)
 }
 
-pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
-    let mut largest: Option<Tensor> = None;
-    for x in taps(x, window, LOWEST)? {
-        largest = Some(match largest {
-            Some(largest) => largest.maximum(&x?)?,
-            None => x?,
+pub fn pool(x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
+    let place = window.place(height, width);
+    let whole = Placement { top: 0, left: 0, out_height: 1, out_width: 1 };
+    if matches!(pool, Pool::Average | Pool::AverageWithin) && window.kernel == [height, width] && window.dilation == 1 && place == whole {
+        return x.mean_keepdim((1, 2));
+    }
+    let padding = if pool == Pool::Max { LOWEST } else { 0.0 };
+    let mut all: Option<Tensor> = None;
+    for x in taps(x, window, padding)? {
+        all = Some(match (all, pool) {
+            (Some(all), Pool::Max | Pool::MaxOfZeroPadded) => all.maximum(&x?)?,
+            (Some(all), Pool::Average | Pool::AverageWithin) => (all + x?)?,
+            (None, _) => x?,
         });
     }
-    largest.ok_or_else(|| candle_core::Error::Msg("a window without places".into()))
+    let all = all.ok_or_else(|| candle_core::Error::Msg("a window without places".into()))?;
+    match pool {
+        Pool::Max | Pool::MaxOfZeroPadded => Ok(all),
+        Pool::Average => all / (window.kernel[0] * window.kernel[1]) as f64,
+        Pool::AverageWithin => {
+            // As many places as lie within the map in each direction; where there are none the sum is zero.
+            let along = |places: usize, kernel: usize, before: usize, size: usize| {
+                let inside =
+                    move |out: usize| (0..kernel).filter(|tap| (out * window.stride + tap * window.dilation).wrapping_sub(before) < size).count();
+                (0..places).map(move |out| inside(out).max(1) as f32)
+            };
+            let rows = Tensor::from_iter(along(place.out_height, window.kernel[0], place.top, height), x.device())?.reshape((1, (), 1, 1))?;
+            let columns = Tensor::from_iter(along(place.out_width, window.kernel[1], place.left, width), x.device())?.reshape((1, 1, (), 1))?;
+            all.broadcast_div(&rows)?.broadcast_div(&columns)
+        }
+    }
+}
+
+/// Each place four times.
+pub fn upsample(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let x = x.reshape(vec![batch, height, 1, width, 1, channels])?.broadcast_as(vec![batch, height, 2, width, 2, channels])?;
+    x.reshape((batch, 2 * height, 2 * width, channels))
 }
 
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -51,9 +81,79 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<
     if let Some(bias) = bias {
         scores = scores.broadcast_add(&bias.unsqueeze(1)?)?;
     }
-    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-    weights.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, queries, v.dim(2)?))
+    softmax(&scores)?.matmul(&split(v)?)?.transpose(1, 2)?.reshape((batch, queries, v.dim(2)?))
+}
+
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    // What is subtracted makes no difference, so that it needs no gradient.
+    let x = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?.exp()?;
+    x.broadcast_div(&x.sum_keepdim(D::Minus1)?)
+}
+
+/// The weighted sum of what lies at `locations` `[batch, queries, heads * points, 2]`, weights `[batch, queries, heads * points]`.
+pub fn sample(value: &Tensor, locations: &Tensor, weights: &Tensor, deformable: &Deformable) -> Result<Tensor> {
+    let ((batch, tokens, row), (_, queries, _, _)) = (value.dims3()?, locations.dims4()?);
+    let Deformable { heads, ref levels, ref points, .. } = *deformable;
+    let locations = locations.reshape((batch, queries, heads, (), 2))?;
+    let weights = weights.reshape((batch, queries, heads, ()))?;
+    // Of each picture and head, the row of its first token, where a token's heads follow one another.
+    let count = |size: usize| Tensor::arange(0, size as i64, value.device());
+    let pictures = (count(batch)?.reshape((batch, 1, 1, 1))? * (tokens * heads) as f64)?;
+    let starts = pictures.broadcast_add(&count(heads)?.reshape((1, 1, heads, 1))?)?;
+    let rows = value.reshape((batch * tokens * heads, row / heads))?;
+    let (mut point, mut first) = (0, 0);
+    let mut sum = Tensor::zeros((batch, queries, heads, row / heads), DType::F32, value.device())?;
+    for (&[height, width], &count) in levels.iter().zip(points) {
+        let at = locations.narrow(3, point, count)?;
+        let weights = weights.narrow(3, point, count)?.contiguous()?;
+        let [x, y] = [(0, width), (1, height)].map(|(i, size)| at.narrow(4, i, 1)?.squeeze(4)?.contiguous()? * size as f64);
+        for (row, column, share) in corners(&x?, &y?, [width, height], deformable.method)? {
+            let token = ((row.to_dtype(DType::I64)? * width as f64)? + column.to_dtype(DType::I64)?)?;
+            let places = ((token + first as f64)? * heads as f64)?.broadcast_add(&starts)?;
+            let seen = rows.index_select(&places.flatten_all()?, 0)?.reshape((batch, queries, heads, count, ()))?;
+            let share = match share {
+                Some(share) => (share * &weights)?,
+                None => weights.clone(),
+            };
+            sum = (sum + seen.broadcast_mul(&share.unsqueeze(4)?)?.sum(3)?)?;
+        }
+        (point, first) = (point + count, first + height * width);
+    }
+    sum.reshape((batch, queries, row))
+}
+
+/// The places around locations in pixels, within the map, and each one's share, which is all of it for a single one.
+fn corners(x: &Tensor, y: &Tensor, [width, height]: [usize; 2], method: SamplingMethod) -> Result<Vec<(Tensor, Tensor, Option<Tensor>)>> {
+    let within = |at: &Tensor, size: usize| at.clamp(0f32, (size - 1) as f32);
+    if method == SamplingMethod::Discrete {
+        let [x, y] = [x, y].map(|at| (at.detach() + 0.5)?.floor());
+        return Ok(vec![(within(&y?, height)?, within(&x?, width)?, None)]);
+    }
+    let mut all = Vec::with_capacity(4);
+    let ends = |at: &Tensor| {
+        let before = ((at - 0.5)?.detach()).floor()?;
+        let part = ((at - 0.5)? - &before)?;
+        Ok::<_, candle_core::Error>([(before.clone(), (1.0 - &part)?), ((before + 1.0)?, part)])
+    };
+    for (row, down) in &ends(y)? {
+        for (column, right) in &ends(x)? {
+            // Nothing lies outside of the map.
+            let (inside_row, inside_column) = (within(row, height)?, within(column, width)?);
+            let inside = (inside_row.eq(row)?.to_dtype(DType::F32)? * inside_column.eq(column)?.to_dtype(DType::F32)?)?;
+            all.push((inside_row, inside_column, Some(((down * right)? * inside)?)));
+        }
+    }
+    Ok(all)
+}
+
+/// Scale and shift `[2]` of all values.
+pub fn affine(x: &Tensor, affine: &Tensor) -> Result<Tensor> {
+    x.broadcast_mul(&affine.narrow(0, 0, 1)?)?.broadcast_add(&affine.narrow(0, 1, 1)?)
+}
+
+pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+    let size = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(epsilon))?.sqrt()?;
+    x.broadcast_div(&size)?.broadcast_mul(weight)
 }
 
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {

@@ -1,20 +1,24 @@
 //! The [`Backend`] whose operations have gradients, on candle's autograd.
 //!
-//! On the CPU what takes the time (linear maps, attention, layer norm, depthwise convolution) is one operation each, with its
+//! On the CPU what takes the time (linear maps, attention, norms, depthwise convolution) is one operation each, with its
 //! own backward pass. Elsewhere, and for what is rarely trained, `composed.rs` makes operations of candle's own.
 
 mod attention;
 mod composed;
+mod deformable;
 mod depthwise;
 mod linear;
 mod norm;
 
 use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
+use crate::cpu::check_norm;
+use crate::cpu::elementwise::Pair;
 use crate::cpu::lanes::{bounds, dispatch};
+use crate::cpu::operators;
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
-use candle_core::{CpuStorage, Device, Layout, Tensor, Var};
+use candle_core::{CpuStorage, D, DType, Device, Layout, Tensor, Var};
 use pulp::{Simd, WithSimd};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -34,6 +38,8 @@ pub struct Autograd {
 pub struct Map {
     weight: Tensor,
     bias: Tensor,
+    /// `[2]`: scale and shift after the activation.
+    affine: Option<Tensor>,
     window: Option<Window>,
 }
 
@@ -41,12 +47,14 @@ pub struct Depthwise {
     /// `[kernel height * kernel width, channels]`
     weight: Tensor,
     bias: Tensor,
+    affine: Option<Tensor>,
     window: Window,
 }
 
 pub struct Norm {
     weight: Tensor,
-    bias: Tensor,
+    /// None: an RMS norm.
+    bias: Option<Tensor>,
     epsilon: f32,
 }
 
@@ -86,7 +94,22 @@ impl Autograd {
             return Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a bias {:?}", weight.shape, bias.shape)));
         }
         let shape = [outputs, weight.len() / outputs];
-        Ok(Map { weight: self.parameter(&format!("{name}.weight"), weight, &shape)?, bias: self.vector(&format!("{name}.bias"), bias)?, window })
+        Ok(Map {
+            weight: self.parameter(&format!("{name}.weight"), weight, &shape)?,
+            bias: self.vector(&format!("{name}.bias"), bias)?,
+            affine: None,
+            window,
+        })
+    }
+
+    /// A layer's scale and shift after the activation, if it has these: one parameter of two numbers.
+    fn affine(&self, name: &str, host: Option<&HostTensor>) -> Result<Option<Tensor>> {
+        match host {
+            Some(host) if host.shape != [2] => {
+                Err(Error::Config(format!("{name}: an affine has shape {:?}, expected [2]: a scale and a shift", host.shape)))
+            }
+            host => host.map(|host| self.vector(&format!("{name}.affine"), host)).transpose(),
+        }
     }
 
     fn vector(&self, name: &str, host: &HostTensor) -> Result<Tensor> {
@@ -143,9 +166,12 @@ impl WithSimd for Within<'_> {
     }
 }
 
-/// Stands in until the operation is there.
-fn unsupported(operation: &str) -> Error {
-    Error::Config(format!("{operation}: not on this backend"))
+/// `x` scaled and shifted, if that is what an affine does.
+fn scaled(x: Tensor, affine: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    match affine {
+        Some(affine) => composed::affine(&x, affine),
+        None => Ok(x),
+    }
 }
 
 impl Backend for Autograd {
@@ -157,21 +183,18 @@ impl Backend for Autograd {
     type Norm = Norm;
 
     fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Map> {
-        if affine.is_some() {
-            return Err(unsupported("affine"));
-        }
         match weight.shape[..] {
-            [_, height, width, _] if window.kernel == [height, width] => self.map(name, weight, bias, Some(window)),
+            [_, height, width, _] if window.kernel == [height, width] => {
+                Ok(Map { affine: self.affine(name, affine)?, ..self.map(name, weight, bias, Some(window))? })
+            }
             _ => Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
         }
     }
 
     fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Depthwise> {
-        if affine.is_some() {
-            return Err(unsupported("affine"));
-        }
         match weight.shape[..] {
             [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => Ok(Depthwise {
+                affine: self.affine(name, affine)?,
                 weight: self.parameter(&format!("{name}.weight"), weight, &[height * width, channels])?,
                 bias: self.vector(&format!("{name}.bias"), bias)?,
                 window,
@@ -185,8 +208,9 @@ impl Backend for Autograd {
     }
 
     fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
-        let bias = bias.ok_or_else(|| unsupported("RMS norm"))?;
-        Ok(Norm { weight: self.vector(&format!("{name}.weight"), weight)?, bias: self.vector(&format!("{name}.bias"), bias)?, epsilon })
+        check_norm(name, weight, bias)?;
+        let bias = bias.map(|bias| self.vector(&format!("{name}.bias"), bias)).transpose()?;
+        Ok(Norm { weight: self.vector(&format!("{name}.weight"), weight)?, bias, epsilon })
     }
 
     fn constant(&self, host: &HostTensor) -> Result<Tensor> {
@@ -202,26 +226,40 @@ impl Backend for Autograd {
     }
 
     fn conv(&self, x: &Tensor, conv: &Map, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        Ok(match conv.window {
+        let x = match conv.window {
             Some(window) if !window.is_pointwise() => self.linear(&composed::unfold(x, window)?, conv, activation, residual)?,
             _ => self.linear(x, conv, activation, residual)?,
-        })
+        };
+        Ok(scaled(x, conv.affine.as_ref())?)
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
         if !self.own {
-            return Ok(composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?);
+            let x = composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?;
+            return Ok(scaled(x, conv.affine.as_ref())?);
         }
         let bounds = bounds(activation);
         let x = contiguous(x)?.apply_op3(&conv.weight, &conv.bias, depthwise::Depthwise { window: conv.window, bounds })?;
-        Ok(composed::activate(x, if bounds.is_some() { Activation::None } else { activation })?)
+        let x = composed::activate(x, if bounds.is_some() { Activation::None } else { activation })?;
+        Ok(scaled(x, conv.affine.as_ref())?)
     }
 
     fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
-        if pool != Pool::Max {
-            return Err(unsupported("pool"));
-        }
-        Ok(composed::max_pool(x, window)?)
+        Ok(composed::pool(x, window, pool)?)
+    }
+
+    fn upsample(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(composed::upsample(x)?)
+    }
+
+    fn concat(&self, parts: &[&Tensor], axis: usize) -> Result<Tensor> {
+        operators::concat_shape(parts, axis)?;
+        Ok(Tensor::cat(parts, axis)?)
+    }
+
+    fn narrow(&self, x: &Tensor, start: usize, length: usize) -> Result<Tensor> {
+        operators::narrowed(x, start, length)?;
+        Ok(x.narrow(D::Minus1, start, length)?)
     }
 
     /// x·Wᵀ + b with its activation and residual.
@@ -245,69 +283,92 @@ impl Backend for Autograd {
         Ok(contiguous(q)?.apply_op3(&*contiguous(k)?, &*contiguous(v)?, attention::Attention { heads, bias })?)
     }
 
-    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+    fn deformable_attention(&self, value: &Tensor, offsets: &Tensor, weights: &Tensor, boxes: &Tensor, deformable: &Deformable) -> Result<Tensor> {
+        let sampler = operators::sampler(value, offsets, weights, boxes, deformable)?;
+        let (batch, queries, _) = boxes.dims3()?;
+        let [centers, sizes] = [boxes.narrow(2, 0, 2)?, boxes.narrow(2, 2, 2)?].map(|x| x.unsqueeze(2));
+        let scales = Tensor::from_vec(sampler.scales.repeat(deformable.heads), (1, 1, sampler.all_points(), 1), &self.device)?;
+        let offsets = offsets.reshape((batch, queries, sampler.all_points(), 2))?.broadcast_mul(&scales)?;
+        let locations = offsets.broadcast_mul(&sizes?)?.broadcast_add(&centers?)?;
+        let weights = composed::softmax(&weights.reshape((batch, queries, deformable.heads, ()))?)?.reshape((batch, queries, ()))?;
         if !self.own {
-            return Ok(composed::layer_norm(x, &norm.weight, &norm.bias, norm.epsilon)?);
+            return Ok(composed::sample(value, &locations, &weights, deformable)?);
         }
-        Ok(contiguous(x)?.apply_op3(&norm.weight, &norm.bias, norm::LayerNorm { epsilon: norm.epsilon })?)
+        Ok(contiguous(value)?.apply_op3(&*contiguous(&locations)?, &*contiguous(&weights)?, deformable::Sample { sampler })?)
+    }
+
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        let Norm { weight, bias, epsilon } = norm;
+        Ok(match bias {
+            Some(bias) if self.own => contiguous(x)?.apply_op3(weight, bias, norm::LayerNorm { epsilon: *epsilon })?,
+            None if self.own => contiguous(x)?.apply_op2(weight, norm::RmsNorm { epsilon: *epsilon })?,
+            Some(bias) => composed::layer_norm(x, weight, bias, *epsilon)?,
+            None => composed::rms_norm(x, weight, *epsilon)?,
+        })
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
+        operators::check_pair(Pair::Add, a, b)?;
         let sum = if a.dims() == b.dims() { (a + b)? } else { a.broadcast_add(b)? };
         Ok(composed::activate(sum, activation)?)
     }
-    fn upsample(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("upsample"))
+
+    fn multiply(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        operators::check_pair(Pair::Multiply, a, b)?;
+        Ok(if a.dims() == b.dims() { (a * b)? } else { a.broadcast_mul(b)? })
     }
 
-    fn concat(&self, _: &[&Tensor], _: usize) -> Result<Tensor> {
-        Err(unsupported("concat"))
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(composed::activate(x.clone(), activation)?)
     }
 
-    fn narrow(&self, _: &Tensor, _: usize, _: usize) -> Result<Tensor> {
-        Err(unsupported("narrow"))
+    fn clamp(&self, x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
+        operators::check_bounds(min, max)?;
+        Ok(x.clamp(min, max)?)
     }
 
-    fn deformable_attention(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Deformable) -> Result<Tensor> {
-        Err(unsupported("deformable_attention"))
+    fn softmax(&self, x: &Tensor) -> Result<Tensor> {
+        operators::last_axis(x)?;
+        Ok(composed::softmax(x)?)
     }
 
-    fn multiply(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("multiply"))
+    fn top_values(&self, x: &Tensor, k: usize) -> Result<Tensor> {
+        let width = operators::of_which(x, k)?;
+        // Which ones they are has no gradient, what they are has.
+        let rows = x.contiguous()?.reshape(((), width))?;
+        let chosen = self.top_tokens(&rows.unsqueeze(2)?, k)?;
+        let mut shape = x.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = k;
+        }
+        Ok(rows.gather(&chosen, 1)?.reshape(shape)?)
     }
 
-    fn activate(&self, _: &Tensor, _: Activation) -> Result<Tensor> {
-        Err(unsupported("activate"))
+    fn top_tokens(&self, scores: &Tensor, k: usize) -> Result<Tensor> {
+        Ok(operators::top_tokens(&scores.detach().to_device(&Device::Cpu)?, k)?.to_device(&self.device)?)
     }
 
-    fn clamp(&self, _: &Tensor, _: f32, _: f32) -> Result<Tensor> {
-        Err(unsupported("clamp"))
+    fn gather(&self, x: &Tensor, indices: &Tensor) -> Result<Tensor> {
+        let mut chosen = operators::chosen(x, indices)?;
+        let ((pictures, tokens, width), (batch, k)) = (x.dims3()?, indices.dims2()?);
+        if pictures > 1 {
+            for (n, chosen) in chosen.chunks_exact_mut(k).enumerate() {
+                chosen.iter_mut().for_each(|token| *token += (n * tokens) as u32);
+            }
+        }
+        let chosen = Tensor::from_vec(chosen, batch * k, &self.device)?;
+        Ok(x.contiguous()?.reshape((pictures * tokens, width))?.index_select(&chosen, 0)?.reshape((batch, k, width))?)
     }
 
-    fn softmax(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("softmax"))
-    }
-
-    fn top_values(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(unsupported("top_values"))
-    }
-
-    fn top_tokens(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(unsupported("top_tokens"))
-    }
-
-    fn gather(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("gather"))
-    }
-
-    fn index_values(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("index_values"))
+    fn index_values(&self, indices: &Tensor) -> Result<Tensor> {
+        Ok(indices.to_dtype(DType::F32)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::SamplingMethod;
 
     fn random(rng: &mut fastrand::Rng, shape: &[usize]) -> HostTensor {
         HostTensor::f32(shape, (0..shape.iter().product()).map(|_| 4.0 * rng.f32() - 2.0).collect())
@@ -348,9 +409,22 @@ mod tests {
             backend.attention(x, &k?, &v?, 2, Some(&backend.constant(&w[2])?))
         });
         check("layer norm", &[2, 3, 8], &[&[8], &[8]], &|backend, x, w| backend.norm(x, &backend.load_norm("norm", &w[0], Some(&w[1]), 1e-5)?));
+        check("RMS norm", &[2, 3, 8], &[&[8]], &|backend, x, w| backend.norm(x, &backend.load_norm("norm", &w[0], None, 1e-5)?));
         let window = Window::new(3, 1, crate::backend::Padding::Even(1));
-        check("depthwise", &[1, 5, 4, 3], &[&[3, 3, 3], &[3]], &|backend, x, w| {
-            backend.depthwise(x, &backend.load_depthwise("depthwise", &w[0], &w[1], None, window)?, Activation::Relu6)
+        check("depthwise", &[1, 5, 4, 3], &[&[3, 3, 3], &[3], &[2]], &|backend, x, w| {
+            backend.depthwise(x, &backend.load_depthwise("depthwise", &w[0], &w[1], Some(&w[2]), window)?, Activation::Relu6)
         });
+        for method in [SamplingMethod::Default, SamplingMethod::Discrete] {
+            let deformable = Deformable { heads: 2, levels: vec![[4, 3], [2, 4]], points: vec![1, 2], offset_scale: 0.5, method };
+            check(&format!("deformable attention {method:?}"), &[2, 20, 10], &[&[2, 5, 12], &[2, 5, 6], &[2, 5, 4]], &|backend, x, w| {
+                // Where a location is rounded there is no gradient.
+                let all = [("offsets", &w[0]), ("weights", &w[1]), ("boxes", &w[2])];
+                let [offsets, weights, boxes] = all.map(|(name, w)| match (method, name) {
+                    (SamplingMethod::Discrete, "offsets" | "boxes") => backend.constant(w),
+                    _ => backend.parameter(name, w, &w.shape),
+                });
+                backend.deformable_attention(x, &offsets?, &weights?, &boxes?, &deformable)
+            });
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! Layer norm as one operation of candle's autograd (candle's own has no backward).
+//! Layer norm and RMS norm, each as one operation of candle's autograd (candle's own have no backward).
 
 use super::attention::dot;
 use super::{contiguous, gradient, of};
 use crate::cpu::Floats;
 use crate::cpu::lanes::dispatch;
-use crate::cpu::rows::{layer_norm, sum};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use crate::cpu::rows::{norm, sum};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::{Simd, WithSimd};
 
 /// Layer norm over the last dimension: `x` `[…, width]`, scale and shift `[width]`.
@@ -67,7 +67,7 @@ impl CustomOp3 for LayerNorm {
         if w.is_empty() || w.len() != b.len() || lx.dims().last() != Some(&w.len()) {
             candle_core::bail!("a layer norm {:?} can't act on {:?}", lw.shape(), lx.shape());
         }
-        let out = layer_norm(x, w, b, self.epsilon);
+        let out = norm(x, w, Some(b), self.epsilon);
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
@@ -78,5 +78,60 @@ impl CustomOp3 for LayerNorm {
         let (mut by_x, mut by_w, mut by_b) = (vec![0.0; xs.len()], vec![0.0; width], vec![0.0; width]);
         dispatch(Backward { norm: self, x: &xs, grad: &g, weight: &weight, by_x: &mut by_x, by_w: &mut by_w, by_b: &mut by_b });
         Ok((gradient(by_x, x)?, gradient(by_w, w)?, gradient(by_b, b)?))
+    }
+}
+
+/// RMS norm over the last dimension: `x` `[…, width]`, scale `[width]`.
+pub struct RmsNorm {
+    pub epsilon: f32,
+}
+
+struct RmsBackward<'a> {
+    epsilon: f32,
+    x: &'a [f32],
+    grad: &'a [f32],
+    weight: &'a [f32],
+    by_x: &'a mut [f32],
+    by_w: &'a mut [f32],
+}
+
+impl WithSimd for RmsBackward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let width = self.weight.len();
+        for ((x, grad), by_x) in self.x.chunks_exact(width).zip(self.grad.chunks_exact(width)).zip(self.by_x.chunks_exact_mut(width)) {
+            let scale = 1.0 / (sum(x, |x| x * x) / width as f32 + self.epsilon).sqrt();
+            for ((by_w, by_x), ((x, grad), weight)) in self.by_w.iter_mut().zip(&mut *by_x).zip(x.iter().zip(grad).zip(self.weight)) {
+                *by_w += grad * x * scale;
+                *by_x = grad * weight;
+            }
+            // What a stretch of the whole row would do is undone by the norm.
+            let stretch = dot(by_x, x) * scale * scale / width as f32;
+            by_x.iter_mut().zip(x).for_each(|(by_x, x)| *by_x = scale * (*by_x - x * stretch));
+        }
+    }
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (of(x, lx)?, of(w, lw)?);
+        if w.is_empty() || lx.dims().last() != Some(&w.len()) {
+            candle_core::bail!("an RMS norm {:?} can't act on {:?}", lw.shape(), lx.shape());
+        }
+        Ok((CpuStorage::F32(norm(x, w, None, self.epsilon)), lx.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (xt, grad) = (contiguous(x)?, contiguous(grad)?);
+        let (xs, g, weight) = (Floats::of(&xt)?, Floats::of(&grad)?, Floats::of(w)?);
+        let (mut by_x, mut by_w) = (vec![0.0; xs.len()], vec![0.0; weight.len()]);
+        dispatch(RmsBackward { epsilon: self.epsilon, x: &xs, grad: &g, weight: &weight, by_x: &mut by_x, by_w: &mut by_w });
+        Ok((gradient(by_x, x)?, gradient(by_w, w)?))
     }
 }

@@ -1,10 +1,10 @@
 //! Multi-head attention on keys and values packed once; scores exist only for a block of queries and one head at a time.
 
-use super::lanes::{dispatch, exp};
+use super::lanes::dispatch;
 use super::panels::pack;
 use super::product::{End, Right, TILE, multiply, runs};
+use super::softmax::Softmax;
 use super::threads;
-use pulp::{Simd, WithSimd};
 
 /// Bytes of scores that a block may have.
 const BLOCK_BYTES: usize = 128 << 10;
@@ -59,7 +59,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes, bias: Option<Bia
                     None => End::default(),
                 };
                 multiply(&left, Right { packed: k, taps: 1, run: width, outputs: keys }, end, &mut scores, keys, rows);
-                dispatch(Softmax { scores: &mut scores, keys });
+                dispatch(Softmax { scores: &mut scores, width: keys });
                 let left = runs(rows, 1, |row, _| &scores[row * keys..][..keys]);
                 let right = Right { packed: v, taps: 1, run: keys, outputs: value_width };
                 multiply(&left, right, End::default(), &mut out[h * value_width..], out_row, rows);
@@ -67,48 +67,4 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes, bias: Option<Bia
         });
     }
     out
-}
-
-/// Softmax of each row of `keys` scores, in place.
-struct Softmax<'a> {
-    scores: &'a mut [f32],
-    keys: usize,
-}
-
-/// Partial results side by side, so that a loop over them becomes vectors.
-const SIDE_BY_SIDE: usize = 16;
-
-impl WithSimd for Softmax<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let larger = |a: f32, b: f32| if b > a { b } else { a };
-        for row in self.scores.chunks_exact_mut(self.keys) {
-            let (chunks, rest) = row.as_chunks::<SIDE_BY_SIDE>();
-            let mut tops = [f32::NEG_INFINITY; SIDE_BY_SIDE];
-            for chunk in chunks {
-                for i in 0..SIDE_BY_SIDE {
-                    tops[i] = larger(tops[i], chunk[i]);
-                }
-            }
-            let top = tops.iter().chain(rest).fold(f32::NEG_INFINITY, |top, &x| larger(top, x));
-
-            let (chunks, rest) = row.as_chunks_mut::<SIDE_BY_SIDE>();
-            let mut sums = [0.0; SIDE_BY_SIDE];
-            for chunk in chunks {
-                for i in 0..SIDE_BY_SIDE {
-                    chunk[i] = exp(chunk[i] - top);
-                    sums[i] += chunk[i];
-                }
-            }
-            let mut sum: f32 = sums.iter().sum();
-            for x in rest {
-                *x = exp(*x - top);
-                sum += *x;
-            }
-            let scale = 1.0 / sum;
-            row.iter_mut().for_each(|x| *x *= scale);
-        }
-    }
 }

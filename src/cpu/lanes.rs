@@ -47,25 +47,105 @@ pub fn clamp<S: Simd>(simd: S, x: S::f32s, bounds: Option<[f32; 2]>) -> S::f32s 
     simd.select_f32s(simd.less_than_f32s(bound, x), bound, x)
 }
 
-/// What remains of an activation after its [`bounds`].
-pub fn bend(x: &mut [f32], activation: Activation) {
-    dispatch(Bend(x, activation));
+/// How results end: an activation, then, where there is one, an affine: a scale and a shift of all of them.
+#[derive(Clone, Copy, Default)]
+pub struct Ending {
+    pub activation: Activation,
+    pub affine: Option<[f32; 2]>,
 }
 
-struct Bend<'a>(&'a mut [f32], Activation);
+impl Ending {
+    pub fn of(activation: Activation) -> Self {
+        Self { activation, affine: None }
+    }
+
+    /// What can be done while the results are in registers.
+    pub fn early(self) -> Early {
+        Early { bounds: bounds(self.activation), affine: self.affine.filter(|_| !self.is_bent()) }
+    }
+
+    /// What remains after [`Ending::early`].
+    pub fn late(self, x: &mut [f32]) {
+        if self.is_bent() {
+            dispatch(Bend(x, self));
+        }
+    }
+
+    /// All of it.
+    pub fn whole(self, x: &mut [f32]) {
+        if self.is_bent() {
+            dispatch(Bend(x, self));
+        } else if self.early().is_some() {
+            dispatch(Straight(x, self.early()));
+        }
+    }
+
+    /// Whether the activation is more than its bounds.
+    fn is_bent(self) -> bool {
+        match self.activation {
+            Activation::None | Activation::Relu | Activation::Relu6 => false,
+            Activation::Gelu | Activation::Silu | Activation::Sigmoid => true,
+        }
+    }
+}
+
+/// The part of an [`Ending`] that takes an instruction or two.
+#[derive(Clone, Copy)]
+pub struct Early {
+    bounds: Option<[f32; 2]>,
+    affine: Option<[f32; 2]>,
+}
+
+impl Early {
+    pub fn is_some(self) -> bool {
+        self.bounds.is_some() || self.affine.is_some()
+    }
+
+    #[inline(always)]
+    pub fn apply<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
+        let x = clamp(simd, x, self.bounds);
+        match self.affine {
+            Some([scale, shift]) => simd.mul_add_e_f32s(x, simd.splat_f32s(scale), simd.splat_f32s(shift)),
+            None => x,
+        }
+    }
+}
+
+struct Straight<'a>(&'a mut [f32], Early);
+
+impl WithSimd for Straight<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (whole, rest) = S::as_mut_simd_f32s(self.0);
+        for x in whole {
+            *x = self.1.apply(simd, *x);
+        }
+        for x in rest {
+            *x = self.1.apply(pulp::Scalar, *x);
+        }
+    }
+}
+
+struct Bend<'a>(&'a mut [f32], Ending);
 
 impl WithSimd for Bend<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        match self.1 {
+        let Self(all, Ending { activation, affine }) = self;
+        match activation {
             Activation::None | Activation::Relu | Activation::Relu6 => {}
             Activation::Gelu => {
-                self.0.iter_mut().for_each(|x| *x = 0.5 * *x * (1.0 + candle_core::cpu::erf::erf_f32(*x * std::f32::consts::FRAC_1_SQRT_2)))
+                all.iter_mut().for_each(|x| *x = 0.5 * *x * (1.0 + candle_core::cpu::erf::erf_f32(*x * std::f32::consts::FRAC_1_SQRT_2)))
             }
-            Activation::Silu => self.0.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
-            Activation::Sigmoid => self.0.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x))),
+            Activation::Silu => all.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
+            Activation::Sigmoid => all.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x))),
+        }
+        if let Some([scale, shift]) = affine {
+            all.iter_mut().for_each(|x| *x = *x * scale + shift);
         }
     }
 }

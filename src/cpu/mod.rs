@@ -2,12 +2,18 @@
 
 mod attention;
 mod conv;
+mod copies;
+pub(crate) mod deformable;
+pub(crate) mod elementwise;
 mod fast;
 mod floats;
 pub(crate) mod lanes;
+pub(crate) mod operators;
 mod panels;
 mod product;
 pub(crate) mod rows;
+mod select;
+mod softmax;
 mod threads;
 mod window;
 
@@ -18,7 +24,9 @@ use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use elementwise::Pair;
+use lanes::Ending;
 
 /// Computes at once, on the processor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +36,8 @@ pub struct Conv {
     /// As a linear map of all that a window sees, tap by tap.
     map: Linear,
     channels: usize,
+    /// Scale and shift after the activation.
+    affine: Option<[f32; 2]>,
     window: Window,
 }
 
@@ -35,6 +45,7 @@ pub struct Depthwise {
     /// `[kernel height * kernel width, channels]`
     weight: Tensor,
     bias: Tensor,
+    affine: Option<[f32; 2]>,
     window: Window,
 }
 
@@ -46,7 +57,8 @@ pub struct Linear {
 
 pub struct Norm {
     weight: Tensor,
-    bias: Tensor,
+    /// None: an RMS norm.
+    bias: Option<Tensor>,
     epsilon: f32,
 }
 
@@ -72,9 +84,26 @@ fn linear(weight: &HostTensor, bias: &HostTensor) -> Result<Linear> {
     Ok(Linear { weight: Tensor::from_vec(packed, (outputs.div_ceil(width), depth, width), &Device::Cpu)?, bias: tensor(bias, &bias.shape)? })
 }
 
-/// Stands in until the operation is there.
-fn unsupported(operation: &str) -> Error {
-    Error::Config(format!("{operation}: not on this backend"))
+/// The scale and the shift after an activation, where they change anything.
+fn affine(name: &str, host: Option<&HostTensor>) -> Result<Option<[f32; 2]>> {
+    let Some(host) = host else { return Ok(None) };
+    match (&host.shape[..], &host.to_f32()[..]) {
+        ([2], &[scale, shift]) => Ok(Some([scale, shift]).filter(|affine| *affine != [1.0, 0.0])),
+        _ => Err(Error::Config(format!("{name}: an affine has shape {:?}, expected [2]: a scale and a shift", host.shape))),
+    }
+}
+
+/// Fails unless these are the weights of a norm.
+pub(crate) fn check_norm(name: &str, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<()> {
+    if weight.is_empty() || weight.shape.len() != 1 {
+        return Err(Error::Config(format!("{name}: a norm's weight has shape {:?}, expected [width]", weight.shape)));
+    }
+    match bias {
+        Some(bias) if bias.shape != weight.shape => {
+            Err(Error::Config(format!("{name}: a norm's weight {:?} doesn't go with its bias {:?}", weight.shape, bias.shape)))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Backend for Cpu {
@@ -85,25 +114,23 @@ impl Backend for Cpu {
     type Linear = Linear;
     type Norm = Norm;
 
-    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Conv> {
-        if affine.is_some() {
-            return Err(unsupported("affine"));
-        }
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Conv> {
+        let affine = self::affine(name, affine)?;
         match weight.shape[..] {
-            [_, height, width, channels] if window.kernel == [height, width] => Ok(Conv { map: linear(weight, bias)?, channels, window }),
-            _ => Err(Error::Config(format!("a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
+            [_, height, width, channels] if window.kernel == [height, width] => Ok(Conv { map: linear(weight, bias)?, channels, affine, window }),
+            _ => Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a kernel {:?}", weight.shape, window.kernel))),
         }
     }
 
-    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Depthwise> {
-        if affine.is_some() {
-            return Err(unsupported("affine"));
-        }
+    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Depthwise> {
+        let affine = self::affine(name, affine)?;
         match weight.shape[..] {
             [height, width, channels] if window.kernel == [height, width] && bias.shape == [channels] => {
-                Ok(Depthwise { weight: tensor(weight, &[height * width, channels])?, bias: tensor(bias, &[channels])?, window })
+                Ok(Depthwise { weight: tensor(weight, &[height * width, channels])?, bias: tensor(bias, &[channels])?, affine, window })
             }
-            _ => Err(Error::Config(format!("a weight {:?} doesn't go with a kernel {:?}, bias {:?}", weight.shape, window.kernel, bias.shape))),
+            _ => {
+                Err(Error::Config(format!("{name}: a weight {:?} doesn't go with a kernel {:?}, bias {:?}", weight.shape, window.kernel, bias.shape)))
+            }
         }
     }
 
@@ -111,12 +138,10 @@ impl Backend for Cpu {
         linear(weight, bias)
     }
 
-    fn load_norm(&self, _: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
-        let bias = bias.ok_or_else(|| unsupported("RMS norm"))?;
-        if weight.is_empty() || weight.shape != bias.shape {
-            return Err(Error::Config(format!("a norm's weight {:?} doesn't go with its bias {:?}", weight.shape, bias.shape)));
-        }
-        Ok(Norm { weight: tensor(weight, &weight.shape)?, bias: tensor(bias, &bias.shape)?, epsilon })
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
+        check_norm(name, weight, bias)?;
+        let bias = bias.map(|bias| tensor(bias, &bias.shape)).transpose()?;
+        Ok(Norm { weight: tensor(weight, &weight.shape)?, bias, epsilon })
     }
 
     fn constant(&self, host: &HostTensor) -> Result<Tensor> {
@@ -140,72 +165,70 @@ impl Backend for Cpu {
     }
 
     fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
-        if pool != Pool::Max {
-            return Err(unsupported("pool"));
-        }
-        Ok(fast::max_pool(x, window)?)
+        Ok(operators::pool(x, window, pool)?)
+    }
+
+    fn upsample(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(operators::upsample(x)?)
+    }
+
+    fn concat(&self, parts: &[&Tensor], axis: usize) -> Result<Tensor> {
+        Ok(operators::concat(parts, axis)?)
+    }
+
+    fn narrow(&self, x: &Tensor, start: usize, length: usize) -> Result<Tensor> {
+        Ok(operators::narrow(x, start, length)?)
     }
 
     fn linear(&self, x: &Tensor, linear: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        Ok(fast::linear(x, linear, activation, residual)?)
+        Ok(fast::linear(x, linear, Ending::of(activation), residual)?)
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
         Ok(fast::attention(q, k, v, heads, bias)?)
     }
 
+    fn deformable_attention(&self, value: &Tensor, offsets: &Tensor, weights: &Tensor, boxes: &Tensor, deformable: &Deformable) -> Result<Tensor> {
+        Ok(operators::deformable_attention(value, offsets, weights, boxes, deformable)?)
+    }
+
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        Ok(fast::layer_norm(x, norm)?)
+        Ok(fast::norm(x, norm)?)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
-        Ok(fast::add(a, b, activation)?)
-    }
-    fn upsample(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("upsample"))
+        Ok(operators::pair(Pair::Add, a, b, activation)?)
     }
 
-    fn concat(&self, _: &[&Tensor], _: usize) -> Result<Tensor> {
-        Err(unsupported("concat"))
+    fn multiply(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Ok(operators::pair(Pair::Multiply, a, b, Activation::None)?)
     }
 
-    fn narrow(&self, _: &Tensor, _: usize, _: usize) -> Result<Tensor> {
-        Err(unsupported("narrow"))
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(operators::activate(x, activation)?)
     }
 
-    fn deformable_attention(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Deformable) -> Result<Tensor> {
-        Err(unsupported("deformable_attention"))
+    fn clamp(&self, x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
+        Ok(operators::clamp(x, min, max)?)
     }
 
-    fn multiply(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("multiply"))
+    fn softmax(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(operators::softmax(x)?)
     }
 
-    fn activate(&self, _: &Tensor, _: Activation) -> Result<Tensor> {
-        Err(unsupported("activate"))
+    fn top_values(&self, x: &Tensor, k: usize) -> Result<Tensor> {
+        Ok(operators::top_values(x, k)?)
     }
 
-    fn clamp(&self, _: &Tensor, _: f32, _: f32) -> Result<Tensor> {
-        Err(unsupported("clamp"))
+    fn top_tokens(&self, scores: &Tensor, k: usize) -> Result<Tensor> {
+        Ok(operators::top_tokens(scores, k)?)
     }
 
-    fn softmax(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("softmax"))
+    fn gather(&self, x: &Tensor, indices: &Tensor) -> Result<Tensor> {
+        Ok(operators::gather(x, indices)?)
     }
 
-    fn top_values(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(unsupported("top_values"))
-    }
-
-    fn top_tokens(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(unsupported("top_tokens"))
-    }
-
-    fn gather(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("gather"))
-    }
-
-    fn index_values(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("index_values"))
+    fn index_values(&self, indices: &Tensor) -> Result<Tensor> {
+        Ok(indices.to_dtype(DType::F32)?)
     }
 }

@@ -5,9 +5,8 @@
 //! A tile of [`TILE`] rows by one panel is summed in registers; a panel passes all tiles of a block before the next one comes,
 //! so that it stays in the first-level cache, and the block's left side in the second.
 
-use super::lanes::{bend, bounds, clamp, dispatch, vectors, vectors_mut};
+use super::lanes::{Ending, dispatch, vectors, vectors_mut};
 use super::threads;
-use crate::config::Activation;
 use pulp::{Simd, WithSimd};
 
 /// Rows of a tile. With two vectors a row, six fill the 16 registers of AVX2; V8 makes the fastest code from four.
@@ -16,14 +15,14 @@ pub const TILE: usize = if cfg!(target_arch = "wasm32") { 4 } else { 6 };
 /// Bytes that a block may have on its left side and in its output together: what a small second-level cache holds.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// How a product ends: `activation(product + bias + residual)`.
+/// How a product ends: `activation(product + bias + residual)`, scaled and shifted where there is an affine.
 #[derive(Clone, Copy, Default)]
 pub struct End<'a> {
     /// One for each output.
     pub bias: Option<&'a [f32]>,
     /// As the product, without gaps between its rows.
     pub residual: Option<&'a [f32]>,
-    pub activation: Activation,
+    pub ending: Ending,
 }
 
 /// The right side: packed `[taps * run, outputs]`.
@@ -57,11 +56,11 @@ pub fn product<'a>(right: Right, end: End, at: impl Fn(usize, usize) -> &'a [f32
         let residual = end.residual.map(|residual| &residual[first * outputs..][..out.len()]);
         let left = runs(rows, taps, |row, tap| at(first + row, tap));
         multiply(&left, right, End { residual, ..end }, out, outputs, rows);
-        bend(out, end.activation);
+        end.ending.late(out);
     });
 }
 
-/// `rows` rows of a product into `out`, where they begin `stride` apart; of the activation only its [`bounds`].
+/// `rows` rows of a product into `out`, where they begin `stride` apart; of the ending only what is [`early`](Ending::early).
 pub fn multiply(left: &[[&[f32]; TILE]], right: Right, end: End, out: &mut [f32], stride: usize, rows: usize) {
     dispatch(Multiply { left, right, end, out, stride, rows });
 }
@@ -81,8 +80,8 @@ impl WithSimd for Multiply<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Right { packed, taps, run, outputs } = self.right;
-        let Self { end: End { bias, residual, activation }, stride, .. } = self;
-        let bounds = bounds(activation);
+        let Self { end: End { bias, residual, ending }, stride, .. } = self;
+        let ending = ending.early();
         let width = 2 * S::F32_LANES;
         for (panel, column) in packed.chunks_exact(taps * run * width).zip((0..outputs).step_by(width)) {
             let panel = vectors::<S>(panel).as_chunks().0;
@@ -101,7 +100,7 @@ impl WithSimd for Multiply<'_, '_> {
                             if let Some(residual) = residual {
                                 *sum = simd.add_f32s(*sum, pair::<S>(&residual[(row + r) * outputs + column..])[v]);
                             }
-                            *sum = clamp(simd, *sum, bounds);
+                            *sum = ending.apply(simd, *sum);
                         }
                         *pair_mut::<S>(&mut out[r * stride..]) = sums[r];
                     }
@@ -113,7 +112,7 @@ impl WithSimd for Multiply<'_, '_> {
                         out.copy_from_slice(&bytemuck::cast_slice(sums)[..columns]);
                         for (c, x) in out.iter_mut().enumerate() {
                             let residual = residual.map_or(0.0, |residual| residual[row * outputs + column + c]);
-                            *x = clamp(pulp::Scalar, *x + residual, bounds);
+                            *x = ending.apply(pulp::Scalar, *x + residual);
                         }
                     }
                 }

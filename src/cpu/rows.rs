@@ -1,21 +1,23 @@
-//! What goes over a tensor once: layer norm and sums.
+//! Layer norm and RMS norm, by vectors.
 
-use super::lanes::{bend, bounds, dispatch};
+use super::lanes::dispatch;
 use super::threads;
-use crate::config::Activation;
 use pulp::{Simd, WithSimd};
 
 /// Numbers of a block: it stays in the second-level cache.
 const BLOCK: usize = 1 << 15;
 
-/// Layer norm of each row of `x`, which is as long as `weight`.
-pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+/// The norm of each row of `x`, which is as long as `weight`: a layer norm, or without a bias an RMS norm.
+pub fn norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Vec<f32> {
     let mut out = vec![0.0; x.len()];
     let width = weight.len();
     let block = threads::block(x.len() / width, (BLOCK / width).max(1), width) * width;
     threads::each_block(&mut out, block, |index, out| {
         let x = &x[index * block..][..out.len()];
-        dispatch(LayerNorm { x, weight, bias, epsilon, out });
+        match bias {
+            Some(bias) => dispatch(LayerNorm { x, weight, bias, epsilon, out }),
+            None => dispatch(RmsNorm { x, weight, epsilon, out }),
+        }
     });
     out
 }
@@ -45,6 +47,28 @@ impl WithSimd for LayerNorm<'_> {
     }
 }
 
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let width = self.weight.len();
+        for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
+            let scale = 1.0 / (sum(x, |x| x * x) / width as f32 + self.epsilon).sqrt();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
+                *out = x * scale * weight;
+            }
+        }
+    }
+}
+
 /// The sum of `value` of each, by several partial sums, which become vectors.
 #[inline(always)]
 pub fn sum(x: &[f32], value: impl Fn(f32) -> f32) -> f32 {
@@ -56,17 +80,4 @@ pub fn sum(x: &[f32], value: impl Fn(f32) -> f32) -> f32 {
         }
     }
     sums.into_iter().sum::<f32>() + rest.iter().map(|&x| value(x)).sum::<f32>()
-}
-
-/// activation(a + b); `b` is repeated where it is shorter.
-pub fn add(a: &[f32], b: &[f32], activation: Activation) -> Vec<f32> {
-    let mut out = Vec::with_capacity(a.len());
-    for a in a.chunks(b.len()) {
-        out.extend(a.iter().zip(b).map(|(a, b)| a + b));
-    }
-    if let Some([least, most]) = bounds(activation) {
-        out.iter_mut().for_each(|x| *x = x.clamp(least, most));
-    }
-    bend(&mut out, activation);
-    out
 }
