@@ -1,10 +1,11 @@
 //! The backends on candle's tensors against the naive one: the CPU's own kernels, and the operations that have gradients.
 
-use crate::kernels::{check_kernels, compare, random};
+use crate::kernels::{check_kernels, check_refusals, compare, random, spread};
+use crate::operators::check_operators;
 use candle_core::{Device, Tensor, Var};
 use detrim::HostTensor;
 use detrim::autograd::Autograd;
-use detrim::backend::{Backend, Padding, Window};
+use detrim::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window};
 use detrim::config::Activation;
 use detrim::cpu::{self, Cpu};
 
@@ -20,6 +21,18 @@ fn kernels_agree_with_the_naive_backend() {
 #[test]
 fn operations_with_gradients_agree_with_the_naive_backend() {
     check_kernels(&autograd(), numbers);
+}
+
+#[test]
+fn operators_agree_with_pytorch() {
+    check_operators(&Cpu, numbers);
+    check_operators(&autograd(), numbers);
+}
+
+#[test]
+fn what_can_t_be_computed_is_refused() {
+    check_refusals(&Cpu);
+    check_refusals(&autograd());
 }
 
 fn autograd() -> Autograd {
@@ -73,22 +86,24 @@ fn every_operation_has_the_right_gradient() {
         });
     }
     check_gradients("layer norm", &[random(&[2, 3, 19], 1)], |backend, x| {
-        let norm = backend.load_norm("norm", &random(&[19], 2), &random(&[19], 3), 1e-5).unwrap();
-        backend.layer_norm(&x[0], &norm).unwrap()
+        let norm = backend.load_norm("norm", &random(&[19], 2), Some(&random(&[19], 3)), 1e-5).unwrap();
+        backend.norm(&x[0], &norm).unwrap()
     });
     let window = Window::new(3, 2, Padding::Same);
     check_gradients("convolution", &[random(&[2, 5, 4, 3], 1)], |backend, x| {
-        let conv = backend.load_conv("conv", &random(&[4, 3, 3, 3], 2), &random(&[4], 3), window).unwrap();
+        let conv = backend.load_conv("conv", &random(&[4, 3, 3, 3], 2), &random(&[4], 3), None, window).unwrap();
         backend.conv(&x[0], &conv, Activation::None, None).unwrap()
     });
     for (shape, window) in DEPTHWISE {
         check_gradients(&format!("depthwise {shape:?} {window:?}"), &[random(&shape, 1)], |backend, x| {
             let (weight, bias) = depthwise_weights(shape, window);
-            let conv = backend.load_depthwise("conv", &weight, &bias, window).unwrap();
+            let conv = backend.load_depthwise("conv", &weight, &bias, None, window).unwrap();
             backend.depthwise(&x[0], &conv, Activation::None).unwrap()
         });
     }
-    check_gradients("max pool", &[random(&[1, 5, 6, 2], 1)], |backend, x| backend.max_pool(&x[0], Window::new(3, 2, Padding::Even(1))).unwrap());
+    check_gradients("max pool", &[random(&[1, 5, 6, 2], 1)], |backend, x| {
+        backend.pool(&x[0], Window::new(3, 2, Padding::Even(1)), Pool::Max).unwrap()
+    });
 }
 
 /// The gradients of the first would be lost without a word.
@@ -131,7 +146,7 @@ fn depthwise_convolutions_are_what_their_taps_sum_up_to() {
             let wide = random(&shape, 1).to_f32().iter().map(|x| 20.0 * x).collect();
             let x = Var::from_tensor(&backend.constant(&HostTensor::f32(&shape, wide)).unwrap()).unwrap();
             let (weight, bias) = depthwise_weights(shape, window);
-            let conv = backend.load_depthwise("conv", &weight, &bias, window).unwrap();
+            let conv = backend.load_depthwise("conv", &weight, &bias, None, window).unwrap();
             let variables = backend.variables();
             let (weight, bias) = (&variables["conv.weight"], &variables["conv.bias"]);
             let found = backend.depthwise(&x, &conv, activation).unwrap();
@@ -172,11 +187,19 @@ fn every_parameter_has_a_gradient() {
     let backend = autograd();
     let x = backend.constant(&random(&[2, 4, 6], 1)).unwrap();
     let map = backend.load_linear("map", &random(&[6, 6], 2), &random(&[6], 3)).unwrap();
-    let norm = backend.load_norm("norm", &random(&[6], 4), &random(&[6], 5), 1e-5).unwrap();
-    let out = backend.layer_norm(&backend.linear(&x, &map, Activation::Relu, None).unwrap(), &norm).unwrap();
+    let norm = backend.load_norm("norm", &random(&[6], 4), Some(&random(&[6], 5)), 1e-5).unwrap();
+    let rms = backend.load_norm("rms", &random(&[6], 6), None, 1e-5).unwrap();
+    let window = Window::new(3, 1, Padding::Even(1));
+    let conv = backend.load_conv("conv", &random(&[6, 3, 3, 6], 7), &random(&[6], 8), Some(&random(&[2], 9)), window).unwrap();
+    let depthwise = backend.load_depthwise("depthwise", &random(&[3, 3, 6], 10), &random(&[6], 11), Some(&random(&[2], 12)), window).unwrap();
+    let out = backend.norm(&backend.linear(&x, &map, Activation::Relu, None).unwrap(), &norm).unwrap();
+    let out = backend.reshape(&backend.norm(&out, &rms).unwrap(), &[2, 2, 2, 6]).unwrap();
+    let out = backend.depthwise(&backend.conv(&out, &conv, Activation::Relu, None).unwrap(), &depthwise, Activation::Silu).unwrap();
     let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let variables = backend.variables();
-    assert_eq!(variables.keys().collect::<Vec<_>>(), ["map.bias", "map.weight", "norm.bias", "norm.weight"]);
+    let layers = ["conv", "depthwise"].into_iter().flat_map(|name| ["affine", "bias", "weight"].map(|part| format!("{name}.{part}")));
+    let others = ["map.bias", "map.weight", "norm.bias", "norm.weight", "rms.weight"].map(str::to_owned);
+    assert_eq!(variables.keys().cloned().collect::<Vec<_>>(), layers.chain(others).collect::<Vec<_>>());
     for (name, variable) in variables {
         assert!(gradients.get(&variable).is_some_and(|gradient| numbers(gradient).iter().any(|g| *g != 0.0)), "{name}");
     }

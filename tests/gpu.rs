@@ -96,7 +96,7 @@ fn what_can_t_be_done_is_said() {
     let error = block_on(recorder.finish(&[sum])).err().unwrap().to_string();
     assert!(error.contains("138 MiB") && error.contains("128 MiB"), "{error}");
 
-    let conv = recorder.load_conv("layer", &random(&[1, 3, 3, 3], 1), &random(&[1], 2), Window::new(3, 1, Padding::Even(0))).unwrap();
+    let conv = recorder.load_conv("layer", &random(&[1, 3, 3, 3], 1), &random(&[1], 2), None, Window::new(3, 1, Padding::Even(0))).unwrap();
     let error = recorder.conv(&recorder.input(&[1, 2, 2, 3]).unwrap(), &conv, Activation::None, None).err().unwrap().to_string();
     assert!(error.contains("too small"), "{error}");
 }

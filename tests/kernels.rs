@@ -1,9 +1,14 @@
 //! The same kernel cases for every backend, each held against [`Naive`]: prime sizes, single ones, strides, dilation,
 //! uneven padding, f16 and int8 weights, heads of odd widths, masks.
 
+mod operators;
+mod refusals;
+
+pub use refusals::check_refusals;
+
 use crate::naive::{self, Naive};
 use detrim::HostTensor;
-use detrim::backend::{Backend, Padding, Window};
+use detrim::backend::{Backend, Padding, Pool, Window};
 use detrim::config::Activation;
 use detrim::weights::{Channels, Data, Int8};
 use std::cell::Cell;
@@ -18,7 +23,7 @@ pub fn check_kernels<B: Backend>(backend: &B, read: impl Fn(&B::Tensor) -> Vec<f
     bench.bytes();
     bench.pools();
     bench.norms();
-    bench.sums();
+    bench.operators();
     bench.reuse();
 }
 
@@ -38,6 +43,11 @@ pub fn random(shape: &[usize], seed: u64) -> HostTensor {
     HostTensor::f32(shape, data.collect())
 }
 
+/// [`random`] numbers between -1 and 1 become such between `low` and `high`.
+pub fn spread(tensor: HostTensor, [low, high]: [f32; 2]) -> HostTensor {
+    HostTensor::f32(&tensor.shape, tensor.to_f32().iter().map(|x| low + (x + 1.0) / 2.0 * (high - low)).collect())
+}
+
 /// Fails where `found` is not `expected`, but for rounding.
 pub fn compare(what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
@@ -49,6 +59,11 @@ pub fn compare(what: &str, found: &[f32], expected: &[f32]) {
         .enumerate()
         .fold((0, 0.0), |top, (i, e)| if e > top.1 || e.is_nan() { (i, e) } else { top });
     assert!(error <= 2e-5 * scale, "{what}: value {worst} is {}, expected {} (scale {scale})", found[worst], expected[worst]);
+}
+
+/// A scale and a shift after an activation.
+fn affine() -> HostTensor {
+    HostTensor::f32(&[2], vec![0.75, -0.3])
 }
 
 /// How weights are stored.
@@ -77,6 +92,11 @@ impl<B: Backend> Bench<'_, B> {
     /// A random tensor on both backends.
     fn tensor(&self, shape: &[usize], seed: u64) -> (B::Tensor, naive::Tensor) {
         self.upload(&random(shape, seed))
+    }
+
+    /// A random tensor on both backends, of numbers between `low` and `high`.
+    fn between(&self, [low, high]: [f32; 2], shape: &[usize], seed: u64) -> (B::Tensor, naive::Tensor) {
+        self.upload(&spread(random(shape, seed), [low, high]))
     }
 
     fn upload(&self, tensor: &HostTensor) -> (B::Tensor, naive::Tensor) {
@@ -135,11 +155,13 @@ impl<B: Backend> Bench<'_, B> {
                 let place = window.place(shape[1], shape[2]);
                 let (residual, expected_residual) = self.tensor(&[shape[0], place.out_height, place.out_width, output], 4);
                 let residuals = (i % 3 == 0).then_some((&residual, &expected_residual));
-                let conv = self.backend.load_conv(&self.name(), &weight, &bias, window).unwrap();
+                let affine = (j == 1 || i % 4 == 0).then(affine);
+                let conv = self.backend.load_conv(&self.name(), &weight, &bias, affine.as_ref(), window).unwrap();
                 let found = self.backend.conv(&x, &conv, activation, residuals.map(|r| r.0)).unwrap();
-                let expected = Naive.load_conv("layer", &weight, &bias, window).unwrap();
+                let expected = Naive.load_conv("layer", &weight, &bias, affine.as_ref(), window).unwrap();
                 let expected = Naive.conv(&expected_x, &expected, activation, residuals.map(|r| r.1)).unwrap();
-                self.check(&format!("conv {shape:?} to {output} {window:?} {kind} {activation:?}"), &found, &expected);
+                let what = format!("conv {shape:?} to {output} {window:?} {kind} {activation:?} affine {}", affine.is_some());
+                self.check(&what, &found, &expected);
             }
         }
     }
@@ -156,15 +178,17 @@ impl<B: Backend> Bench<'_, B> {
             ([1, 11, 8, 12], even(3, 1, 2).dilated(2)),
         ];
         for (i, (shape, window)) in cases.into_iter().enumerate() {
-            for kind in STORED {
+            for (j, kind) in STORED.into_iter().enumerate() {
                 let weight = stored(random(&[window.kernel[0], window.kernel[1], shape[3]], 1), kind, Channels::Last);
                 let bias = random(&[shape[3]], 2);
                 let activation = ACTIVATIONS[i % ACTIVATIONS.len()];
                 let (x, expected_x) = self.tensor(&shape, 3);
-                let found =
-                    self.backend.depthwise(&x, &self.backend.load_depthwise(&self.name(), &weight, &bias, window).unwrap(), activation).unwrap();
-                let expected = Naive.depthwise(&expected_x, &Naive.load_depthwise("layer", &weight, &bias, window).unwrap(), activation).unwrap();
-                self.check(&format!("depthwise {shape:?} {window:?} {kind}"), &found, &expected);
+                let affine = (j == 1).then(affine);
+                let conv = self.backend.load_depthwise(&self.name(), &weight, &bias, affine.as_ref(), window).unwrap();
+                let found = self.backend.depthwise(&x, &conv, activation).unwrap();
+                let expected = Naive.load_depthwise("layer", &weight, &bias, affine.as_ref(), window).unwrap();
+                let expected = Naive.depthwise(&expected_x, &expected, activation).unwrap();
+                self.check(&format!("depthwise {shape:?} {window:?} {kind} {activation:?} affine {}", affine.is_some()), &found, &expected);
             }
         }
     }
@@ -181,23 +205,32 @@ impl<B: Backend> Bench<'_, B> {
             let found = self.backend.linear(&self.backend.constant(&one).unwrap(), &linear, Activation::None, None).unwrap();
             assert_eq!((self.read)(&found), expected, "linear");
             let weight = HostTensor { shape: vec![1, 1, width], data: data(Channels::Last) };
-            let depthwise = self.backend.load_depthwise(&self.name(), &weight, &bias, Window::new(1, 1, Padding::Even(0))).unwrap();
+            let depthwise = self.backend.load_depthwise(&self.name(), &weight, &bias, None, Window::new(1, 1, Padding::Even(0))).unwrap();
             let ones = self.backend.constant(&HostTensor::f32(&[1, 1, 1, width], vec![1.0; width])).unwrap();
             assert_eq!((self.read)(&self.backend.depthwise(&ones, &depthwise, Activation::None).unwrap()), expected, "depthwise");
         }
     }
 
     fn pools(&self) {
+        let even = |kernel, stride, padding| Window::new(kernel, stride, Padding::Even(padding));
         for (shape, window) in [
-            ([1, 13, 11, 8], Window::new(3, 2, Padding::Even(1))),
+            ([1, 1, 1, 1], even(1, 1, 0)),
+            ([1, 13, 11, 8], even(3, 2, 1)),
             ([2, 6, 7, 5], Window::new(3, 2, Padding::Same)),
-            ([1, 4, 4, 3], Window::new(2, 2, Padding::Even(0))),
+            ([1, 4, 4, 3], even(2, 2, 0)),
+            ([2, 7, 5, 36], even(3, 1, 1)),
+            // Padded below and on the right only.
+            ([1, 5, 9, 19], Window::new(2, 1, Padding::Same)),
+            // The whole map.
+            ([2, 7, 9, 20], Window { kernel: [7, 9], stride: 1, dilation: 1, padding: Padding::Even(0) }),
+            ([1, 9, 8, 4], even(3, 1, 2).dilated(2)),
         ] {
-            // All below zero: padding must not win.
-            let below = random(&shape, 1).to_f32().iter().map(|x| x - 2.0).collect();
-            let (x, expected) = self.upload(&HostTensor::f32(&shape, below));
-            let found = self.backend.max_pool(&x, window).unwrap();
-            self.check(&format!("max pool {shape:?} {window:?}"), &found, &Naive.max_pool(&expected, window).unwrap());
+            for pool in [Pool::Max, Pool::MaxOfZeroPadded, Pool::Average, Pool::AverageWithin] {
+                // All below zero, so that padding shows wherever it counts.
+                let (x, expected) = self.between([-3.0, -1.0], &shape, 1);
+                let found = self.backend.pool(&x, window, pool).unwrap();
+                self.check(&format!("pool {pool:?} {shape:?} {window:?}"), &found, &Naive.pool(&expected, window, pool).unwrap());
+            }
         }
     }
 
@@ -237,27 +270,27 @@ impl<B: Backend> Bench<'_, B> {
 
     fn norms(&self) {
         for (rows, width) in [(1, 1), (3, 5), (29, 64), (7, 100), (2, 128)] {
-            let (weight, bias) = (random(&[width], 1), random(&[width], 2));
-            // Far from zero: the variance must not be computed from squares.
-            let x = random(&[1, rows, width], 3).to_f32().iter().map(|x| x + 100.0).collect();
-            let (x, expected) = self.upload(&HostTensor::f32(&[1, rows, width], x));
-            let found = self.backend.layer_norm(&x, &self.backend.load_norm(&self.name(), &weight, &bias, 1e-5).unwrap()).unwrap();
-            let expected = Naive.layer_norm(&expected, &Naive.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
-            assert_eq!(self.backend.shape(&found), expected.shape);
-            // At 100 an f32 has steps of 8e-6, which the norm magnifies where a row is short.
-            let worst = (self.read)(&found).iter().zip(expected.data.iter()).fold(0.0f32, |top, (f, e)| top.max((f - e).abs()));
-            assert!(worst < 2e-4, "layer norm {rows}x{width}: off by {worst}");
-        }
-    }
-
-    fn sums(&self) {
-        for (i, (shape, batch)) in [([1, 1, 1], 1), ([1, 7, 13], 1), ([3, 5, 8], 1), ([3, 5, 7], 3)].into_iter().enumerate() {
-            for activation in [ACTIVATIONS[i], Activation::Sigmoid] {
-                let (a, expected_a) = self.tensor(&shape, 1);
-                let (b, expected_b) = self.tensor(&[batch, shape[1], shape[2]], 2);
-                let found = self.backend.add(&a, &b, activation).unwrap();
-                self.check(&format!("add {shape:?} and batch {batch}"), &found, &Naive.add(&expected_a, &expected_b, activation).unwrap());
+            for shift in [true, false] {
+                let (weight, bias) = (random(&[width], 1), random(&[width], 2));
+                let bias = shift.then_some(&bias);
+                // Far from zero: the variance must not be computed from squares.
+                let (x, expected) = self.between([99.0, 101.0], &[1, rows, width], 3);
+                let found = self.backend.norm(&x, &self.backend.load_norm(&self.name(), &weight, bias, 1e-5).unwrap()).unwrap();
+                let expected = Naive.norm(&expected, &Naive.load_norm("layer", &weight, bias, 1e-5).unwrap()).unwrap();
+                assert_eq!(self.backend.shape(&found), expected.shape);
+                // At 100 an f32 has steps of 8e-6, which the norm magnifies where a row is short.
+                let worst = (self.read)(&found).iter().zip(expected.data.iter()).fold(0.0f32, |top, (f, e)| top.max((f - e).abs()));
+                assert!(worst < 2e-4, "norm {rows}x{width}, with a bias: {shift}: off by {worst}");
             }
+        }
+        // Rows of zeros are divided by the epsilon alone.
+        let weight = random(&[6], 1);
+        for shift in [true, false] {
+            let bias = shift.then_some(&weight);
+            let norm = self.backend.load_norm(&self.name(), &weight, bias, 1e-6).unwrap();
+            let (zeros, expected) = self.between([0.0, 0.0], &[1, 2, 6], 1);
+            let expected = Naive.norm(&expected, &Naive.load_norm("layer", &weight, bias, 1e-6).unwrap()).unwrap();
+            self.check("norm of zeros", &self.backend.norm(&zeros, &norm).unwrap(), &expected);
         }
     }
 
@@ -288,7 +321,7 @@ fn naive_agrees_with_pytorch() {
     // F.conv2d(torch.arange(9.).reshape(1, 1, 3, 3), torch.arange(4.).reshape(1, 1, 2, 2), torch.tensor([0.5]), stride=2, padding=1)
     let x = Naive.constant(&HostTensor::f32(&[1, 3, 3, 1], (0..9).map(|i| i as f32).collect())).unwrap();
     let weight = HostTensor::f32(&[1, 2, 2, 1], vec![0.0, 1.0, 2.0, 3.0]);
-    let conv = Naive.load_conv("layer", &weight, &HostTensor::f32(&[1], vec![0.5]), Window::new(2, 2, Padding::Even(1))).unwrap();
+    let conv = Naive.load_conv("layer", &weight, &HostTensor::f32(&[1], vec![0.5]), None, Window::new(2, 2, Padding::Even(1))).unwrap();
     compare("conv2d", &Naive.conv(&x, &conv, Activation::None, None).unwrap().data, &[0.5, 8.5, 21.5, 43.5]);
 
     // q = torch.arange(8.).reshape(1, 2, 4) / 8; split = lambda x: x.reshape(1, 2, 2, 2).transpose(1, 2)
@@ -305,7 +338,7 @@ fn naive_agrees_with_pytorch() {
     // F.layer_norm(torch.tensor([1., 2., 4.]), [3], torch.tensor([1., 2., 3.]), torch.tensor([0., 1., 0.]), 1e-5)
     let (weight, bias) = (HostTensor::f32(&[3], vec![1.0, 2.0, 3.0]), HostTensor::f32(&[3], vec![0.0, 1.0, 0.0]));
     let x = Naive.constant(&HostTensor::f32(&[1, 1, 3], vec![1.0, 2.0, 4.0])).unwrap();
-    let normed = Naive.layer_norm(&x, &Naive.load_norm("layer", &weight, &bias, 1e-5).unwrap()).unwrap();
+    let normed = Naive.norm(&x, &Naive.load_norm("layer", &weight, Some(&bias), 1e-5).unwrap()).unwrap();
     compare("layer norm", &normed.data, &[-1.069_041_4, 0.465_479_43, 4.008_905_4]);
 
     // F.gelu(torch.tensor([-1., 0.5, 2.]))

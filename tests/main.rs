@@ -16,6 +16,7 @@ mod importance;
 mod kernels;
 mod losses;
 mod naive;
+mod operators;
 mod parity;
 mod pictures;
 mod prune;

@@ -1,6 +1,8 @@
 //! The plainest possible [`Backend`]: loops over `Vec`s with f64 sums, nothing clever. Every other backend is held against it.
 
-use detrim::backend::{Backend, Window};
+mod deformable;
+
+use detrim::backend::{Backend, Deformable, Pool, Window};
 use detrim::config::Activation;
 use detrim::{HostTensor, Result};
 use std::rc::Rc;
@@ -23,11 +25,15 @@ pub struct Layer {
 
 pub struct Conv {
     layer: Layer,
+    /// Scale and shift after the activation.
+    affine: [f64; 2],
     window: Window,
 }
 
 pub struct Norm {
-    layer: Layer,
+    weight: Vec<f32>,
+    /// None: an RMS norm.
+    bias: Option<Vec<f32>>,
     epsilon: f64,
 }
 
@@ -59,6 +65,54 @@ impl Tensor {
     fn at(&self, index: usize) -> f64 {
         f64::from(self.data[index])
     }
+
+    fn last(&self) -> usize {
+        *self.shape.last().expect("a tensor with dimensions")
+    }
+
+    /// Each value by itself.
+    fn map(&self, value: impl Fn(f64) -> f64) -> Self {
+        Self::new(&self.shape, (0..self.data.len()).map(|i| value(self.at(i)) as f32))
+    }
+
+    /// Each row of the last axis becomes another.
+    fn map_rows(&self, length: usize, row: impl Fn(&[f64]) -> Vec<f64>) -> Self {
+        let numbers: Vec<f64> = self.data.iter().map(|&x| f64::from(x)).collect();
+        let rows = numbers.chunks(self.last()).flat_map(|numbers| row(numbers).into_iter().map(|x| x as f32));
+        Self::new(&[&self.shape[..self.shape.len() - 1], &[length]].concat(), rows)
+    }
+
+    /// Each value with the one of `b` that belongs to it; each dimension of `b` is as here, or 1.
+    fn zip(&self, b: &Self, value: impl Fn(f64, f64) -> f64) -> Self {
+        assert!(self.shape.len() == b.shape.len() && self.shape.iter().zip(&b.shape).all(|(a, b)| b == a || *b == 1));
+        let data = (0..self.data.len()).map(|i| {
+            let (mut rest, mut stride, mut at) = (i, 1, 0);
+            for (long, short) in self.shape.iter().zip(&b.shape).rev() {
+                at += rest % long % short * stride;
+                rest /= long;
+                stride *= short;
+            }
+            value(self.at(i), b.at(at)) as f32
+        });
+        Self::new(&self.shape, data)
+    }
+}
+
+fn softmax(scores: &[f64]) -> Vec<f64> {
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exponents: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+    let total: f64 = exponents.iter().sum();
+    exponents.into_iter().map(|e| e / total).collect()
+}
+
+/// Where the `k` largest lie, the largest first, of equals the first. What is no number counts as the lowest.
+fn largest(values: &[f64], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    let key = |i: &usize| if values[*i].is_nan() { f64::NEG_INFINITY } else { values[*i] };
+    order.sort_by(|a, b| key(b).partial_cmp(&key(a)).expect("numbers"));
+    order.truncate(k);
+    assert_eq!(order.len(), k, "there are only {} values", values.len());
+    order
 }
 
 /// Calls `visit(input index of channel 0, kernel place)` for each place of the window that lies on the picture.
@@ -90,36 +144,44 @@ fn slide(x: &Tensor, window: Window, channels: usize, value: impl Fn([usize; 3],
 }
 
 impl Naive {
-    fn end(x: Tensor, activation: Activation, residual: Option<&Tensor>) -> Tensor {
+    fn end(x: Tensor, activation: Activation, residual: Option<&Tensor>, [scale, shift]: [f64; 2]) -> Tensor {
         if let Some(residual) = residual {
             assert_eq!(residual.shape, x.shape);
         }
-        let data = (0..x.data.len()).map(|i| activate(activation, x.at(i) + residual.map_or(0.0, |r| r.at(i))) as f32);
+        let data = (0..x.data.len()).map(|i| (activate(activation, x.at(i) + residual.map_or(0.0, |r| r.at(i))) * scale + shift) as f32);
         Tensor::new(&x.shape, data)
+    }
+
+    fn affine(affine: Option<&HostTensor>) -> [f64; 2] {
+        affine.map_or([1.0, 0.0], |affine| {
+            assert_eq!(affine.shape, [2]);
+            [0, 1].map(|i| f64::from(affine.to_f32()[i]))
+        })
     }
 }
 
 impl Backend for Naive {
     type Tensor = Tensor;
+    type Indices = Rc<Vec<Vec<usize>>>;
     type Conv = Conv;
     type Depthwise = Conv;
     type Linear = Layer;
     type Norm = Norm;
 
-    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
-        Ok(Conv { layer: Layer::new(weight, bias), window })
+    fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Conv> {
+        Ok(Conv { layer: Layer::new(weight, bias), affine: Self::affine(affine), window })
     }
 
-    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Conv> {
-        Ok(Conv { layer: Layer::new(weight, bias), window })
+    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Conv> {
+        Ok(Conv { layer: Layer::new(weight, bias), affine: Self::affine(affine), window })
     }
 
     fn load_linear(&self, _: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Layer> {
         Ok(Layer::new(weight, bias))
     }
 
-    fn load_norm(&self, _: &str, weight: &HostTensor, bias: &HostTensor, epsilon: f32) -> Result<Norm> {
-        Ok(Norm { layer: Layer::new(weight, bias), epsilon: f64::from(epsilon) })
+    fn load_norm(&self, _: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
+        Ok(Norm { weight: weight.to_f32().into_owned(), bias: bias.map(|bias| bias.to_f32().into_owned()), epsilon: f64::from(epsilon) })
     }
 
     fn constant(&self, tensor: &HostTensor) -> Result<Tensor> {
@@ -145,7 +207,7 @@ impl Backend for Naive {
             });
             sum
         });
-        Ok(Self::end(y, activation, residual))
+        Ok(Self::end(y, activation, residual, conv.affine))
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Conv, activation: Activation) -> Result<Tensor> {
@@ -155,15 +217,53 @@ impl Backend for Naive {
             window_places(conv.window, &x.shape, place, |from, k| sum += f64::from(weight[k * shape[2] + c]) * x.at(from + c));
             sum
         });
-        Ok(Self::end(y, activation, None))
+        Ok(Self::end(y, activation, None, conv.affine))
     }
 
-    fn max_pool(&self, x: &Tensor, window: Window) -> Result<Tensor> {
+    fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
+        let taps = window.kernel[0] * window.kernel[1];
         Ok(slide(x, window, x.shape[3], |place, c| {
-            let mut best = f64::NEG_INFINITY;
-            window_places(window, &x.shape, place, |from, _| best = best.max(x.at(from + c)));
-            best
+            let mut seen = Vec::new();
+            window_places(window, &x.shape, place, |from, _| seen.push(x.at(from + c)));
+            let largest = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = seen.iter().sum();
+            match pool {
+                Pool::Max => largest,
+                Pool::MaxOfZeroPadded => largest.max(if seen.len() < taps { 0.0 } else { f64::NEG_INFINITY }),
+                Pool::Average => sum / taps as f64,
+                Pool::AverageWithin => sum / seen.len() as f64,
+            }
         }))
+    }
+
+    fn upsample(&self, x: &Tensor) -> Result<Tensor> {
+        let [batch, height, width, channels] = x.shape[..] else { panic!("a feature map") };
+        let mut out = Vec::new();
+        for line in 0..batch * height * 2 {
+            for column in 0..width * 2 {
+                let place = (line / (2 * height) * height + line % (2 * height) / 2) * width + column / 2;
+                out.extend_from_slice(&x.data[place * channels..][..channels]);
+            }
+        }
+        Ok(Tensor::new(&[batch, 2 * height, 2 * width, channels], out))
+    }
+
+    fn concat(&self, parts: &[&Tensor], axis: usize) -> Result<Tensor> {
+        let mut shape = parts[0].shape.clone();
+        shape[axis] = parts.iter().map(|part| part.shape[axis]).sum();
+        let mut out = Vec::new();
+        for outer in 0..shape[..axis].iter().product() {
+            for part in parts {
+                assert!(part.shape[..axis] == shape[..axis] && part.shape[axis + 1..] == shape[axis + 1..]);
+                let length: usize = part.shape[axis..].iter().product();
+                out.extend_from_slice(&part.data[outer * length..][..length]);
+            }
+        }
+        Ok(Tensor::new(&shape, out))
+    }
+
+    fn narrow(&self, x: &Tensor, start: usize, length: usize) -> Result<Tensor> {
+        Ok(x.map_rows(length, |row| row[start..start + length].to_vec()))
     }
 
     fn linear(&self, x: &Tensor, linear: &Layer, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -176,7 +276,7 @@ impl Backend for Naive {
             let sum: f64 = (0..input).map(|k| x.at(row * input + k) * f64::from(linear.weight[o * input + k])).sum();
             (sum + f64::from(linear.bias[o])) as f32
         });
-        Ok(Self::end(Tensor::new(&[places, &[output]].concat(), data), activation, residual))
+        Ok(Self::end(Tensor::new(&[places, &[output]].concat(), data), activation, residual, [1.0, 0.0]))
     }
 
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -197,13 +297,10 @@ impl Backend for Naive {
                         let dot: f64 = (0..width).map(|d| q.at(row(q, i) + d) * k.at(row(k, j) + d)).sum();
                         dot / (width as f64).sqrt() + bias_at(n, i, j)
                     });
-                    let scores: Vec<f64> = scores.collect();
-                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let exponents: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                    let total: f64 = exponents.iter().sum();
+                    let weights = softmax(&scores.collect::<Vec<_>>());
                     out.extend((0..value_width).map(|d| {
                         let value = |j: usize| v.at((n * keys + j) * v.shape[2] + h * value_width + d);
-                        (exponents.iter().enumerate().map(|(j, e)| e * value(j)).sum::<f64>() / total) as f32
+                        weights.iter().enumerate().map(|(j, w)| w * value(j)).sum::<f64>() as f32
                     }));
                 }
             }
@@ -211,25 +308,65 @@ impl Backend for Naive {
         Ok(Tensor::new(&[batch, queries, v.shape[2]], out))
     }
 
-    fn layer_norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        let width = norm.layer.weight.len();
-        let mut out = Vec::new();
-        for row in x.data.chunks(width) {
-            let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / width as f64;
-            let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / width as f64;
+    fn deformable_attention(&self, value: &Tensor, offsets: &Tensor, weights: &Tensor, boxes: &Tensor, deformable: &Deformable) -> Result<Tensor> {
+        Ok(deformable::attention(value, offsets, weights, boxes, deformable))
+    }
+
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        let width = norm.weight.len();
+        assert_eq!(x.last(), width);
+        Ok(x.map_rows(width, |row| {
+            let mean = if norm.bias.is_some() { row.iter().sum::<f64>() / width as f64 } else { 0.0 };
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
             let scale = (variance + norm.epsilon).sqrt().recip();
-            out.extend(
-                row.iter()
-                    .enumerate()
-                    .map(|(i, &x)| ((f64::from(x) - mean) * scale * f64::from(norm.layer.weight[i]) + f64::from(norm.layer.bias[i])) as f32),
-            );
-        }
-        Ok(Tensor::new(&x.shape, out))
+            let bias = |i: usize| norm.bias.as_ref().map_or(0.0, |bias| f64::from(bias[i]));
+            row.iter().enumerate().map(|(i, x)| (x - mean) * scale * f64::from(norm.weight[i]) + bias(i)).collect()
+        }))
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
-        assert!(a.shape[1..] == b.shape[1..] && (b.shape[0] == a.shape[0] || b.shape[0] == 1));
-        let data = (0..a.data.len()).map(|i| activate(activation, a.at(i) + b.at(i % b.data.len())) as f32);
-        Ok(Tensor::new(&a.shape, data))
+        Ok(a.zip(b, |a, b| activate(activation, a + b)))
+    }
+
+    fn multiply(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Ok(a.zip(b, |a, b| a * b))
+    }
+
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(x.map(|x| activate(activation, x)))
+    }
+
+    fn clamp(&self, x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
+        Ok(x.map(|x| x.clamp(f64::from(min), f64::from(max))))
+    }
+
+    fn softmax(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.map_rows(x.last(), softmax))
+    }
+
+    fn top_values(&self, x: &Tensor, k: usize) -> Result<Tensor> {
+        Ok(x.map_rows(k, |row| largest(row, k).into_iter().map(|i| row[i]).collect()))
+    }
+
+    fn top_tokens(&self, scores: &Tensor, k: usize) -> Result<Self::Indices> {
+        let best = scores.map_rows(1, |classes| vec![classes.iter().copied().fold(f64::NEG_INFINITY, f64::max)]);
+        let pictures = best.data.chunks(scores.shape[1]).map(|best| largest(&best.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), k));
+        Ok(Rc::new(pictures.collect()))
+    }
+
+    fn gather(&self, x: &Tensor, indices: &Self::Indices) -> Result<Tensor> {
+        let [pictures, tokens, width] = x.shape[..] else { panic!("tokens") };
+        assert!([1, indices.len()].contains(&pictures));
+        let mut out = Vec::new();
+        for (n, indices) in indices.iter().enumerate() {
+            for token in indices {
+                out.extend_from_slice(&x.data[(n % pictures * tokens + token) * width..][..width]);
+            }
+        }
+        Ok(Tensor::new(&[indices.len(), indices[0].len(), width], out))
+    }
+
+    fn index_values(&self, indices: &Self::Indices) -> Result<Tensor> {
+        Ok(Tensor::new(&[indices.len(), indices[0].len()], indices.iter().flatten().map(|&token| token as f32)))
     }
 }
