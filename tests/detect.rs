@@ -73,7 +73,7 @@ fn check_samples(detector: &mut Detector) {
         let picture = image::open(&sample(name)).unwrap();
         let Detections { detections, width, height, .. } = block_on(detector.detect(&picture, 0.0)).unwrap();
         assert_eq!([width, height], [expected.width, expected.height], "{name}");
-        assert_eq!(detections.len(), detector.config().queries, "{name}: every query reaches 0");
+        assert_eq!(detections.len(), detector.config().queries(), "{name}: every query reaches 0");
         assert!(detections.is_sorted_by(|a, b| a.score >= b.score), "{name}");
         for wanted in &expected.detections {
             let found: &Detection = detections.iter().find(|found| found.query == wanted.query).unwrap();

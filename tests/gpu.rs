@@ -4,7 +4,7 @@ use crate::kernels::{check_kernels, check_products, compare, random};
 use detrim::HostTensor;
 use detrim::backend::{Backend, Padding, Window};
 use detrim::checkpoint::{self, Guess};
-use detrim::config::{Activation, Pixels, Resize};
+use detrim::config::{Activation, Architecture, Pixels, Resize};
 use detrim::gpu::{Gpu, GpuDetr, Recorder, Variant};
 use detrim::image::{Picture, prepare};
 use pollster::block_on;
@@ -103,7 +103,7 @@ fn what_can_t_be_done_is_said() {
 
 fn lite0() -> (GpuDetr, Pixels) {
     let model = checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/lite0").as_ref(), &Guess::default()).unwrap();
-    (block_on(GpuDetr::new(&model.config, &model.weights)).unwrap(), model.config.pixels)
+    (block_on(GpuDetr::new(&Architecture::Detr(model.config.clone()), &model.weights)).unwrap(), model.config.pixels)
 }
 
 #[test]

@@ -92,7 +92,9 @@ fn the_family_is_stored_in_files_of_ours() {
         let (model, cases) = files(&fixtures.join(name));
         let whole = open_any(&model, &guess(name)).unwrap();
         let case = Case::read(&std::fs::read(&cases[0]).unwrap(), name).unwrap();
-        let run = |checkpoint| block_on(block_on(Runner::load(checkpoint, Device::Cpu)).unwrap().run(&case)).unwrap();
+        let run = |checkpoint: &detrim::checkpoint::Checkpoint<detrim::Architecture>| {
+            block_on(block_on(Runner::load(checkpoint, Device::Cpu)).unwrap().run(&case)).unwrap()
+        };
         let expected = run(&whole);
         let stored = |storage| read_any(&to_bytes(&whole, storage).unwrap(), name).unwrap();
         let again = stored(Storage::F32);

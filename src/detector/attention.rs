@@ -9,7 +9,7 @@ use crate::config::{Architecture, NetworkConfig};
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
-use crate::config::{Attention as Heads, Config, NetworkConfig};
+use crate::config::{Attention as Heads, Config};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::image::{Picture, prepare};
