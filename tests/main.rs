@@ -22,3 +22,4 @@ mod report;
 mod tiny;
 mod train;
 mod training;
+mod wild;
