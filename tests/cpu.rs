@@ -1,11 +1,11 @@
 //! The backends on candle's tensors against the naive one: the CPU's own kernels, and the operations that have gradients.
 
-use crate::kernels::{check_kernels, check_refusals, compare, random, spread};
+use crate::kernels::{check_kernels, check_refusals, compare, random};
 use crate::operators::check_operators;
 use candle_core::{Device, Tensor, Var};
 use detrim::HostTensor;
 use detrim::autograd::Autograd;
-use detrim::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window};
+use detrim::backend::{Backend, Padding, Pool, Window};
 use detrim::config::Activation;
 use detrim::cpu::{self, Cpu};
 

@@ -24,3 +24,4 @@ mod report;
 mod tiny;
 mod train;
 mod training;
+mod wild;

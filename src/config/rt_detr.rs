@@ -7,7 +7,7 @@
 //! [`RtDetr::sizes`] says which widths were pruned.
 
 use super::check::{MAX_SIDE, MAX_WIDTH};
-use super::{Activation, Attention, EncoderLayer, Label, Pixels, Resize};
+use super::{Activation, Attention, EncoderLayer, Label, Pixels};
 use crate::backend::SamplingMethod;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -338,10 +338,7 @@ impl RtDetr {
             boxes_fit = (4..=256).contains(&bins) && bins % 2 == 0 && (1..=bins).contains(&top);
             boxes_fit &= reg_scale.is_finite() && up.is_finite() && reg_scale != 0.0;
         }
-        let size_fits = match self.pixels.resize {
-            Resize::Stretch { height, width } => (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width),
-            Resize::ShortestSide { short, long } => short > 0 && long >= short && long <= MAX_SIDE,
-        };
+        let size_fits = self.pixels.resize.fits();
         let levels = self.neck.levels(self.backbone.outputs().len());
         let heads_fit = |a: &Attention| a.heads > 0 && a.head_width > 0 && a.heads.checked_mul(a.head_width).is_some_and(|width| width <= MAX_WIDTH);
         let points = self.decoder.points.iter().try_fold(0usize, |sum, &points| sum.checked_add(points));

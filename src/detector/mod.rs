@@ -13,7 +13,8 @@ use crate::config::{Architecture, NetworkConfig};
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::gpu::GpuDetr;
-use crate::image::{Picture, prepare, target_size};
+use crate::image::{Picture, prepare, target_size, typical_size};
+use crate::limits;
 use crate::model::{Network, Output, Part};
 use crate::weights::HostTensor;
 use serde::Serialize;
@@ -98,7 +99,9 @@ pub struct Info {
 }
 
 impl Detector {
+    /// Refuses a network that takes more for a photo than is allowed (see [`limits`]), and later each picture for which it does.
     pub async fn load(checkpoint: &Checkpoint<impl NetworkConfig>, device: Device) -> Result<Self> {
+        limits::check(&checkpoint.config, typical_size(checkpoint.config.architecture().pixels().resize)?)?;
         let network = OnDevice::load(checkpoint, device).await?;
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
         // The CPU computes in f32, however the weights are stored.
@@ -126,6 +129,8 @@ impl Detector {
     ) -> Result<Detections> {
         picture.check()?;
         let start = Instant::now();
+        let [height, width] = target_size(self.config.pixels().resize, picture.width, picture.height)?;
+        limits::check(&self.config, [height, width])?;
         let (output, pre, parts) = match &mut self.network {
             OnDevice::Cpu(network) => {
                 let input = prepare(picture, self.config.pixels())?;
@@ -134,10 +139,7 @@ impl Detector {
                 (output, pre, Some(parts))
             }
             // Resizing is part of what is replayed on the device, and so of its time.
-            OnDevice::Gpu(detr) => {
-                let [height, width] = target_size(self.config.pixels().resize, picture.width, picture.height)?;
-                (detr.run(picture, height, width).await?, 0.0, None)
-            }
+            OnDevice::Gpu(detr) => (detr.run(picture, height, width).await?, 0.0, None),
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();

@@ -7,7 +7,7 @@ use super::load::Loader;
 use super::position::grid_position;
 use crate::backend::{Backend, Padding, Pool, Window};
 use crate::config::{Activation, Fusion, FusionBlock, HybridEncoder as HybridConfig, LiteEncoder as LiteConfig, Neck as Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 
 /// Halves a map, zeros around it counted (`nn.AvgPool2d(3, 2, 1)`).
@@ -158,6 +158,7 @@ impl<B: Backend> HybridEncoder<B> {
     }
 
     fn fuse(&self, backend: &B, a: &B::Tensor, b: &B::Tensor) -> Result<B::Tensor> {
+        same_places(backend, a, b)?;
         match self.fusion {
             Fusion::Concat => backend.concat(&[a, b], 3),
             Fusion::Sum => backend.add(a, b, Activation::None),
@@ -187,11 +188,25 @@ impl<B: Backend> LiteEncoder<B> {
         let whole = Window { kernel: [shape[1], shape[2]], stride: 1, dilation: 1, padding: Padding::Even(0) };
         let mean = backend.pool(&small, whole, Pool::Average)?;
         let small = self.fusion.forward(backend, &backend.add(&small, &mean, Activation::None)?)?;
-        let large = self.up.forward(backend, &backend.add(&large, &backend.upsample(&small)?, Activation::None)?)?;
+        let doubled = backend.upsample(&small)?;
+        same_places(backend, &large, &doubled)?;
+        let large = self.up.forward(backend, &backend.add(&large, &doubled, Activation::None)?)?;
         let halved = self.downs[1].forward(backend, &backend.pool(&large, HALVE, Pool::Average)?)?;
         let small = self.down.forward(backend, &backend.add(&small, &halved, Activation::None)?)?;
         Ok(vec![large, small])
     }
+}
+
+/// Maps of an input whose sides the strides don't divide are of different sizes once one was doubled.
+fn same_places<B: Backend>(backend: &B, a: &B::Tensor, b: &B::Tensor) -> Result<()> {
+    let (a, b) = (backend.shape(a), backend.shape(b));
+    if a[..3] == b[..3] {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "feature maps of {}×{} and {}×{} don't go together: both sides of the input must be multiples of 32",
+        a[1], a[2], b[1], b[2]
+    )))
 }
 
 /// What follows a fusion.

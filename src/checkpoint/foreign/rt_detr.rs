@@ -5,49 +5,35 @@
 mod names;
 mod stated;
 
-use crate::checkpoint::tensors::{RawTensor, Tensors};
+use super::evidence::Evidence;
+use super::root::{self, Named, Rooted};
+use super::{Contents, origin};
 use crate::checkpoint::{Card, Checkpoint, Guess};
 use crate::config::{Architecture, BoxHead, ModelType, RtDetr};
 use crate::layout::{Entry, Role, layout_of};
 use crate::weights::{HostTensor, Weights};
 use names::{Foreign, canonical, foreign};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
-use super::stated::Preprocessor;
-
-/// A file of the family: what its `config.json` says.
-pub struct Family {
-    model_type: ModelType,
-    stated: Value,
-}
-
-impl Family {
-    /// Where the `config.json` beside the file names an architecture of the family.
-    pub fn of(file: &Path, _: &Tensors) -> Result<Option<Self>, String> {
-        let path = file.with_file_name("config.json");
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-        let stated: Value = serde_json::from_str(&text).map_err(|error| format!("{} can't be understood: {error}", path.display()))?;
-        let name = stated.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        Ok(ModelType::ALL.into_iter().find(|kind| kind.name() == name).map(|model_type| Self { model_type, stated }))
+/// Makes a checkpoint of ours of a file's tensors.
+pub fn convert(contents: Contents, model_type: ModelType, evidence: &Evidence, guess: &Guess) -> Result<Checkpoint<Architecture>, String> {
+    let mut assumed = Vec::new();
+    let config = stated::config(model_type, evidence, guess, &mut assumed)?;
+    config.check().map_err(|error| error.to_string())?;
+    let all: Vec<String> = contents.tensors.keys().cloned().collect();
+    let rooted = root::find(contents, |name| names::is_of_family(name))?;
+    if rooted.tensors.is_empty() {
+        return Err(format!("it holds no {} under names that detrim knows: {}", model_type.name(), origin::describe(all.iter().map(String::as_str))));
     }
-
-    /// Makes a checkpoint of ours of the tensors.
-    pub fn convert(&self, tensors: &Tensors, preprocessor: Option<&Preprocessor>, guess: &Guess) -> Result<Checkpoint<Architecture>, String> {
-        let mut assumed = Vec::new();
-        let config = stated::config(self.model_type, &self.stated, preprocessor, guess, &mut assumed)?;
-        config.check().map_err(|error| error.to_string())?;
-        let file = Source::new(tensors, &config);
-        let architecture = Architecture::RtDetr(Box::new(config.clone()));
-        let mut weights = Weights::default();
-        for entry in layout_of(&architecture) {
-            let numbers = file.numbers_of(&entry)?;
-            weights.insert(entry.name, HostTensor::f32(&entry.shape, numbers));
-        }
-        assumed.extend(file.unexpected());
-        Ok(Checkpoint { config: architecture, weights, card: Card::default(), guesses: assumed })
+    let file = Source::new(&rooted, &config);
+    let architecture = Architecture::RtDetr(Box::new(config.clone()));
+    let mut weights = Weights::default();
+    for entry in layout_of(&architecture) {
+        let numbers = file.numbers_of(&entry)?;
+        weights.insert(entry.name, HostTensor::f32(&entry.shape, numbers));
     }
+    assumed.extend(file.unexpected());
+    Ok(Checkpoint { config: architecture, weights, card: Card::default(), guesses: assumed })
 }
 
 /// The weights of a convolution or a linear map: `[out, in, height, width]`, as torch has them.
@@ -59,14 +45,14 @@ struct Map {
 
 /// The tensors of a file by transformers' present names.
 struct Source<'a> {
-    tensors: BTreeMap<String, (&'a str, &'a RawTensor<'a>)>,
+    tensors: BTreeMap<String, &'a Named<'a>>,
     config: &'a RtDetr,
     used: std::cell::RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Source<'a> {
-    fn new(tensors: &'a Tensors<'a>, config: &'a RtDetr) -> Self {
-        let tensors = tensors.iter().map(|(name, tensor)| (canonical(name), (name.as_str(), tensor))).collect();
+    fn new(rooted: &'a Rooted<'a>, config: &'a RtDetr) -> Self {
+        let tensors = rooted.tensors.iter().map(|(name, named)| (canonical(name), named)).collect();
         Self { tensors, config, used: Default::default() }
     }
 
@@ -75,7 +61,7 @@ impl<'a> Source<'a> {
         let Entry { name, shape, role } = entry;
         let (layer, part) = name.rsplit_once('.').unwrap_or((name, ""));
         if *role == Role::Rows {
-            return self.first(&foreign(self.config, name).plain(), "weight", shape).map(|(numbers, _)| numbers);
+            return self.first(&foreign(self.config, name).plain(), "weight", shape);
         }
         let found = foreign(self.config, layer);
         let outputs = match role {
@@ -84,12 +70,12 @@ impl<'a> Source<'a> {
         };
         match (role, part) {
             (Role::Affine, _) => {
-                let (scale, _) = self.first(&found.affine(), "scale", &[1])?;
-                let (shift, _) = self.first(&found.affine(), "bias", &[1])?;
+                let scale = self.first(&found.affine(), "scale", &[1])?;
+                let shift = self.first(&found.affine(), "bias", &[1])?;
                 Ok([scale, shift].concat())
             }
-            (Role::NormScale, _) => self.first(&found.plain(), "weight", shape).map(|(numbers, _)| numbers),
-            (Role::NormShift, _) => self.first(&found.plain(), "bias", shape).map(|(numbers, _)| numbers),
+            (Role::NormScale, _) => self.first(&found.plain(), "weight", shape),
+            (Role::NormShift, _) => self.first(&found.plain(), "bias", shape),
             (_, "weight") => {
                 let (inputs, [height, width]) = match (role, &shape[..]) {
                     (Role::Depthwise, &[height, width, _]) => (1, [height, width]),
@@ -140,11 +126,11 @@ impl<'a> Source<'a> {
         match found {
             Foreign::Plain(names) => {
                 let shape = if linear { vec![outputs, inputs] } else { vec![outputs, inputs, height, width] };
-                let (weight, _) = self.first(names, "weight", &shape)?;
+                let weight = self.first(names, "weight", &shape)?;
                 Ok(Map { weight: weight.into_iter().map(f64::from).collect(), shape: [inputs, height, width] })
             }
             Foreign::ConvNorm { conv, norm, .. } => {
-                let (weight, _) = self.first(conv, "weight", &[outputs, inputs, height, width])?;
+                let weight = self.first(conv, "weight", &[outputs, inputs, height, width])?;
                 let (scale, _) = self.norm(norm, outputs)?;
                 let each = weight.len() / outputs;
                 let weight = weight.iter().enumerate().map(|(i, &x)| f64::from(x) * scale[i / each]).collect();
@@ -166,7 +152,7 @@ impl<'a> Source<'a> {
     /// A shift for each output.
     fn shift(&self, found: &Foreign, outputs: usize) -> Result<Vec<f64>, String> {
         match found {
-            Foreign::Plain(names) => Ok(self.first(names, "bias", &[outputs])?.0.into_iter().map(f64::from).collect()),
+            Foreign::Plain(names) => Ok(self.first(names, "bias", &[outputs])?.into_iter().map(f64::from).collect()),
             Foreign::ConvNorm { norm, .. } => Ok(self.norm(norm, outputs)?.1),
             Foreign::RepVgg { wide, narrow } => {
                 let (wide, narrow) = (self.norm(&wide.norm, outputs)?.1, self.norm(&narrow.norm, outputs)?.1);
@@ -177,7 +163,7 @@ impl<'a> Source<'a> {
 
     /// A batch norm as scale and shift.
     fn norm(&self, names: &[String], width: usize) -> Result<(Vec<f64>, Vec<f64>), String> {
-        let numbers = |part: &str| self.first(names, part, &[width]).map(|(numbers, _)| numbers);
+        let numbers = |part: &str| self.first(names, part, &[width]);
         let (weight, bias, mean, variance) = (numbers("weight")?, numbers("bias")?, numbers("running_mean")?, numbers("running_var")?);
         let scale: Vec<f64> = weight.iter().zip(&variance).map(|(&w, &v)| f64::from(w) / (f64::from(v) + stated::EPSILON).sqrt()).collect();
         if !scale.iter().all(|scale| scale.is_finite()) {
@@ -188,9 +174,9 @@ impl<'a> Source<'a> {
     }
 
     /// The numbers of the first of these modules' tensors that the file has.
-    fn first(&self, modules: &[String], part: &str, shape: &[usize]) -> Result<(Vec<f32>, &'a str), String> {
+    fn first(&self, modules: &[String], part: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
         let name = |module: &String| format!("{module}.{part}");
-        let Some((name, (foreign, tensor))) = modules.iter().find_map(|module| self.tensors.get_key_value(&name(module))) else {
+        let Some((name, Named { foreign, tensor })) = modules.iter().find_map(|module| self.tensors.get_key_value(&name(module))) else {
             let wanted = modules.first().map(name).unwrap_or_default();
             return Err(format!("tensor {wanted} is missing (expected shape {shape:?})"));
         };
@@ -198,15 +184,14 @@ impl<'a> Source<'a> {
         if tensor.shape != shape && !(shape == [1] && tensor.shape.is_empty()) {
             return Err(format!("tensor {foreign} has shape {:?}, expected {shape:?}", tensor.shape));
         }
-        let numbers = tensor.to_f32().ok_or_else(|| format!("tensor {foreign} is not of a floating-point type"))?;
-        Ok((numbers, foreign))
+        tensor.to_f32().ok_or_else(|| format!("tensor {foreign} is not of a floating-point type"))
     }
 
     /// A sentence about tensors that no detector of this architecture has.
     fn unexpected(&self) -> Option<String> {
         let used = self.used.borrow();
         let expected = |name: &&String| used.contains(*name) || names::is_for_training(name);
-        let names: Vec<&str> = self.tensors.iter().filter(|(name, _)| !expected(name)).map(|(_, (foreign, _))| *foreign).collect();
+        let names: Vec<&str> = self.tensors.iter().filter(|(name, _)| !expected(name)).map(|(_, named)| named.foreign.as_str()).collect();
         let first = names.first()?;
         Some(match names.len() {
             1 => format!("tensor {first} is not part of the detector"),

@@ -61,6 +61,22 @@ pub fn canonical(name: &str) -> String {
     name
 }
 
+/// Whether a name (after what wrappers put before it) is of a detector of the family.
+pub fn is_of_family(name: &str) -> bool {
+    const BEGINNINGS: [&str; 9] = [
+        "backbone.model.",
+        "conv_encoder.model.",
+        "conv_encoder.encoder_input_proj.",
+        "encoder_input_proj.",
+        "decoder_input_proj.",
+        "enc_",
+        "encoder.",
+        "decoder.",
+        "weight_embedding.",
+    ];
+    BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
 /// What only training reads, or follows from the config.
 pub fn is_for_training(name: &str) -> bool {
     const PARTS: [&str; 8] = [

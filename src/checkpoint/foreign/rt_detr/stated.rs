@@ -1,8 +1,7 @@
 //! transformers' `config.json` of the family. `save_pretrained` leaves out what has its default, so that the defaults of the config classes
 //! (`configuration_rt_detr.py` and its like, transformers 5.24) are part of what a file says.
 
-use super::super::labels;
-use super::super::stated::Preprocessor;
+use super::super::evidence::Evidence;
 use crate::backend::SamplingMethod;
 use crate::checkpoint::Guess;
 use crate::config::*;
@@ -34,14 +33,9 @@ impl Stated<'_> {
     }
 }
 
-pub fn config(
-    model_type: ModelType,
-    stated: &Value,
-    preprocessor: Option<&Preprocessor>,
-    guess: &Guess,
-    assumed: &mut Vec<String>,
-) -> Result<RtDetr, String> {
-    let stated = Stated(stated);
+pub fn config(model_type: ModelType, evidence: &Evidence, guess: &Guess, assumed: &mut Vec<String>) -> Result<RtDetr, String> {
+    let stated = Value::Object(evidence.config.clone().unwrap_or_default());
+    let stated = Stated(&stated);
     // DEIMv2 as it was trained, rather than as transformers 5.24 computes it: see `Guess::exact_transformers`.
     let as_trained = model_type == ModelType::Deimv2 && !guess.exact_transformers;
     for name in ["batch_norm_eps", "layer_norm_eps"] {
@@ -69,11 +63,8 @@ pub fn config(
     if !stated.get("with_box_refine", true)? {
         return Err("config.json: with_box_refine is false: boxes that aren't refined are not supported".into());
     }
-    let names = names(&stated)?;
-    let labels = names.map(labels::from_names).unwrap_or_else(|| {
-        assumed.push("the classes are COCO's eighty (config.json has no id2label)".into());
-        Label::coco80()
-    });
+    let labels = labels(&stated, evidence, guess, assumed)?;
+    let default = Pixels { mean: [0.0; 3], std: [1.0; 3], resize: Resize::Stretch { height: 640, width: 640 } };
     let head_activation = if as_trained { Activation::Silu } else { Activation::Relu };
     let selection = Selection { output: !as_trained, activation: head_activation, learnt_content: stated.get("learn_initial_query", false)? };
     Ok(RtDetr {
@@ -85,47 +76,34 @@ pub fn config(
         queries: stated.get("num_queries", 300)?,
         classes: labels.len(),
         labels,
-        pixels: pixels(preprocessor, guess, assumed),
+        pixels: evidence.pixels(guess, None, default, "as its processor's class has it", assumed)?,
         backbone,
         neck,
         sizes: Default::default(),
     })
 }
 
-/// The classes' names in the order of their logits; a gap in the numbers is a class that is never reported.
-fn names(stated: &Stated) -> Result<Option<Vec<String>>, String> {
-    let Some(map) = stated.0.get("id2label").and_then(Value::as_object) else {
-        let count: Option<usize> = stated.get("num_labels", None)?;
-        return Ok(count.map(|count| (0..count).map(|i| format!("LABEL_{i}")).collect()));
-    };
-    let mut names = Vec::new();
-    for (id, name) in map {
-        let id: usize = id
-            .parse()
-            .ok()
-            .filter(|id| *id < 1 << 16)
-            .ok_or_else(|| format!("config.json: id2label has an entry {id:?}, which is no class number"))?;
-        if names.len() <= id {
-            names.resize(id + 1, Label::GAP.to_string());
-        }
-        names[id] = name.as_str().map_or_else(|| name.to_string(), Into::into);
-    }
-    Ok(Some(names))
-}
-
-fn pixels(preprocessor: Option<&Preprocessor>, guess: &Guess, assumed: &mut Vec<String>) -> Pixels {
-    let normalised = preprocessor.is_some_and(|p| p.do_normalize == Some(true));
-    let stated = |numbers: Option<[f32; 3]>, plain: [f32; 3]| numbers.filter(|_| normalised).unwrap_or(plain);
-    let resize = preprocessor.and_then(Preprocessor::rule).unwrap_or_else(|| {
-        if guess.resize.is_none() {
-            assumed.push("pictures are stretched to 640 × 640 (no preprocessor_config.json says otherwise)".into());
-        }
-        Resize::Stretch { height: 640, width: 640 }
+/// What the class logits stand for: as many as the score head has.
+fn labels(stated: &Stated, evidence: &Evidence, guess: &Guess, assumed: &mut Vec<String>) -> Result<Vec<Label>, String> {
+    // transformers has two labels where nothing is said; an `id2label` that names no class still tells how many there are.
+    let named = stated.0.get("id2label").and_then(Value::as_object).map(|map| {
+        let last = map.keys().filter_map(|key| key.trim().parse::<usize>().ok()).max();
+        map.len().max(last.map_or(0, |last| last.saturating_add(1)))
     });
-    Pixels {
-        mean: guess.mean.unwrap_or_else(|| stated(preprocessor.and_then(|p| p.image_mean), [0.0; 3])),
-        std: guess.std.unwrap_or_else(|| stated(preprocessor.and_then(|p| p.image_std), [1.0; 3])),
-        resize,
+    let classes = stated.get("num_labels", named.unwrap_or(2))?;
+    if classes == 0 || classes > 1 << 16 {
+        return Err(format!("config.json has {classes} classes"));
+    }
+    match evidence.class_names(guess, classes)? {
+        Some(names) => names.labels(classes, assumed),
+        None if classes == 80 => {
+            assumed.push("the classes are COCO's eighty (nothing names them; --labels does)".into());
+            Ok(Label::coco80())
+        }
+        None => {
+            assumed.push(format!("the {classes} classes have no names (--labels names them)"));
+            Ok((0..classes).map(|id| Label { id: id as u32, name: format!("class {id}") }).collect())
+        }
     }
 }
 
