@@ -64,9 +64,8 @@ fn within(config: &impl NetworkConfig, size: [usize; 2], allowed: Limits) -> Res
 fn output(operation: &Operation) -> u64 {
     match operation.kind {
         Kind::Conv { .. } | Kind::Linear { .. } => bytes(operation.map, operation.outputs),
-        Kind::Attention { head_width } | Kind::Deformable { head_width, .. } => {
-            bytes([1, operation.map[0]], operation.inputs.saturating_mul(head_width))
-        }
+        Kind::Deformable { head_width, .. } => bytes(operation.map, operation.inputs.saturating_mul(head_width)),
+        Kind::Attention { head_width } => bytes([1, operation.map[0]], operation.inputs.saturating_mul(head_width)),
         Kind::Depthwise { .. } | Kind::Pool { .. } | Kind::Norm | Kind::Add => bytes(operation.map, operation.inputs),
     }
 }

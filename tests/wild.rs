@@ -10,7 +10,11 @@ use std::process::Command;
 const CONFIG: &str = r#"{"model_type": "detr", "encoder_attention_heads": 2, "decoder_attention_heads": 2, "dilation": false, "id2label": {"0": "bolt", "1": "nut", "2": "pin"}}"#;
 
 fn read(bytes: &[u8]) -> Result<Checkpoint, String> {
-    import(&[bytes], &Beside::default(), "file", &Guess::default()).and_then(|found| found.into_detr("this")).map_err(|error| error.to_string())
+    import_detr(&[bytes], &Beside::default(), &Guess::default())
+}
+
+fn import_detr(files: &[&[u8]], beside: &Beside, guess: &Guess) -> Result<Checkpoint, String> {
+    import(files, beside, "file", guess).and_then(|found| found.into_detr("this test")).map_err(|error| error.to_string())
 }
 
 fn prefixed(prefix: &str, shapes: &Shapes) -> Shapes {
@@ -24,7 +28,7 @@ fn beside(config: &str, preprocessor: &str) -> Beside {
 
 /// With what these texts say.
 fn read_beside(config: &str, preprocessor: &str) -> Result<Checkpoint, String> {
-    import(&[&tiny::bytes(&tiny::hugging_face())], &beside(config, preprocessor), "file", &Guess::default()).and_then(|found| found.into_detr("this")).map_err(|error| error.to_string())
+    import_detr(&[&tiny::bytes(&tiny::hugging_face())], &beside(config, preprocessor), &Guess::default())
 }
 
 fn detrim(arguments: &[&str]) -> (bool, String) {
@@ -146,7 +150,7 @@ fn the_trainings_options_are_evidence() {
     }
     // What the caller says goes before.
     let guess = Guess { heads: Some(2), dilation: Some(false), ..Guess::default() };
-    let found = import(&[&file(options(), "args")], &Beside::default(), "file", &guess).unwrap();
+    let found = import_detr(&[&file(options(), "args")], &Beside::default(), &guess).unwrap();
     assert_eq!(found.config.encoder[0].self_attention.heads, 2);
     // Names of classes that a program kept.
     let names = Item::Dict(vec![("0", Item::Text("bolt")), ("1", Item::Text("nut")), ("2", Item::Text("pin"))]);
@@ -220,7 +224,7 @@ fn from_memory_is_as_from_disk() {
     assert_eq!(opened, read);
     // Ours too.
     let own = to_bytes(&opened, Storage::F32).unwrap();
-    assert_eq!(import(&[&own], &Beside::default(), "file", &Guess::default()).unwrap(), read_own(&own, "file").unwrap().into());
+    assert_eq!(import_detr(&[&own], &Beside::default(), &Guess::default()).unwrap(), read_own(&own, "file").unwrap());
 }
 
 #[test]

@@ -145,7 +145,7 @@ pub fn clean(name: &str, most: usize) -> String {
     words.chars().take(most).collect()
 }
 
-/// Makes labels such that they can be shown.
+/// Gives labels names that can be shown.
 pub fn clean_labels(labels: &mut [Label]) {
     for label in labels {
         label.name = clean_name(&label.name);

@@ -1,4 +1,4 @@
-//! Reading checkpoints of any kind that detectors come in, and reading and writing our own file.
+//! Reading checkpoints of any kind that DETR comes in, and reading and writing our own file.
 //!
 //! A foreign file (`foreign`) is converted as it is opened: what runs are our own names, layouts and folded batch norm, whatever
 //! the file. Our own file (`own`) holds config and weights as they are. Both are read from memory (`read`); where they lie on a disk is known

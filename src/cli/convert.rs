@@ -114,7 +114,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     arguments.guess.name_classes(arguments.labels.take());
     ensure!(arguments.images.is_empty() || arguments.dtype == Some(Dtype::Int8), "--images: only --dtype int8 goes by pictures");
     let mut checkpoint = match (&arguments.model, &arguments.random) {
-        (Some(path), _) => model::read_any(path, &arguments.guess)?,
+        (Some(path), _) => model::read(path, &arguments.guess)?,
         (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?.into(),
         (None, None) => bail!("neither a checkpoint nor --random is given"),
     };
@@ -126,9 +126,9 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
         checkpoint = detr.into();
     }
     if !arguments.images.is_empty() {
-        let config = checkpoint.config.detr("rounding to int8 by pictures")?;
-        model::affordable(config, &arguments.guess)?;
+        model::affordable(&checkpoint.config, &arguments.guess)?;
         let bars = Bars::default();
+        let config = checkpoint.config.detr("rounding to int8 by pictures")?;
         let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, arguments.seed, &config.pixels, &bars)?;
         let weights = quantise(config, &checkpoint.weights, &inputs, &bars)?;
         bars.end();

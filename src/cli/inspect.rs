@@ -32,7 +32,7 @@ pub struct Arguments {
 
 pub fn run(mut arguments: Arguments) -> Result<()> {
     arguments.model.guess.name_classes(arguments.labels.take());
-    let checkpoint = arguments.model.read_any()?;
+    let checkpoint = arguments.model.read()?;
     let size = match arguments.size {
         Some(size) => size,
         None => typical_size(checkpoint.config.pixels().resize)?,

@@ -84,9 +84,9 @@ impl ModelArguments {
         open_any(&self.model, &self.guess)
     }
 
-    /// The same of a model that isn't to be run.
-    pub fn read_any(&self) -> Result<Checkpoint<Architecture>> {
-        read_any(&self.model, &self.guess)
+    /// As [`ModelArguments::open_any`] for what isn't to be run.
+    pub fn read(&self) -> Result<Checkpoint<Architecture>> {
+        read(&self.model, &self.guess)
     }
 }
 
@@ -99,22 +99,21 @@ pub fn sha256(model: &Path) -> Result<String> {
     Ok(hash::sha256(&bytes))
 }
 
-/// Opens a model of any architecture and says on the standard error what had to be assumed. Refuses one that takes more for a photo than is
-/// allowed.
+/// Opens a model of any architecture and says on the standard error what had to be assumed. Refuses one that takes more for a photo than is allowed.
 pub fn open_any(model: &Path, guess: &GuessArguments) -> Result<Checkpoint<Architecture>> {
-    let checkpoint = read_any(model, guess)?;
+    let checkpoint = read(model, guess)?;
     affordable(&checkpoint.config, guess)?;
     Ok(checkpoint)
 }
 
-/// The same of a model that isn't to be run.
-pub fn read_any(model: &Path, guess: &GuessArguments) -> Result<Checkpoint<Architecture>> {
-    Ok(told(checkpoint::open_any(model, &guess.guess())?))
-}
-
-/// Opens a DETR as [`open_any`] does.
+/// The same of a DETR.
 pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
     Ok(open_any(model, guess)?.into_detr("this command")?)
+}
+
+/// As [`open_any`] for a model that isn't to be run.
+pub fn read(model: &Path, guess: &GuessArguments) -> Result<Checkpoint<Architecture>> {
+    Ok(told(checkpoint::open_any(model, &guess.guess())?))
 }
 
 /// Opens a model or a backbone alone, and says on the standard error what had to be assumed.

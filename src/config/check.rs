@@ -53,7 +53,7 @@ impl Config {
 }
 
 impl Resize {
-    /// Whether the sizes that it states are possible.
+    /// Whether a picture can be resized so.
     pub(super) fn fits(self) -> bool {
         match self {
             Resize::ShortestSide { short, long } => short > 0 && long >= short && long <= MAX_SIDE,

@@ -33,6 +33,8 @@ pub struct Detector {
     config: Architecture,
     network: OnDevice,
     weights_bytes: usize,
+    /// The input size for which the network was last found to take no more than is allowed.
+    affordable: Option<[usize; 2]>,
 }
 
 /// A network on the device that computes it.
@@ -105,7 +107,7 @@ impl Detector {
         let network = OnDevice::load(checkpoint, device).await?;
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
         // The CPU computes in f32, however the weights are stored.
-        Ok(Self { config: checkpoint.config.architecture(), network, weights_bytes: numbers * size_of::<f32>() })
+        Ok(Self { config: checkpoint.config.architecture(), network, weights_bytes: numbers * size_of::<f32>(), affordable: None })
     }
 
     /// Detections whose score is at least `threshold`, the best first: of each query its likeliest class.
@@ -130,7 +132,10 @@ impl Detector {
         picture.check()?;
         let start = Instant::now();
         let [height, width] = target_size(self.config.pixels().resize, picture.width, picture.height)?;
-        limits::check(&self.config, [height, width])?;
+        if self.affordable != Some([height, width]) {
+            limits::check(&self.config, [height, width])?;
+            self.affordable = Some([height, width]);
+        }
         let (output, pre, parts) = match &mut self.network {
             OnDevice::Cpu(network) => {
                 let input = prepare(picture, self.config.pixels())?;

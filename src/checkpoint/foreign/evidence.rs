@@ -8,39 +8,34 @@ use crate::config::{ModelType, Pixels, Resize};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// A network that other projects' checkpoints are read into.
+/// The networks that other projects' checkpoints are read into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
+pub enum Family {
     Detr,
-    /// RT-DETR and its descendants.
     RtDetr(ModelType),
 }
 
-impl Architecture {
-    const ALL: [Architecture; 5] = [
-        Architecture::Detr,
-        Architecture::RtDetr(ModelType::RtDetr),
-        Architecture::RtDetr(ModelType::RtDetrV2),
-        Architecture::RtDetr(ModelType::DFine),
-        Architecture::RtDetr(ModelType::Deimv2),
-    ];
+impl Family {
+    fn all() -> impl Iterator<Item = Self> + Clone {
+        std::iter::once(Self::Detr).chain(ModelType::ALL.into_iter().map(Self::RtDetr))
+    }
 
     /// What transformers calls it (`model_type`).
     fn model_type(self) -> &'static str {
         match self {
-            Architecture::Detr => "detr",
-            Architecture::RtDetr(model_type) => model_type.name(),
+            Self::Detr => "detr",
+            Self::RtDetr(kind) => kind.name(),
         }
     }
 
-    /// Its classes in transformers (`architectures`).
+    /// What its classes in transformers begin with (`architectures`).
     fn class(self) -> &'static str {
         match self {
-            Architecture::Detr => "Detr",
-            Architecture::RtDetr(ModelType::RtDetr) => "RTDetr",
-            Architecture::RtDetr(ModelType::RtDetrV2) => "RTDetrV2",
-            Architecture::RtDetr(ModelType::DFine) => "DFine",
-            Architecture::RtDetr(ModelType::Deimv2) => "Deimv2",
+            Self::Detr => "Detr",
+            Self::RtDetr(ModelType::RtDetr) => "RTDetr",
+            Self::RtDetr(ModelType::RtDetrV2) => "RTDetrV2",
+            Self::RtDetr(ModelType::DFine) => "DFine",
+            Self::RtDetr(ModelType::Deimv2) => "Deimv2",
         }
     }
 }
@@ -73,28 +68,27 @@ impl Evidence {
     }
 
     /// The architecture that `config.json` names; without it, the one whose names the tensors have.
-    pub fn architecture(&self, least: Least) -> Result<Architecture, String> {
+    pub fn family(&self, least: Least) -> Result<Family, String> {
         let text = |key: &str| self.config.as_ref()?.get(key)?.as_str();
         let class = self.config.as_ref().and_then(|config| config.get("architectures")?.get(0)?.as_str());
-        let known = Architecture::ALL.map(Architecture::model_type).join(", ");
+        let known = Family::all().map(Family::model_type).collect::<Vec<_>>().join(", ");
         if let Some(kind) = text("model_type") {
-            if let Some(found) = Architecture::ALL.into_iter().find(|known| known.model_type() == kind) {
+            if let Some(found) = Family::all().find(|known| known.model_type() == kind) {
                 return Ok(found);
             }
             if least == Least::Backbone && BACKBONES.contains(&kind) {
-                return Ok(Architecture::Detr);
+                return Ok(Family::Detr);
             }
             let class = class.map(|class| format!(" ({})", origin::shown(class))).unwrap_or_default();
             return Err(format!("config.json is about a model of type {}{class}; detrim reads {known}", origin::shown(kind)));
         }
         match class {
             Some(class) => {
-                let found = Architecture::ALL
-                    .into_iter()
-                    .find(|known| class.strip_prefix(known.class()).is_some_and(|rest| rest.starts_with("For") || rest == "Model"));
+                let found =
+                    Family::all().find(|known| class.strip_prefix(known.class()).is_some_and(|rest| rest.starts_with("For") || rest == "Model"));
                 found.ok_or_else(|| format!("config.json is about a {}; detrim reads {known}", origin::shown(class)))
             }
-            None => Ok(Architecture::Detr),
+            None => Ok(Family::Detr),
         }
     }
 
@@ -194,23 +188,23 @@ mod tests {
 
     #[test]
     fn an_unknown_model_type_is_named_with_what_is_known() {
-        let ask = |config: &str| of(config).architecture(Least::Detector);
+        let ask = |config: &str| of(config).family(Least::Detector);
         for detr in
             [r#"{"model_type": "detr"}"#, r#"{"architectures": ["DetrForObjectDetection"]}"#, r#"{"architectures": ["DetrForSegmentation"]}"#, "{}"]
         {
-            assert_eq!(ask(detr), Ok(Architecture::Detr), "{detr}");
+            assert_eq!(ask(detr), Ok(Family::Detr), "{detr}");
         }
         let problem = ask(r#"{"model_type": "yolos", "architectures": ["YolosForObjectDetection"]}"#).unwrap_err();
         assert_eq!(
             problem,
             "config.json is about a model of type yolos (YolosForObjectDetection); detrim reads detr, rt_detr, rt_detr_v2, d_fine, deimv2"
         );
+        assert_eq!(ask(r#"{"model_type": "d_fine"}"#), Ok(Family::RtDetr(ModelType::DFine)));
+        assert_eq!(ask(r#"{"architectures": ["RTDetrV2ForObjectDetection"]}"#), Ok(Family::RtDetr(ModelType::RtDetrV2)));
         let problem = ask(r#"{"architectures": ["BertForMaskedLM"]}"#).unwrap_err();
         assert!(problem.contains("BertForMaskedLM") && problem.contains("detr"), "{problem}");
-        assert_eq!(ask(r#"{"model_type": "deimv2"}"#), Ok(Architecture::RtDetr(ModelType::Deimv2)));
-        assert_eq!(ask(r#"{"architectures": ["RTDetrV2ForObjectDetection"]}"#), Ok(Architecture::RtDetr(ModelType::RtDetrV2)));
         assert!(ask(r#"{"model_type": "resnet"}"#).is_err());
-        assert_eq!(of(r#"{"model_type": "resnet"}"#).architecture(Least::Backbone), Ok(Architecture::Detr));
+        assert_eq!(of(r#"{"model_type": "resnet"}"#).family(Least::Backbone), Ok(Family::Detr));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::layout::layout;
 use architecture::Clues;
-use evidence::Evidence;
+use evidence::{Evidence, Family};
 use rename::Renamed;
 use std::collections::BTreeMap;
 
@@ -60,9 +60,15 @@ pub fn convert(contents: Contents, size: usize, beside: &Beside, file: &str, gue
 fn import(contents: Contents, size: usize, beside: &Beside, guess: &Guess, least: Least) -> Result<Checkpoint<Architecture>, String> {
     check_amount(&contents, size)?;
     let evidence = Evidence::new(&contents, beside)?;
-    match evidence.architecture(least)? {
-        evidence::Architecture::Detr => detr(contents, &evidence, guess, least),
-        evidence::Architecture::RtDetr(model_type) => rt_detr::convert(contents, model_type, &evidence, guess),
+    match evidence.family(least)? {
+        Family::Detr => detr(contents, &evidence, guess, least),
+        Family::RtDetr(model_type) => {
+            let rooted = root::find(contents, rt_detr::known)?;
+            let told = rooted.told();
+            let mut checkpoint = rt_detr::convert(model_type, &rooted, &evidence, guess)?;
+            checkpoint.guesses.extend(told);
+            Ok(checkpoint)
+        }
     }
 }
 
@@ -83,11 +89,7 @@ fn check_amount(contents: &Contents, size: usize) -> Result<(), String> {
 fn detr(contents: Contents, evidence: &Evidence, guess: &Guess, least: Least) -> Result<Checkpoint<Architecture>, String> {
     let names: Vec<String> = contents.tensors.keys().cloned().collect();
     let rooted = root::find(contents, rename::known)?;
-    let mut guesses = Vec::new();
-    if let Some(other) = &rooted.other {
-        let mean = if root::is_average(&rooted.root) { ", the running mean" } else { "" };
-        guesses.push(format!("the weights are those under {}{mean}; {} has as many", named(&rooted.root), named(other)));
-    }
+    let mut guesses: Vec<String> = rooted.told().into_iter().collect();
     let renamed = Renamed::new(rooted)?;
     let bare = renamed.shape("input_projection.weight").is_none();
     // Where one part is missing the file has names for the others, by which it is told which; where several are, it is another network.
@@ -109,11 +111,6 @@ fn detr(contents: Contents, evidence: &Evidence, guess: &Guess, least: Least) ->
     let weights = fold::convert(&renamed, &config, entries)?;
     guesses.extend(left_over(&renamed.strays));
     Ok(Checkpoint { config: Architecture::Detr(config), weights, card: Card::default(), guesses })
-}
-
-/// A root without its last dot; `""` is the file's top.
-fn named(root: &str) -> String {
-    if root.is_empty() { "no key".into() } else { origin::shown(root.trim_end_matches('.')) }
 }
 
 /// A sentence about tensors that the detector has no use for.

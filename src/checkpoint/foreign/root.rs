@@ -5,6 +5,7 @@
 //! beginnings that the file's names have, the one is taken after which most names are of the network.
 
 use super::Contents;
+use super::origin::shown;
 use crate::checkpoint::tensors::RawTensor;
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,6 +31,16 @@ pub struct Rooted<'a> {
     pub beside: Vec<String>,
     /// Another root after which there is as much of the network.
     pub other: Option<String>,
+}
+
+impl Rooted<'_> {
+    /// A sentence about the choice, where there was one.
+    pub fn told(&self) -> Option<String> {
+        let named = |root: &str| if root.is_empty() { "no key".into() } else { shown(root.trim_end_matches('.')) };
+        let mean = if is_average(&self.root) { ", the running mean" } else { "" };
+        let other = named(self.other.as_deref()?);
+        Some(format!("the weights are those under {}{mean}; {other} has as many", named(&self.root)))
+    }
 }
 
 /// The network's tensors, where `known` tells whether a name is one of the network's.
@@ -70,7 +81,7 @@ pub fn find<'a>(contents: Contents<'a>, known: impl Fn(&str) -> bool) -> Result<
 }
 
 /// Whether a root is that of a running mean of the weights, as programs call it.
-pub fn is_average(root: &str) -> bool {
+fn is_average(root: &str) -> bool {
     root.split(['.', '_']).any(|part| part == "ema" || part == "average" || part == "averaged")
 }
 

@@ -6,8 +6,9 @@ mod names;
 mod stated;
 
 use super::evidence::Evidence;
-use super::root::{self, Named, Rooted};
-use super::{Contents, origin};
+use super::origin;
+use super::root::Rooted;
+use crate::checkpoint::tensors::RawTensor;
 use crate::checkpoint::{Card, Checkpoint, Guess};
 use crate::config::{Architecture, BoxHead, ModelType, RtDetr};
 use crate::layout::{Entry, Role, layout_of};
@@ -15,17 +16,14 @@ use crate::weights::{HostTensor, Weights};
 use names::{Foreign, canonical, foreign};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Makes a checkpoint of ours of a file's tensors.
-pub fn convert(contents: Contents, model_type: ModelType, evidence: &Evidence, guess: &Guess) -> Result<Checkpoint<Architecture>, String> {
+pub use names::known;
+
+/// Makes a checkpoint of ours of the tensors.
+pub fn convert(model_type: ModelType, rooted: &Rooted, evidence: &Evidence, guess: &Guess) -> Result<Checkpoint<Architecture>, String> {
     let mut assumed = Vec::new();
-    let config = stated::config(model_type, evidence, guess, &mut assumed)?;
+    let config = stated::config(model_type, evidence, classes(rooted)?, guess, &mut assumed)?;
     config.check().map_err(|error| error.to_string())?;
-    let all: Vec<String> = contents.tensors.keys().cloned().collect();
-    let rooted = root::find(contents, |name| names::is_of_family(name))?;
-    if rooted.tensors.is_empty() {
-        return Err(format!("it holds no {} under names that detrim knows: {}", model_type.name(), origin::describe(all.iter().map(String::as_str))));
-    }
-    let file = Source::new(&rooted, &config);
+    let file = Source::new(rooted, &config);
     let architecture = Architecture::RtDetr(Box::new(config.clone()));
     let mut weights = Weights::default();
     for entry in layout_of(&architecture) {
@@ -34,6 +32,20 @@ pub fn convert(contents: Contents, model_type: ModelType, evidence: &Evidence, g
     }
     assumed.extend(file.unexpected());
     Ok(Checkpoint { config: architecture, weights, card: Card::default(), guesses: assumed })
+}
+
+/// How many class logits the heads have.
+fn classes(rooted: &Rooted) -> Result<usize, String> {
+    let head = |name: &str| ["decoder.class_embed.0.bias", "class_embed.0.bias"].contains(&&*canonical(name));
+    let found = rooted.tensors.iter().find(|(name, _)| head(name)).map(|(_, named)| &named.tensor.shape[..]);
+    match found {
+        Some(&[classes]) => Ok(classes),
+        Some(shape) => Err(format!("the class head's bias has shape {shape:?}, expected one side")),
+        None => {
+            let names = rooted.tensors.values().map(|named| named.foreign.as_str());
+            Err(format!("it holds no class heads under transformers' names (decoder.class_embed): {}", origin::describe(names)))
+        }
+    }
 }
 
 /// The weights of a convolution or a linear map: `[out, in, height, width]`, as torch has them.
@@ -45,14 +57,14 @@ struct Map {
 
 /// The tensors of a file by transformers' present names.
 struct Source<'a> {
-    tensors: BTreeMap<String, &'a Named<'a>>,
+    tensors: BTreeMap<String, (&'a str, &'a RawTensor<'a>)>,
     config: &'a RtDetr,
     used: std::cell::RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Source<'a> {
     fn new(rooted: &'a Rooted<'a>, config: &'a RtDetr) -> Self {
-        let tensors = rooted.tensors.iter().map(|(name, named)| (canonical(name), named)).collect();
+        let tensors = rooted.tensors.iter().map(|(name, named)| (canonical(name), (named.foreign.as_str(), &named.tensor))).collect();
         Self { tensors, config, used: Default::default() }
     }
 
@@ -61,7 +73,7 @@ impl<'a> Source<'a> {
         let Entry { name, shape, role } = entry;
         let (layer, part) = name.rsplit_once('.').unwrap_or((name, ""));
         if *role == Role::Rows {
-            return self.first(&foreign(self.config, name).plain(), "weight", shape);
+            return self.first(&foreign(self.config, name).plain(), "weight", shape).map(|(numbers, _)| numbers);
         }
         let found = foreign(self.config, layer);
         let outputs = match role {
@@ -70,12 +82,12 @@ impl<'a> Source<'a> {
         };
         match (role, part) {
             (Role::Affine, _) => {
-                let scale = self.first(&found.affine(), "scale", &[1])?;
-                let shift = self.first(&found.affine(), "bias", &[1])?;
+                let (scale, _) = self.first(&found.affine(), "scale", &[1])?;
+                let (shift, _) = self.first(&found.affine(), "bias", &[1])?;
                 Ok([scale, shift].concat())
             }
-            (Role::NormScale, _) => self.first(&found.plain(), "weight", shape),
-            (Role::NormShift, _) => self.first(&found.plain(), "bias", shape),
+            (Role::NormScale, _) => self.first(&found.plain(), "weight", shape).map(|(numbers, _)| numbers),
+            (Role::NormShift, _) => self.first(&found.plain(), "bias", shape).map(|(numbers, _)| numbers),
             (_, "weight") => {
                 let (inputs, [height, width]) = match (role, &shape[..]) {
                     (Role::Depthwise, &[height, width, _]) => (1, [height, width]),
@@ -126,11 +138,11 @@ impl<'a> Source<'a> {
         match found {
             Foreign::Plain(names) => {
                 let shape = if linear { vec![outputs, inputs] } else { vec![outputs, inputs, height, width] };
-                let weight = self.first(names, "weight", &shape)?;
+                let (weight, _) = self.first(names, "weight", &shape)?;
                 Ok(Map { weight: weight.into_iter().map(f64::from).collect(), shape: [inputs, height, width] })
             }
             Foreign::ConvNorm { conv, norm, .. } => {
-                let weight = self.first(conv, "weight", &[outputs, inputs, height, width])?;
+                let (weight, _) = self.first(conv, "weight", &[outputs, inputs, height, width])?;
                 let (scale, _) = self.norm(norm, outputs)?;
                 let each = weight.len() / outputs;
                 let weight = weight.iter().enumerate().map(|(i, &x)| f64::from(x) * scale[i / each]).collect();
@@ -152,7 +164,7 @@ impl<'a> Source<'a> {
     /// A shift for each output.
     fn shift(&self, found: &Foreign, outputs: usize) -> Result<Vec<f64>, String> {
         match found {
-            Foreign::Plain(names) => Ok(self.first(names, "bias", &[outputs])?.into_iter().map(f64::from).collect()),
+            Foreign::Plain(names) => Ok(self.first(names, "bias", &[outputs])?.0.into_iter().map(f64::from).collect()),
             Foreign::ConvNorm { norm, .. } => Ok(self.norm(norm, outputs)?.1),
             Foreign::RepVgg { wide, narrow } => {
                 let (wide, narrow) = (self.norm(&wide.norm, outputs)?.1, self.norm(&narrow.norm, outputs)?.1);
@@ -163,7 +175,7 @@ impl<'a> Source<'a> {
 
     /// A batch norm as scale and shift.
     fn norm(&self, names: &[String], width: usize) -> Result<(Vec<f64>, Vec<f64>), String> {
-        let numbers = |part: &str| self.first(names, part, &[width]);
+        let numbers = |part: &str| self.first(names, part, &[width]).map(|(numbers, _)| numbers);
         let (weight, bias, mean, variance) = (numbers("weight")?, numbers("bias")?, numbers("running_mean")?, numbers("running_var")?);
         let scale: Vec<f64> = weight.iter().zip(&variance).map(|(&w, &v)| f64::from(w) / (f64::from(v) + stated::EPSILON).sqrt()).collect();
         if !scale.iter().all(|scale| scale.is_finite()) {
@@ -174,9 +186,9 @@ impl<'a> Source<'a> {
     }
 
     /// The numbers of the first of these modules' tensors that the file has.
-    fn first(&self, modules: &[String], part: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    fn first(&self, modules: &[String], part: &str, shape: &[usize]) -> Result<(Vec<f32>, &'a str), String> {
         let name = |module: &String| format!("{module}.{part}");
-        let Some((name, Named { foreign, tensor })) = modules.iter().find_map(|module| self.tensors.get_key_value(&name(module))) else {
+        let Some((name, (foreign, tensor))) = modules.iter().find_map(|module| self.tensors.get_key_value(&name(module))) else {
             let wanted = modules.first().map(name).unwrap_or_default();
             return Err(format!("tensor {wanted} is missing (expected shape {shape:?})"));
         };
@@ -184,14 +196,15 @@ impl<'a> Source<'a> {
         if tensor.shape != shape && !(shape == [1] && tensor.shape.is_empty()) {
             return Err(format!("tensor {foreign} has shape {:?}, expected {shape:?}", tensor.shape));
         }
-        tensor.to_f32().ok_or_else(|| format!("tensor {foreign} is not of a floating-point type"))
+        let numbers = tensor.to_f32().ok_or_else(|| format!("tensor {foreign} is not of a floating-point type"))?;
+        Ok((numbers, foreign))
     }
 
     /// A sentence about tensors that no detector of this architecture has.
     fn unexpected(&self) -> Option<String> {
         let used = self.used.borrow();
         let expected = |name: &&String| used.contains(*name) || names::is_for_training(name);
-        let names: Vec<&str> = self.tensors.iter().filter(|(name, _)| !expected(name)).map(|(_, named)| named.foreign.as_str()).collect();
+        let names: Vec<&str> = self.tensors.iter().filter(|(name, _)| !expected(name)).map(|(_, (foreign, _))| *foreign).collect();
         let first = names.first()?;
         Some(match names.len() {
             1 => format!("tensor {first} is not part of the detector"),

@@ -61,20 +61,24 @@ pub fn canonical(name: &str) -> String {
     name
 }
 
-/// Whether a name (after what wrappers put before it) is of a detector of the family.
-pub fn is_of_family(name: &str) -> bool {
-    const BEGINNINGS: [&str; 9] = [
-        "backbone.model.",
-        "conv_encoder.model.",
-        "conv_encoder.encoder_input_proj.",
-        "encoder_input_proj.",
-        "decoder_input_proj.",
-        "enc_",
-        "encoder.",
-        "decoder.",
-        "weight_embedding.",
+/// Whether a name is of a detector of the family.
+pub fn known(name: &str) -> bool {
+    const PARTS: [&str; 10] = [
+        "backbone",
+        "conv_encoder",
+        "encoder_input_proj",
+        "encoder",
+        "decoder_input_proj",
+        "decoder",
+        "enc_output",
+        "enc_score_head",
+        "enc_bbox_head",
+        "denoising_class_embed",
     ];
-    BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    let (part, rest) = name.split_once('.').unwrap_or((name, ""));
+    // The heads stand outside of `model.`, too.
+    !rest.is_empty() && (PARTS.contains(&part) || ["class_embed", "bbox_embed"].contains(&part))
 }
 
 /// What only training reads, or follows from the config.

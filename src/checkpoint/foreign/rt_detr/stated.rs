@@ -4,6 +4,7 @@
 use super::super::evidence::Evidence;
 use crate::backend::SamplingMethod;
 use crate::checkpoint::Guess;
+use crate::checkpoint::class_names::from_names;
 use crate::config::*;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,7 +34,7 @@ impl Stated<'_> {
     }
 }
 
-pub fn config(model_type: ModelType, evidence: &Evidence, guess: &Guess, assumed: &mut Vec<String>) -> Result<RtDetr, String> {
+pub fn config(model_type: ModelType, evidence: &Evidence, classes: usize, guess: &Guess, assumed: &mut Vec<String>) -> Result<RtDetr, String> {
     let stated = Value::Object(evidence.config.clone().unwrap_or_default());
     let stated = Stated(&stated);
     // DEIMv2 as it was trained, rather than as transformers 5.24 computes it: see `Guess::exact_transformers`.
@@ -63,8 +64,7 @@ pub fn config(model_type: ModelType, evidence: &Evidence, guess: &Guess, assumed
     if !stated.get("with_box_refine", true)? {
         return Err("config.json: with_box_refine is false: boxes that aren't refined are not supported".into());
     }
-    let labels = labels(&stated, evidence, guess, assumed)?;
-    let default = Pixels { mean: [0.0; 3], std: [1.0; 3], resize: Resize::Stretch { height: 640, width: 640 } };
+    let labels = labels(evidence, classes, guess, assumed)?;
     let head_activation = if as_trained { Activation::Silu } else { Activation::Relu };
     let selection = Selection { output: !as_trained, activation: head_activation, learnt_content: stated.get("learn_initial_query", false)? };
     Ok(RtDetr {
@@ -76,35 +76,35 @@ pub fn config(model_type: ModelType, evidence: &Evidence, guess: &Guess, assumed
         queries: stated.get("num_queries", 300)?,
         classes: labels.len(),
         labels,
-        pixels: evidence.pixels(guess, None, default, "as its processor's class has it", assumed)?,
+        pixels: pixels(evidence, guess, assumed)?,
         backbone,
         neck,
         sizes: Default::default(),
     })
 }
 
-/// What the class logits stand for: as many as the score head has.
-fn labels(stated: &Stated, evidence: &Evidence, guess: &Guess, assumed: &mut Vec<String>) -> Result<Vec<Label>, String> {
-    // transformers has two labels where nothing is said; an `id2label` that names no class still tells how many there are.
-    let named = stated.0.get("id2label").and_then(Value::as_object).map(|map| {
-        let last = map.keys().filter_map(|key| key.trim().parse::<usize>().ok()).max();
-        map.len().max(last.map_or(0, |last| last.saturating_add(1)))
-    });
-    let classes = stated.get("num_labels", named.unwrap_or(2))?;
-    if classes == 0 || classes > 1 << 16 {
-        return Err(format!("config.json has {classes} classes"));
+/// Labels of the class logits: as they are named, else COCO's eighty.
+fn labels(evidence: &Evidence, classes: usize, guess: &Guess, assumed: &mut Vec<String>) -> Result<Vec<Label>, String> {
+    if let Some(names) = evidence.class_names(guess, classes)? {
+        return names.labels(classes, assumed);
     }
-    match evidence.class_names(guess, classes)? {
-        Some(names) => names.labels(classes, assumed),
-        None if classes == 80 => {
-            assumed.push("the classes are COCO's eighty (nothing names them; --labels does)".into());
-            Ok(Label::coco80())
-        }
-        None => {
-            assumed.push(format!("the {classes} classes have no names (--labels names them)"));
-            Ok((0..classes).map(|id| Label { id: id as u32, name: format!("class {id}") }).collect())
-        }
+    if classes == 80 {
+        assumed.push("the classes are COCO's eighty (config.json names none; --class-names FILE says otherwise)".into());
+        return Ok(Label::coco80());
     }
+    assumed.push(format!("the {classes} classes have no names (--class-names FILE names them: a name a line, or a config.json with id2label)"));
+    Ok(from_names((0..classes).map(|i| format!("class {i}")).collect()))
+}
+
+fn pixels(evidence: &Evidence, guess: &Guess, assumed: &mut Vec<String>) -> Result<Pixels, String> {
+    // These networks have no mask: what is filled up would be seen, and boxes be fractions of it.
+    if let Some([height, width]) = evidence.padding()?.filter(|_| guess.resize.is_none()) {
+        return Err(format!(
+            "preprocessor_config.json: pad_size {height} × {width} is not supported for this architecture (--resize gives a size in its place)"
+        ));
+    }
+    let default = Pixels { mean: [0.0; 3], std: [1.0; 3], resize: Resize::Stretch { height: 640, width: 640 } };
+    evidence.pixels(guess, None, default, "RT-DETR's", assumed)
 }
 
 fn backbone(model_type: ModelType, stated: &Stated) -> Result<MultiScaleBackbone, String> {
