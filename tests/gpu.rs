@@ -1,8 +1,10 @@
 //! The wgpu backend, on whatever adapter there is. Without one these tests fail: build.sh installs a software adapter.
 
-use crate::kernels::{check_kernels, check_products, compare, random};
+use crate::kernels::{check_kernels, check_products, check_refusals, compare, random};
+use crate::naive::Naive;
+use crate::operators::check_operators;
 use detrim::HostTensor;
-use detrim::backend::{Backend, Padding, Window};
+use detrim::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window};
 use detrim::checkpoint::{self, Guess};
 use detrim::config::{Activation, Architecture, Pixels, Resize};
 use detrim::gpu::{Gpu, GpuDetr, Recorder, Variant};
@@ -28,6 +30,134 @@ fn kernels_agree_with_the_naive_ones() {
         recorder.variants = [variant; 2];
         check_products(&recorder, |tensor| block_on(recorder.read(tensor)).unwrap());
     }
+}
+
+#[test]
+fn operators_agree_with_pytorch() {
+    let recorder = recorder();
+    check_operators(&recorder, |tensor| block_on(recorder.read(tensor)).unwrap());
+}
+
+#[test]
+fn what_can_t_be_computed_is_refused() {
+    check_refusals(&recorder());
+}
+
+#[test]
+fn values_may_be_of_another_width_than_keys() {
+    let mut recorder = recorder();
+    // Of two heads; multiples of four are another kernel.
+    for (width, value_width) in [(8, 24), (24, 8), (6, 8), (8, 6), (10, 2)] {
+        let tensors = [(7, width, 1), (13, width, 2), (13, value_width, 3)].map(|(rows, width, seed)| random(&[2, rows, width], seed));
+        let [q, k, v] = tensors.each_ref().map(|tensor| Naive.constant(tensor).unwrap());
+        let expected = Naive.attention(&q, &k, &v, 2, None).unwrap();
+        for variant in [Variant::ALL[0], Variant::ALL[3]] {
+            recorder.restart();
+            recorder.variants = [variant; 2];
+            let [q, k, v] = tensors.each_ref().map(|tensor| recorder.constant(tensor).unwrap());
+            let found = recorder.attention(&q, &k, &v, 2, None).unwrap();
+            assert_eq!(found.shape, expected.shape);
+            compare(&format!("{}, widths {width} and {value_width}", variant.name), &block_on(recorder.read(&found)).unwrap(), &expected.data);
+        }
+    }
+}
+
+/// Which kernel pools depends on the window and on how many there are.
+#[test]
+fn large_pools_agree_with_the_naive_ones() {
+    let recorder = recorder();
+    let even = |kernel, stride, padding| Window { kernel, stride, dilation: 1, padding: Padding::Even(padding) };
+    for (shape, window) in [
+        // The whole map, with and without vectors.
+        ([2, 33, 27, 20], even([33, 27], 1, 0)),
+        ([1, 80, 80, 3], even([80, 80], 1, 0)),
+        // Many that overlap and reach beyond the map.
+        ([2, 21, 19, 5], even([9, 9], 4, 4)),
+        ([1, 20, 30, 36], even([5, 5], 7, 9).dilated(4)),
+        ([1, 24, 37, 40], even([9, 17], 5, 8).dilated(2)),
+        ([1, 40, 41, 64], even([13, 13], 1, 6)),
+        ([1, 5, 40, 3], even([1, 31], 3, 0)),
+        ([1, 11, 12, 4], Window::new(9, 2, Padding::Same)),
+    ] {
+        // All below zero, so that padding shows wherever it counts.
+        let below = HostTensor::f32(&shape, random(&shape, 1).to_f32().iter().map(|x| x - 2.0).collect());
+        let (x, expected) = (recorder.constant(&below).unwrap(), Naive.constant(&below).unwrap());
+        for pool in [Pool::Max, Pool::MaxOfZeroPadded, Pool::Average, Pool::AverageWithin] {
+            let (found, expected) = (recorder.pool(&x, window, pool).unwrap(), Naive.pool(&expected, window, pool).unwrap());
+            assert_eq!(found.shape, expected.shape);
+            compare(&format!("{pool:?} {shape:?} {window:?}"), &block_on(recorder.read(&found)).unwrap(), &expected.data);
+        }
+    }
+}
+
+#[test]
+fn the_best_tokens_are_the_same_on_every_device() {
+    let recorder = recorder();
+    let best = |scores: &HostTensor, k: usize| {
+        let chosen = recorder.top_tokens(&recorder.constant(scores).unwrap(), k).unwrap();
+        block_on(recorder.read(&recorder.index_values(&chosen).unwrap())).unwrap()
+    };
+    // No number is lowest, below minus infinity; zeros are equal; of equals the first comes first.
+    let (nan, infinity) = (f32::NAN, f32::INFINITY);
+    let odd = [nan, 0.0, -infinity, -0.0, -nan, 1e-40, infinity, -1e-40, 0.0, nan, f32::MIN];
+    let odd = HostTensor::f32(&[1, odd.len(), 1], odd.to_vec());
+    assert_eq!(best(&odd, 11), [6.0, 5.0, 1.0, 3.0, 8.0, 7.0, 10.0, 2.0, 0.0, 4.0, 9.0]);
+    // A token's best class counts, whatever the others are.
+    let classes = HostTensor::f32(&[2, 2, 4], vec![nan, 1.0, nan, -5.0, 0.0, 0.5, 0.9, nan, -infinity, nan, nan, nan, nan, nan, nan, nan]);
+    assert_eq!(best(&classes, 2), [0.0, 1.0, 0.0, 1.0]);
+
+    // As many as the largest networks have, of which many are equal.
+    let (tokens, k) = (20_000, 300);
+    let scores: Vec<f32> = random(&[1, tokens, 1], 1).to_f32().iter().map(|x| (x * 500.0).round() / 500.0).collect();
+    let mut order: Vec<usize> = (0..tokens).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let expected: Vec<f32> = order[..k].iter().map(|token| *token as f32).collect();
+    assert_eq!(best(&HostTensor::f32(&[1, tokens, 1], scores), k), expected);
+}
+
+#[test]
+fn a_whole_is_written_again_if_any_part_of_it_changes() {
+    let recorder = recorder();
+    let fixed = recorder.constant(&random(&[1, 2, 3], 1)).unwrap();
+    let input = recorder.input(&[1, 2, 5]).unwrap();
+    let small = recorder.narrow(&fixed, 1, 2).unwrap();
+    let constant = recorder.concat(&[&small, &fixed], 2).unwrap();
+    // What follows could take the memory of what was there before.
+    let sum = recorder.add(&input, &constant, Activation::None).unwrap();
+    let whole = recorder.concat(&[&small, &sum, &fixed, &input], 2).unwrap();
+    let more = recorder.add(&whole, &whole, Activation::None).unwrap();
+    let after = recorder.multiply(&more, &whole).unwrap();
+    let program = block_on(recorder.finish(&[after.clone()])).unwrap();
+    assert_eq!(program.dispatches(), 1 + 4 + 2, "the constants' part of the work is done once, but all of the whole is written again");
+
+    let fixed = random(&[2, 3], 1).to_f32().into_owned();
+    for seed in [2, 3, 2] {
+        let data = random(&[2, 5], seed).to_f32().into_owned();
+        let expected: Vec<f32> = fixed
+            .chunks(3)
+            .zip(data.chunks(5))
+            .flat_map(|(fixed, data)| {
+                let small = &fixed[1..];
+                let sum: Vec<f32> = data.iter().zip(small.iter().chain(fixed)).map(|(a, b)| a + b).collect();
+                [small, &sum, fixed, data].concat().into_iter().map(|x| 2.0 * x * x)
+            })
+            .collect();
+        program.write(&recorder.gpu, &input, bytemuck::cast_slice(&data));
+        compare("after a concat", &block_on(program.run(&recorder.gpu, None)).unwrap()[0], &expected);
+    }
+}
+
+#[test]
+fn selection_and_deformable_attention_need_few_dispatches() {
+    let recorder = recorder();
+    let dispatches = |tensor| block_on(recorder.finish(&[tensor])).unwrap().dispatches();
+    let deformable = Deformable { heads: 2, levels: vec![[4, 4], [2, 2]], points: vec![3, 1], offset_scale: 0.5, method: SamplingMethod::Default };
+    let [value, offsets, weights, boxes] = [(20, 8), (6, 16), (6, 8), (6, 4)].map(|(rows, width)| recorder.input(&[1, rows, width]).unwrap());
+    assert_eq!(dispatches(recorder.deformable_attention(&value, &offsets, &weights, &boxes, &deformable).unwrap()), 1);
+    // Keys, ranks, rows.
+    assert_eq!(dispatches(recorder.gather(&value, &recorder.top_tokens(&value, 5).unwrap()).unwrap()), 3);
+    let whole = Window { kernel: [32, 24], stride: 1, dilation: 1, padding: Padding::Even(0) };
+    assert_eq!(dispatches(recorder.pool(&recorder.input(&[1, 32, 24, 8]).unwrap(), whole, Pool::Average).unwrap()), 1);
 }
 
 /// A picture of noise, so that every weight of the resize counts.

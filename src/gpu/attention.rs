@@ -1,8 +1,9 @@
-//! Multi-head attention: scores, softmax and mix, the host's side of `kernels/attention*.wgsl` and `softmax.wgsl`.
+//! Multi-head attention: scores, softmax and mix, the host's side of `kernels/attention*.wgsl`.
 
 use super::graph::Tensor;
 use super::kernels::Family;
-use super::recorder::{Recorder, expect, spread};
+use super::norm;
+use super::recorder::{Recorder, expect};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 
@@ -27,19 +28,23 @@ const MOST_SCORES: usize = 32 << 20;
 const TILE: usize = 32;
 
 pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-    let ([batch, queries, width], [_, keys, _]) = (three(q)?, three(k)?);
+    let ([batch, queries, width], [_, keys, _], [_, _, value_width]) = (three(q)?, three(k)?, three(v)?);
     expect("attention's keys", &k.shape, &[batch, keys, width])?;
-    expect("attention's values", &v.shape, &[batch, keys, width])?;
+    expect("attention's values", &v.shape, &[batch, keys, value_width])?;
+    if heads == 0 || !width.is_multiple_of(heads) || !value_width.is_multiple_of(heads) {
+        return Err(Error::Gpu(format!("attention with {heads} heads of widths {width} and {value_width} together")));
+    }
     let [bias_batch, bias_rows, _] = bias.map_or(Ok([0, 0, keys]), three)?;
     if let Some(bias) = bias {
         let fits = (bias_batch == batch || bias_batch == 1) && (bias_rows == queries || bias_rows == 1);
         expect("attention's bias", &bias.shape, &if fits { [bias_batch, bias_rows, keys] } else { [batch, queries, keys] })?;
     }
-    let (planes, head_width) = (batch * heads, width / heads);
-    let y = recorder.made(&[batch, queries, width])?;
+    // Values may be of another width than queries and keys.
+    let (planes, head_width, value_width) = (batch * heads, width / heads, value_width / heads);
+    let y = recorder.made(&[batch, queries, heads * value_width])?;
     // Workgroup memory is as good or bad here as in other matrix products.
-    let direct = head_width.is_multiple_of(4) && !recorder.variants[0].is_tiled();
-    let family = if direct { Family::AttentionDirect } else { Family::AttentionTiled };
+    let tiled = recorder.variants[0].is_tiled();
+    let family = |width: usize| if width.is_multiple_of(4) && !tiled { Family::AttentionDirect } else { Family::AttentionTiled };
     let most = (MOST_SCORES / (planes * keys * size_of::<f32>())).max(1);
     for first in (0..queries).step_by(most) {
         let count = most.min(queries - first);
@@ -57,10 +62,10 @@ pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: us
         let scores = recorder.made(&[planes, count, keys])?;
         let groups = |columns: usize| [columns.div_ceil(TILE) as u32, count.div_ceil(TILE) as u32, planes as u32];
         let bias = bias.map_or(&q.value, |bias| &bias.value);
-        recorder.dispatch(family, &[("SCORES", 1)], &[parameters], &[&q.value, &k.value, bias], &scores.value, groups(keys));
-        let [across, down] = spread((planes * count).div_ceil(4));
-        recorder.dispatch(Family::Softmax, &[], &[(planes * count) as u32, keys as u32], &[], &scores.value, [across, down, 1]);
-        recorder.dispatch(family, &[("SCORES", 0)], &[parameters], &[&scores.value, &v.value], &y.value, groups(head_width));
+        recorder.dispatch(family(head_width), &[("SCORES", 1)], &[parameters], &[&q.value, &k.value, bias], &scores.value, groups(keys));
+        norm::softmax_in_place(recorder, &scores.value, planes * count, keys);
+        let parameters = Parameters { width: value_width as u32, ..parameters };
+        recorder.dispatch(family(value_width), &[("SCORES", 0)], &[parameters], &[&scores.value, &v.value], &y.value, groups(value_width));
     }
     Ok(y)
 }

@@ -1,9 +1,10 @@
 //! Linear maps and convolutions: the host's side of `kernels/gemm*.wgsl`.
 
+use super::epilogue::{self, Epilogue};
 use super::graph::{Tensor, Value};
 use super::kernels::Family;
 use super::packing::{self, Packing};
-use super::recorder::{Ending, Recorder, expect, vectors};
+use super::recorder::{Recorder, expect, lanes, vectors};
 use super::template::Constant;
 use crate::backend::Window;
 use crate::config::Activation;
@@ -63,14 +64,16 @@ pub struct Matrix {
     /// Followed by the scales of int8 weights.
     bias: Rc<Value>,
     packing: Packing,
+    /// A scale and a shift after the activation.
+    affine: Option<[f32; 2]>,
     window: Window,
     input: usize,
     pub out: usize,
 }
 
 impl Matrix {
-    /// `weight` `[out, …, in]` with the window's places between, if there are any.
-    pub fn load(recorder: &Recorder, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self> {
+    /// `weight` `[out, …, in]` with the window's places between, if there are any; `affine` `[2]`.
+    pub fn load(recorder: &Recorder, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Self> {
         let [out, .., input] = weight.shape[..] else { return Err(Error::Gpu(format!("a weight of shape {:?}", weight.shape))) };
         if weight.is_empty() {
             return Err(Error::Gpu(format!("a weight of shape {:?} is empty", weight.shape)));
@@ -82,7 +85,7 @@ impl Matrix {
             Data::I8(data) => recorder.upload("weights", &outputs_last(&data.values, out))?,
         };
         let bias = packing::bias_and_scales(recorder, weight, bias, Channels::First, out.next_multiple_of(4))?;
-        Ok(Self { weight: packed, bias, packing: Packing::of(weight), window, input, out })
+        Ok(Self { weight: packed, bias, packing: Packing::of(weight), affine: epilogue::affine(affine)?, window, input, out })
     }
 }
 
@@ -120,10 +123,11 @@ pub fn record(
     let variant = recorder.variants[usize::from(rows * matrix.out < SMALL)];
 
     let vector = vectors(matrix.input);
-    let Ending { curve, words } = activation.into();
+    let epilogue = Epilogue::new(activation, matrix.affine);
     let mut constants = variant.constants();
     constants.extend([("VECTOR", vector), ("OUT_VECTOR", vectors(matrix.out))]);
-    constants.extend([("CURVE", curve), ("GATHER", u32::from(!matrix.window.is_pointwise()))]);
+    constants.push(("GATHER", u32::from(!matrix.window.is_pointwise())));
+    constants.extend(epilogue.constants);
     constants.extend(matrix.packing.constants());
     let [kernel_height, kernel_width] = matrix.window.kernel;
     // In the order of `gemm.wgsl`.
@@ -131,7 +135,7 @@ pub fn record(
         rows,
         matrix.out,
         matrix.out.div_ceil(4),
-        if vector == 1 { matrix.input / 4 } else { matrix.input },
+        matrix.input / lanes(vector),
         kernel_height * kernel_width,
         kernel_width,
         matrix.window.stride,
@@ -144,7 +148,7 @@ pub fn record(
         place.left,
     ];
     let mut parameters = parameters.map(|number| number as u32).to_vec();
-    parameters.extend(words);
+    parameters.extend(epilogue.words);
     parameters.push(u32::from(residual.is_some()));
     let reads = [&x.value, &matrix.weight, &matrix.bias, residual.map_or(&matrix.bias, |residual| &residual.value)];
     let down = rows.div_ceil(variant.places());

@@ -10,30 +10,46 @@ pub enum Family {
     GemmDirect,
     GemmTiled,
     Window,
-    Add,
+    PoolLarge,
+    Elementwise,
+    Copy,
+    Upsample,
     Norm,
     AttentionDirect,
     AttentionTiled,
+    Deformable,
     Softmax,
+    TopTokens,
+    TopValues,
+    Gather,
     Prepare,
 }
 
 impl Family {
     /// The name for error messages, and the parts of the template.
     fn source(self) -> (&'static str, &'static [&'static str]) {
-        const ACTIVATION: &str = include_str!("kernels/activation.wgsl");
+        const EPILOGUE: &str = include_str!("kernels/epilogue.wgsl");
         const ELEMENT: &str = include_str!("kernels/element.wgsl");
+        const POOL: &str = include_str!("kernels/pool.wgsl");
+        const ORDER: &str = include_str!("kernels/order.wgsl");
         const ATTENTION: &str = include_str!("kernels/attention.wgsl");
         const GEMM: &str = include_str!("kernels/gemm.wgsl");
         match self {
-            Family::GemmDirect => ("gemm_direct", &[ACTIVATION, ELEMENT, GEMM, include_str!("kernels/gemm_direct.wgsl")]),
-            Family::GemmTiled => ("gemm_tiled", &[ACTIVATION, ELEMENT, GEMM, include_str!("kernels/gemm_tiled.wgsl")]),
-            Family::Window => ("window", &[ACTIVATION, ELEMENT, include_str!("kernels/window.wgsl")]),
-            Family::Add => ("add", &[ACTIVATION, ELEMENT, include_str!("kernels/add.wgsl")]),
+            Family::GemmDirect => ("gemm_direct", &[EPILOGUE, ELEMENT, GEMM, include_str!("kernels/gemm_direct.wgsl")]),
+            Family::GemmTiled => ("gemm_tiled", &[EPILOGUE, ELEMENT, GEMM, include_str!("kernels/gemm_tiled.wgsl")]),
+            Family::Window => ("window", &[EPILOGUE, ELEMENT, POOL, include_str!("kernels/window.wgsl")]),
+            Family::PoolLarge => ("pool_large", &[ELEMENT, POOL, include_str!("kernels/pool_large.wgsl")]),
+            Family::Elementwise => ("elementwise", &[EPILOGUE, ELEMENT, include_str!("kernels/elementwise.wgsl")]),
+            Family::Copy => ("copy", &[ELEMENT, include_str!("kernels/copy.wgsl")]),
+            Family::Upsample => ("upsample", &[ELEMENT, include_str!("kernels/upsample.wgsl")]),
             Family::Norm => ("norm", &[include_str!("kernels/norm.wgsl")]),
             Family::AttentionDirect => ("attention_direct", &[ATTENTION, include_str!("kernels/attention_direct.wgsl")]),
             Family::AttentionTiled => ("attention_tiled", &[ATTENTION, include_str!("kernels/attention_tiled.wgsl")]),
+            Family::Deformable => ("deformable", &[ELEMENT, include_str!("kernels/deformable.wgsl")]),
             Family::Softmax => ("softmax", &[include_str!("kernels/softmax.wgsl")]),
+            Family::TopTokens => ("top_tokens", &[ELEMENT, ORDER, include_str!("kernels/top_tokens.wgsl")]),
+            Family::TopValues => ("top_values", &[ORDER, include_str!("kernels/top_values.wgsl")]),
+            Family::Gather => ("gather", &[ELEMENT, include_str!("kernels/gather.wgsl")]),
             Family::Prepare => ("prepare", &[include_str!("kernels/prepare.wgsl")]),
         }
     }

@@ -5,17 +5,24 @@
 //! `kernels/` and a Rust file of the same name that says how much of it to run.
 
 mod attention;
+mod copy;
+mod deformable;
 mod detr;
 mod device;
+mod elementwise;
+mod epilogue;
 mod gemm;
 mod graph;
 mod kernels;
+mod norm;
 mod packing;
 mod plan;
+mod pool;
 mod prepare;
 mod program;
 mod recorder;
 mod template;
+mod top;
 mod tune;
 mod window;
 
@@ -24,3 +31,4 @@ pub use device::Gpu;
 pub use gemm::Variant;
 pub use graph::Tensor;
 pub use recorder::Recorder;
+pub use top::Indices;

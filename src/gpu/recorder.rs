@@ -1,14 +1,21 @@
 //! The [`Backend`] that records: each operation appends dispatches, and nothing is computed until a program runs.
 
 use super::attention;
+use super::copy;
+use super::deformable;
 use super::device::{Gpu, Memory};
+use super::elementwise::{self, Operation};
+use super::epilogue::Epilogue;
 use super::gemm::{self, Matrix, Variant};
 use super::graph::{Dispatch, Origin, Tensor, Value};
 use super::kernels::{Family, Kernels};
+use super::norm::{self, Norm};
+use super::pool;
 use super::prepare;
 use super::program::Program;
 use super::template::Constant;
-use super::window;
+use super::top::{self, Indices};
+use super::window::{self, Depthwise};
 use crate::backend::{Backend, Deformable, Padding, Pool, Window};
 use crate::config::{Activation, Pixels};
 use crate::error::{Error, Result};
@@ -26,14 +33,6 @@ pub struct Recorder {
     stages: RefCell<Vec<(String, Tensor)>>,
     next: Cell<usize>,
     constant_bytes: Cell<usize>,
-}
-
-/// Weights of a layer norm.
-pub struct Norm {
-    weight: Rc<Value>,
-    bias: Rc<Value>,
-    width: usize,
-    epsilon: f32,
 }
 
 impl Recorder {
@@ -141,6 +140,20 @@ impl Recorder {
         let reads = reads.iter().map(|&value| value.clone()).collect();
         self.recording.borrow_mut().push(Dispatch { pipeline, layout, parameters, reads, write: write.clone(), groups });
     }
+
+    /// Appends the work of a kernel that has 64 invocations in a workgroup, of which `count` have something to do.
+    pub fn dispatch_each<P: bytemuck::Pod>(
+        &self,
+        family: Family,
+        constants: &[Constant],
+        parameters: &[P],
+        reads: &[&Rc<Value>],
+        write: &Rc<Value>,
+        count: usize,
+    ) {
+        let [across, down] = spread(count.div_ceil(64));
+        self.dispatch(family, constants, parameters, reads, write, [across, down, 1]);
+    }
 }
 
 /// Most workgroups in one direction.
@@ -152,32 +165,14 @@ pub fn spread(groups: usize) -> [u32; 2] {
     [groups.div_ceil(rows.max(1)) as u32, rows as u32]
 }
 
-/// An activation as the kernels have it (`activation.wgsl`).
-pub struct Ending {
-    /// The constant CURVE.
-    pub curve: u32,
-    /// Code, low and high.
-    pub words: [u32; 3],
-}
-
-impl From<Activation> for Ending {
-    fn from(activation: Activation) -> Self {
-        let clamp = |low: f32, high: f32| Self { curve: 0, words: [0, low.to_bits(), high.to_bits()] };
-        let curve = |code| Self { curve: 1, words: [code, 0, 0] };
-        match activation {
-            Activation::None => clamp(f32::MIN, f32::MAX),
-            Activation::Relu => clamp(0.0, f32::MAX),
-            Activation::Relu6 => clamp(0.0, 6.0),
-            Activation::Gelu => curve(1),
-            Activation::Silu => curve(2),
-            Activation::Sigmoid => curve(3),
-        }
-    }
-}
-
 /// 1 where vectors of four fit.
 pub fn vectors(width: usize) -> u32 {
     u32::from(width.is_multiple_of(4))
+}
+
+/// Numbers in an element, of which [`vectors`] tells whether it is a vector.
+pub fn lanes(vector: u32) -> usize {
+    if vector == 1 { 4 } else { 1 }
 }
 
 /// Fails unless the network is consistent with itself.
@@ -188,48 +183,28 @@ pub fn expect(what: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     Err(Error::Gpu(format!("{what} has shape {found:?}, expected {expected:?}")))
 }
 
-/// Stands in until the operation is there.
-fn unsupported(operation: &str) -> Error {
-    Error::Config(format!("{operation}: not on this backend"))
-}
-
 impl Backend for Recorder {
     type Tensor = Tensor;
-    type Indices = Tensor;
+    type Indices = Indices;
     type Conv = Matrix;
-    type Depthwise = window::Depthwise;
+    type Depthwise = Depthwise;
     type Linear = Matrix;
     type Norm = Norm;
 
     fn load_conv(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Matrix> {
-        if affine.is_some() {
-            return Err(unsupported("affine"));
-        }
-        Matrix::load(self, weight, bias, window)
+        Matrix::load(self, weight, bias, affine, window)
     }
 
-    fn load_depthwise(
-        &self,
-        _: &str,
-        weight: &HostTensor,
-        bias: &HostTensor,
-        affine: Option<&HostTensor>,
-        window: Window,
-    ) -> Result<window::Depthwise> {
-        if affine.is_some() {
-            return Err(unsupported("affine"));
-        }
-        window::Depthwise::load(self, weight, bias, window)
+    fn load_depthwise(&self, _: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Depthwise> {
+        Depthwise::load(self, weight, bias, affine, window)
     }
 
     fn load_linear(&self, _: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Matrix> {
-        Matrix::load(self, weight, bias, Window::new(1, 1, Padding::Even(0)))
+        Matrix::load(self, weight, bias, None, Window::new(1, 1, Padding::Even(0)))
     }
 
     fn load_norm(&self, _: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Norm> {
-        let bias = bias.ok_or_else(|| unsupported("RMS norm"))?;
-        let (weight, bias) = (weight.to_f32(), bias.to_f32());
-        Ok(Norm { width: weight.len(), weight: self.upload("a norm's weight", &weight)?, bias: self.upload("a norm's bias", &bias)?, epsilon })
+        Norm::load(self, weight, bias, epsilon)
     }
 
     fn constant(&self, tensor: &HostTensor) -> Result<Tensor> {
@@ -250,15 +225,24 @@ impl Backend for Recorder {
         gemm::record(self, x, conv, [batch, height, width], activation, residual)
     }
 
-    fn depthwise(&self, x: &Tensor, conv: &window::Depthwise, activation: Activation) -> Result<Tensor> {
-        window::record(self, x, conv.window, Some(conv), activation)
+    fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
+        window::record(self, x, conv.window, window::Kind::Depthwise(conv, activation))
     }
 
     fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
-        if pool != Pool::Max {
-            return Err(unsupported("pool"));
-        }
-        window::record(self, x, window, None, Activation::None)
+        pool::record(self, x, window, pool)
+    }
+
+    fn upsample(&self, x: &Tensor) -> Result<Tensor> {
+        copy::upsample(self, x)
+    }
+
+    fn concat(&self, parts: &[&Tensor], axis: usize) -> Result<Tensor> {
+        copy::concat(self, parts, axis)
+    }
+
+    fn narrow(&self, x: &Tensor, start: usize, length: usize) -> Result<Tensor> {
+        copy::narrow(self, x, start, length)
     }
 
     fn linear(&self, x: &Tensor, linear: &Matrix, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -272,77 +256,52 @@ impl Backend for Recorder {
         attention::record(self, q, k, v, heads, bias)
     }
 
+    fn deformable_attention(&self, value: &Tensor, offsets: &Tensor, weights: &Tensor, boxes: &Tensor, deformable: &Deformable) -> Result<Tensor> {
+        deformable::record(self, value, offsets, weights, boxes, deformable)
+    }
+
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
-        expect("a layer norm's input", &[x.width()], &[norm.width])?;
-        let (rows, y) = (x.size() / norm.width, self.made(&x.shape)?);
-        // A workgroup takes four rows.
-        let [across, down] = spread(rows.div_ceil(4));
-        let parameters = [rows as u32, norm.width as u32, norm.epsilon.to_bits()];
-        self.dispatch(Family::Norm, &[], &parameters, &[&x.value, &norm.weight, &norm.bias], &y.value, [across, down, 1]);
-        Ok(y)
+        norm::record(self, x, norm)
     }
 
     fn add(&self, a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
-        expect("the second term of a sum", &b.shape[1..], &a.shape[1..])?;
-        let vector = vectors(b.size());
-        let lanes = if vector == 1 { 4 } else { 1 };
-        let (count, y) = (a.size() / lanes, self.made(&a.shape)?);
-        let [across, down] = spread(count.div_ceil(64));
-        let Ending { curve, words: [code, low, high] } = activation.into();
-        let parameters = [count as u32, (b.size() / lanes) as u32, code, low, high];
-        self.dispatch(Family::Add, &[("VECTOR", vector), ("CURVE", curve)], &parameters, &[&a.value, &b.value], &y.value, [across, down, 1]);
-        Ok(y)
+        elementwise::binary(self, Operation::Add, a, b, &Epilogue::new(activation, None))
+    }
+
+    fn multiply(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        elementwise::binary(self, Operation::Multiply, a, b, &Epilogue::new(Activation::None, None))
+    }
+
+    fn activate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        elementwise::unary(self, x, &Epilogue::new(activation, None))
+    }
+
+    fn clamp(&self, x: &Tensor, min: f32, max: f32) -> Result<Tensor> {
+        elementwise::unary(self, x, &Epilogue::clamp(min, max))
+    }
+
+    fn softmax(&self, x: &Tensor) -> Result<Tensor> {
+        norm::softmax(self, x)
+    }
+
+    fn top_values(&self, x: &Tensor, k: usize) -> Result<Tensor> {
+        top::values(self, x, k)
+    }
+
+    fn top_tokens(&self, scores: &Tensor, k: usize) -> Result<Indices> {
+        top::tokens(self, scores, k)
+    }
+
+    fn gather(&self, x: &Tensor, indices: &Indices) -> Result<Tensor> {
+        top::gather(self, x, indices)
+    }
+
+    fn index_values(&self, indices: &Indices) -> Result<Tensor> {
+        top::index_values(self, indices)
     }
 
     fn stage(&self, name: &str, x: &Tensor) -> Result<()> {
         self.stages.borrow_mut().push((name.into(), x.clone()));
         Ok(())
-    }
-    fn upsample(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("upsample"))
-    }
-
-    fn concat(&self, _: &[&Tensor], _: usize) -> Result<Tensor> {
-        Err(unsupported("concat"))
-    }
-
-    fn narrow(&self, _: &Tensor, _: usize, _: usize) -> Result<Tensor> {
-        Err(unsupported("narrow"))
-    }
-
-    fn deformable_attention(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Deformable) -> Result<Tensor> {
-        Err(unsupported("deformable_attention"))
-    }
-
-    fn multiply(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("multiply"))
-    }
-
-    fn activate(&self, _: &Tensor, _: Activation) -> Result<Tensor> {
-        Err(unsupported("activate"))
-    }
-
-    fn clamp(&self, _: &Tensor, _: f32, _: f32) -> Result<Tensor> {
-        Err(unsupported("clamp"))
-    }
-
-    fn softmax(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("softmax"))
-    }
-
-    fn top_values(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(unsupported("top_values"))
-    }
-
-    fn top_tokens(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(unsupported("top_tokens"))
-    }
-
-    fn gather(&self, _: &Tensor, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("gather"))
-    }
-
-    fn index_values(&self, _: &Tensor) -> Result<Tensor> {
-        Err(unsupported("index_values"))
     }
 }

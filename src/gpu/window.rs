@@ -1,10 +1,12 @@
-//! Depthwise convolution and max pool: the host's side of `kernels/window.wgsl`.
+//! Windows that treat each channel by itself, depthwise convolutions and pools: the host's side of `kernels/window.wgsl`.
 
+use super::epilogue::{self, Epilogue};
 use super::graph::{Tensor, Value};
 use super::kernels::Family;
 use super::packing::{self, Packing};
-use super::recorder::{Ending, Recorder, expect, spread, vectors};
-use crate::backend::Window;
+use super::pool;
+use super::recorder::{Recorder, expect, lanes, vectors};
+use crate::backend::{Pool, Window};
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::weights::{Channels, Data, HostTensor};
@@ -15,13 +17,15 @@ pub struct Depthwise {
     /// Followed by the scales of int8 weights.
     bias: Rc<Value>,
     packing: Packing,
+    /// A scale and a shift after the activation.
+    affine: Option<[f32; 2]>,
     channels: usize,
     pub window: Window,
 }
 
 impl Depthwise {
-    /// `weight` `[kernel height, kernel width, channels]`
-    pub fn load(recorder: &Recorder, weight: &HostTensor, bias: &HostTensor, window: Window) -> Result<Self> {
+    /// `weight` `[kernel height, kernel width, channels]`, `affine` `[2]`.
+    pub fn load(recorder: &Recorder, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Self> {
         let [_, _, channels] = weight.shape[..] else { return Err(Error::Gpu(format!("a depthwise weight of shape {:?}", weight.shape))) };
         expect("a bias", &bias.shape, &[channels])?;
         let label = "depthwise weights";
@@ -36,30 +40,41 @@ impl Depthwise {
             // A single channel's f16 can't be read from a buffer; such weights are few.
             _ => (recorder.upload(label, &weight.to_f32())?, Packing::Full),
         };
-        Ok(Self { weight: packed, bias: packing::bias_and_scales(recorder, weight, bias, Channels::Last, channels)?, packing, channels, window })
+        let bias = packing::bias_and_scales(recorder, weight, bias, Channels::Last, channels)?;
+        Ok(Self { weight: packed, bias, packing, affine: epilogue::affine(affine)?, channels, window })
     }
 }
 
-/// A depthwise convolution where there are weights, else a max pool.
-pub fn record(recorder: &Recorder, x: &Tensor, window: Window, depthwise: Option<&Depthwise>, activation: Activation) -> Result<Tensor> {
+/// What is made of a window.
+pub enum Kind<'a> {
+    Depthwise(&'a Depthwise, Activation),
+    Pool(Pool),
+}
+
+pub fn record(recorder: &Recorder, x: &Tensor, window: Window, kind: Kind) -> Result<Tensor> {
     let [batch, height, width, channels] = x.shape[..] else { return Err(Error::Gpu(format!("a window on shape {:?}", x.shape))) };
     let place = window.place(height, width);
     let y = recorder.made(&[batch, place.out_height, place.out_width, channels])?;
     let vector = vectors(channels);
-    let Ending { curve, words } = activation.into();
-    let lanes = if vector == 1 { 4 } else { 1 };
+    let (depthwise, epilogue, pool) = match kind {
+        Kind::Depthwise(depthwise, activation) => (Some(depthwise), Epilogue::new(activation, depthwise.affine), Pool::Max),
+        Kind::Pool(pool) => (None, Epilogue::new(Activation::None, None), pool),
+    };
     let [kernel_height, kernel_width] = window.kernel;
     // Where windows overlap, neighbours share most of what they read.
     let columns = if window.stride == 1 { 4 } else { 2 };
     let span = (columns - 1) * window.stride + (kernel_width - 1) * window.dilation + 1;
-    let count = batch * place.out_height * place.out_width.div_ceil(columns) * (channels / lanes);
+    let elements = channels / lanes(vector);
+    let count = batch * place.out_height * place.out_width.div_ceil(columns) * elements;
     // In the order of `window.wgsl`.
-    let parameters = [count, channels / lanes, kernel_height, height, width, place.out_height, place.out_width, place.top, place.left];
+    let parameters = [count, elements, kernel_height, height, width, place.out_height, place.out_width, place.top, place.left];
     let mut parameters = parameters.map(|number| number as u32).to_vec();
-    parameters.extend(words);
+    parameters.extend(epilogue.words);
     let packing = depthwise.map_or(Packing::Full, |depthwise| depthwise.packing);
     let [columns, kernel, stride, dilation, span] = [columns, kernel_width, window.stride, window.dilation, span].map(|n| n as u32);
-    let mut constants = vec![("CURVE", curve), ("VECTOR", vector), ("DEPTHWISE", u32::from(depthwise.is_some()))];
+    let mut constants = vec![("VECTOR", vector), ("DEPTHWISE", u32::from(depthwise.is_some()))];
+    constants.extend(epilogue.constants);
+    constants.extend(pool::constants(pool));
     constants.extend(packing.constants());
     constants.extend([("COLUMNS", columns), ("KERNEL", kernel), ("STRIDE", stride), ("DILATION", dilation), ("SPAN", span)]);
     let mut reads = vec![&x.value];
@@ -67,7 +82,6 @@ pub fn record(recorder: &Recorder, x: &Tensor, window: Window, depthwise: Option
         expect("a depthwise convolution's input", &[channels], &[depthwise.channels])?;
         reads.extend([&depthwise.weight, &depthwise.bias]);
     }
-    let [across, down] = spread(count.div_ceil(64));
-    recorder.dispatch(Family::Window, &constants, &parameters, &reads, &y.value, [across, down, 1]);
+    recorder.dispatch_each(Family::Window, &constants, &parameters, &reads, &y.value, count);
     Ok(y)
 }

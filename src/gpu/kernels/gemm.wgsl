@@ -1,4 +1,4 @@
-// y = activation(x · weight + bias + residual), where a row of x may be gathered from a picture's window: a convolution as a
+// y = epilogue(x · weight + bias + residual), where a row of x may be gathered from a picture's window: a convolution as a
 // matrix product whose left side is never written down. What all variants have in common.
 //
 // VECTOR: the input channels are a multiple of four, and x is read four at a time. OUT_VECTOR: the output channels are.
@@ -22,6 +22,8 @@ struct Parameters {
     code: u32,
     low: f32,
     high: f32,
+    scale: f32,
+    shift: f32,
     residual: u32,
 }
 
@@ -117,7 +119,7 @@ fn finish(row: u32, n: u32, sum: vec4<f32>) {
     if (p.residual != 0u) {
         value += residual[at];
     }
-    y[at] = activate(value);
+    y[at] = epilogue(value);
 #else
     let at = row * p.outs + n * 4u;
     let count = min(4u, p.outs - n * 4u);
@@ -126,7 +128,7 @@ fn finish(row: u32, n: u32, sum: vec4<f32>) {
             value[i] += residual[at + i];
         }
     }
-    value = activate(value);
+    value = epilogue(value);
     for (var i = 0u; i < count; i++) {
         y[at + i] = value[i];
     }

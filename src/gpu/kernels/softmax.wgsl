@@ -1,4 +1,5 @@
-// Softmax of each row, in place: sixteen invocations take one row. The largest score is subtracted first, so that nothing overflows.
+// Softmax of each row: sixteen invocations take one row. The largest score is subtracted first, so that nothing overflows.
+// IN_PLACE: a row is written where it was read.
 
 struct Parameters {
     rows: u32,
@@ -6,7 +7,20 @@ struct Parameters {
 }
 
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
+#if IN_PLACE
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+#else
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+#end
+
+fn load(i: u32) -> f32 {
+#if IN_PLACE
+    return y[i];
+#else
+    return x[i];
+#end
+}
 
 const LANES = 16u;
 const ROWS = 4u;
@@ -22,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let width = select(0u, p.width, row < p.rows);
     var part = -3.4e38;
     for (var i = local.x; i < width; i += LANES) {
-        part = max(part, x[start + i]);
+        part = max(part, load(start + i));
     }
     tops[first + local.x] = part;
     workgroupBarrier();
@@ -32,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     part = 0.0;
     for (var i = local.x; i < width; i += LANES) {
-        part += exp(x[start + i] - top);
+        part += exp(load(start + i) - top);
     }
     sums[first + local.x] = part;
     workgroupBarrier();
@@ -41,6 +55,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         sum += sums[first + i];
     }
     for (var i = local.x; i < width; i += LANES) {
-        x[start + i] = exp(x[start + i] - top) / sum;
+        y[start + i] = exp(load(start + i) - top) / sum;
     }
 }

@@ -1,4 +1,4 @@
-// Windows that treat each channel by itself: depthwise convolution (DEPTHWISE) and max pool. Each invocation makes COLUMNS
+// Windows that treat each channel by itself: depthwise convolution (DEPTHWISE) and the pools of pool.wgsl. Each invocation makes COLUMNS
 // neighbours of a row, whose windows (KERNEL wide, STRIDE and DILATION apart) share what they read: SPAN elements.
 //
 // VECTOR: channels are a multiple of four, and an element holds four of them. HALF: two f16 weights in each u32 (with VECTOR only).
@@ -17,6 +17,8 @@ struct Parameters {
     code: u32,
     low: f32,
     high: f32,
+    scale: f32,
+    shift: f32,
 }
 
 #if INT8
@@ -82,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #end
 #end
 #else
-    let outside = Element(-3.4e38);
+    let outside = Element(NOTHING);
 #for i in COLUMNS
     var value$i = outside;
 #end
@@ -105,7 +107,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #end
 #else
 #for i in COLUMNS
-        value$i = max(value$i, x$[i*STRIDE+t*DILATION]);
+        value$i = combine(value$i, x$[i*STRIDE+t*DILATION]);
 #end
 #end
 #end
@@ -115,16 +117,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     value$i = fma(value$i, bias[p.channels + c], bias[c]);
 #end
 #end
+#if !DEPTHWISE
+    let rows_within = taps_within(top, p.kernel_height, $DILATIONu, p.in_height);
+    let rows = rows_within.y - rows_within.x;
+#end
     let to = (line * p.out_width + column) * p.channels + c;
 #for i in COLUMNS
     if (column + $iu < p.out_width) {
 #if !DEPTHWISE
-        y[to + $iu * p.channels] = value$i;
+        let columns = taps_within(left + $i * $STRIDE, $KERNELu, $DILATIONu, p.in_width);
+        y[to + $iu * p.channels] = pooled(value$i, rows * (columns.y - columns.x), p.kernel_height * $KERNELu);
 #else
 #if VECTOR
-        y[to + $iu * p.channels] = activate(value$i);
+        y[to + $iu * p.channels] = epilogue(value$i);
 #else
-        y[to + $iu * p.channels] = activate(vec4<f32>(value$i)).x;
+        y[to + $iu * p.channels] = epilogue(vec4<f32>(value$i)).x;
 #end
 #end
     }

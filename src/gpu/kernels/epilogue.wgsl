@@ -1,6 +1,6 @@
-// Elementwise functions at the end of a layer: a plain clamp, or one of the others where CURVE is set. A software adapter
-// computes every branch of a switch, which only these few layers should pay for. The parameters have `code`, `low` and `high`,
-// as Ending gives them.
+// The end of a layer: an activation, and after it a scale and a shift for all channels where AFFINE is set. The activation is a
+// plain clamp, or one of the others where CURVE is set. A software adapter computes every branch of a switch, which only these
+// few layers should pay for. The parameters have `code`, `low`, `high`, `scale` and `shift`, as epilogue.rs gives them.
 
 #if CURVE
 fn logistic(x: vec4<f32>) -> vec4<f32> {
@@ -27,3 +27,11 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
     return clamp(x, vec4<f32>(p.low), vec4<f32>(p.high));
 }
 #end
+
+fn epilogue(x: vec4<f32>) -> vec4<f32> {
+#if AFFINE
+    return fma(activate(x), vec4<f32>(p.scale), vec4<f32>(p.shift));
+#else
+    return activate(x);
+#end
+}

@@ -1,0 +1,12 @@
+// Orders numbers by integers, which no driver's arithmetic can blur: the larger number has the larger key, equal ones have the
+// same, and a NaN has the smallest.
+
+fn key(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    let size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) {
+        return 0u;
+    }
+    // Zero is zero, whatever its sign.
+    return select(0x80000000u + size, 0x80000000u - size, bits != size);
+}
