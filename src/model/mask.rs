@@ -12,6 +12,7 @@ pub struct PixelMask {
 }
 
 impl PixelMask {
+    /// `valid` `[batch, height, width]`, row-major: whether a pixel belongs to the picture. Fails where its length is another.
     pub fn new(batch: usize, height: usize, width: usize, valid: Vec<bool>) -> Result<Self> {
         if valid.len() != batch * height * width {
             return Err(Error::Config(format!("a pixel mask [{batch}, {height}, {width}] can't have {} values", valid.len())));

@@ -94,6 +94,7 @@ pub struct Surveyor<'a> {
 }
 
 impl<'a> Surveyor<'a> {
+    /// Measures nothing yet: each thing is measured when it is asked for first.
     pub fn new(parent: &'a Side<'a>, method: Method, progress: &'a dyn Progress) -> Self {
         Self { parent, method, progress, layers: OnceCell::new(), sizes: OnceCell::new(), structures: RefCell::default() }
     }

@@ -65,6 +65,7 @@ pub struct Report {
 const PATIENCE: u64 = 20;
 
 impl State {
+    /// The beginning of a run: weights in f32 (see [`trainable`](super::step::trainable)), no step done.
     pub fn new(weights: Weights) -> Self {
         Self { weights, ..Self::default() }
     }

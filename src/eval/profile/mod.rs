@@ -71,6 +71,7 @@ impl Profile {
         Ok(profile)
     }
 
+    /// Reads what `detrim bench --profile` or the page's benchmark saved. Fails, with the file's name, where it isn't one.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: &std::path::Path) -> Result<Self> {
         let file = path.display().to_string();
