@@ -119,7 +119,8 @@ fn bad_files_are_named() {
         std::fs::write(&path, text).unwrap();
         Dataset::open(&path).unwrap_err().to_string()
     };
-    for text in ["{", "[]", "{}", "", "null", r#"{"images": 5}"#, r#"{"images": [], "annotations": [}"#, r#"{"images": []} x"#, "[{\"image_id\": 1}]"] {
+    for text in ["{", "[]", "{}", "", "null", r#"{"images": 5}"#, r#"{"images": [], "annotations": [}"#, r#"{"images": []} x"#, "[{\"image_id\": 1}]"]
+    {
         let error = error(text);
         assert!(error.contains("odd.json") && error.contains("COCO annotations"), "{text}: {error}");
     }
@@ -150,10 +151,10 @@ fn what_is_left_out_is_counted_and_named_once() {
     assert_eq!((dataset.images.len(), dataset.annotations.len()), (1, 1));
     let problems = dataset.problems.join("\n");
     for expected in [
-        "1 picture is left out: its entry has no id (entry 2 of images, \"b.png\")",
-        "4 annotations are left out: there is no picture of its image_id (the first: annotation 3: image_id 3, ",
-        "1 annotation is left out: there is no category of its category_id (annotation 2",
-        "2 annotations are left out: its bbox has no area (the first: annotation 4: image_id 1, category_id 1, bbox [0,0,-5,5])",
+        "1 image is left out: its entry has no id (entry 2 of images, \"b.png\")",
+        "4 annotations are left out: no image has its image_id (the first: annotation 3: image_id 3, ",
+        "1 annotation is left out: no category has its category_id (annotation 2",
+        "2 annotations are left out: its bbox has no area (the first: annotation 4: image_id 1, category_id 1, bbox [0.0, 0.0, -5.0, 5.0])",
         "1 annotation is left out: it has neither a bbox nor an outline (annotation 6",
         "1 annotation is left out: its bbox isn't four numbers (left, top, width, height) (annotation 10",
         "1 annotation is left out: its bbox isn't finite (annotation 11",
@@ -184,7 +185,7 @@ fn what_is_assumed_is_said() {
     let notes = dataset.notes.join("\n");
     for expected in [
         "1 entry is the same twice in images and is taken once",
-        "3 of 4 pictures have no width and height",
+        "3 of 4 images have no width and height",
         "categories 5 and 9 are both called \"cat\": taken for one",
         "category 6 has no name",
         "1 annotation writes an id otherwise",
@@ -194,7 +195,7 @@ fn what_is_assumed_is_said() {
         assert!(notes.contains(expected), "{expected:?} is not in\n{notes}");
     }
     assert_eq!(dataset.images[3].absent, None);
-    assert_eq!(dataset.images[2].absent.as_deref(), Some("picture 4 has no file_name"));
+    assert_eq!(dataset.images[2].absent.as_deref(), Some("image 4 has no file_name"));
 }
 
 #[test]
@@ -215,7 +216,12 @@ fn a_result_file_with_odd_entries_is_read() {
     assert_eq!(found[0], Scored { image_id: Id::Text("a.jpg".into()), category_id: Id::Number(1), bbox: [0.0, 0.0, 1.0, 1.0], score: 0.5 });
     assert_eq!(found.iter().map(|found| found.bbox).collect::<Vec<_>>(), [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, -1.0], [1.0, 0.0, 1.0, 2.0]]);
     let problems = problems.join("\n");
-    for expected in ["it has no score (detection 2", "its bbox isn't finite (detection 3", "the score isn't finite (detection 4", "it has no category_id (detection 5"] {
+    for expected in [
+        "it has no score (detection 2",
+        "its bbox isn't finite (detection 3",
+        "the score isn't finite (detection 4",
+        "it has no category_id (detection 5",
+    ] {
         assert!(problems.contains(expected), "{expected:?} is not in\n{problems}");
     }
     assert_eq!(read("[]").unwrap(), (vec![], vec![]));
@@ -250,7 +256,7 @@ fn the_command_measures_saved_detections_and_writes_its_reports() {
     let run = detrim("mixed.json", "half.json");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let told = String::from_utf8(run.stderr).unwrap();
-    assert!(told.contains("mixed.json: 2 detections are left out: there is no picture of its image_id (the first: detection "), "{told}");
+    assert!(told.contains("mixed.json: 2 detections are left out: no image has its image_id (the first: detection "), "{told}");
     let said = String::from_utf8(run.stdout).unwrap();
     assert!(said.contains("AP50") && said.contains("class 3") && said.contains("against half.json"), "{said}");
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(file("report.json")).unwrap()).unwrap();

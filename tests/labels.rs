@@ -58,10 +58,10 @@ fn sizes_and_names_that_tools_write_change_no_detection() {
     assert!(expected.len() > 20);
     let both = |change: &dyn Fn(&mut Value)| changed(&base, |file| file["images"].as_array_mut().unwrap().iter_mut().for_each(change));
     for (name, labels, said) in [
-        ("-1", both(&|image| (image["width"], image["height"]) = (json!(-1), json!(-1))), "2 of 2 pictures have no width and height"),
+        ("-1", both(&|image| (image["width"], image["height"]) = (json!(-1), json!(-1))), "2 of 2 images have no width and height"),
         ("null", both(&|image| image["width"] = json!(null)), "have no width and height"),
         ("0", both(&|image| image["height"] = json!(0)), "have no width and height"),
-        ("Windows", changed(&base, |file| file["images"][1]["file_name"] = json!("..\\set\\b 1.png")), "1 of 2 pictures are there under another name"),
+        ("Windows", changed(&base, |file| file["images"][1]["file_name"] = json!("..\\set\\b 1.png")), "1 of 2 images are there under another name"),
         ("address", changed(&base, |file| file["images"][1]["file_name"] = json!("set/b%201.png")), "as set/b 1.png"),
         ("Label Studio", changed(&base, |file| file["images"][1]["file_name"] = json!("/data/upload/3/0f1e2d3c-b_1.png")), "as set/b 1.png"),
     ] {
@@ -78,7 +78,7 @@ fn sizes_and_names_that_tools_write_change_no_detection() {
     let lost = changed(&base, |file| file["images"][0]["file_name"] = json!("train\\gone.png"));
     write(folder.path(), "labels.json", &lost);
     let output = eval(folder.path(), "labels.json", &[]);
-    assert!(output.status.success() && text(&output).contains("photos/train\\gone.png: there is no such picture"), "{}", text(&output));
+    assert!(output.status.success() && text(&output).contains("photos/train\\gone.png: there is no such image"), "{}", text(&output));
 }
 
 #[test]
@@ -101,8 +101,12 @@ fn what_cannot_be_found_is_said_in_a_line() {
     assert!(!output.contains("95%"), "{output}");
     let twice = changed(&base, |file| file["categories"].as_array_mut().unwrap().push(json!({ "id": 50, "name": "person" })));
     said(twice, "categories 1 and 50 are both called \"person\": taken for one");
-    let odd = changed(&base, |file| file["annotations"].as_array_mut().unwrap().push(json!({ "id": 9, "image_id": 1, "category_id": 1, "bbox": [] })));
-    said(odd, "labels.json: 1 annotation is left out: it has neither a bbox nor an outline (annotation 3 (id 9): image_id 1, category_id 1, bbox [])");
+    let odd =
+        changed(&base, |file| file["annotations"].as_array_mut().unwrap().push(json!({ "id": 9, "image_id": 1, "category_id": 1, "bbox": [] })));
+    said(
+        odd,
+        "labels.json: 1 annotation is left out: it has neither a bbox nor an outline (annotation 3 (id 9): image_id 1, category_id 1, bbox [])",
+    );
 }
 
 /// The labels of [`pictures`] with other names, numbered from 0 as tools do: the ids are those of the model's classes, but of others.
@@ -177,7 +181,9 @@ fn own_classes_get_a_class_head_of_their_own() {
     // A run goes on from the state of another with other classes, too: what only training has is replaced with the head.
     own(here, ["scratch", "dent", "green"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
-    command.current_dir(here).args("train --state base/last.safetensors --images . --cache cache --views 1 --batch 8 --steps 3 --out state --labels own.json".split(' '));
+    command
+        .current_dir(here)
+        .args("train --state base/last.safetensors --images . --cache cache --views 1 --batch 8 --steps 3 --out state --labels own.json".split(' '));
     assert!(text(&run(command)).contains("1 of them the model knows"));
     assert_eq!(classes(here, "state"), [(0, "scratch"), (1, "dent"), (2, "green")].map(|(id, name)| (id, name.to_string())));
 }
@@ -203,15 +209,18 @@ fn odd_labels_are_trained_on() {
     let plain = told("plain", labels.to_string().as_bytes());
     let output = told("odd", &bytes);
     assert!(plain.contains("8 pictures, 12 boxes by people") && output.contains("8 pictures, 12 boxes by people"), "{output}");
-    for expected in ["8 of 8 pictures have no width and height", "8 of 8 pictures are there under another name", "1 annotation is left out: it has neither"] {
+    for expected in
+        ["8 of 8 images have no width and height", "8 of 8 images are there under another name", "1 annotation is left out: it has neither"]
+    {
         assert!(output.contains(expected), "{output}");
     }
     // The same examples make the same network.
     let [plain, odd] = ["plain", "odd"].map(|run| open(&here.join(run).join("last.safetensors"), &Guess::default()).unwrap().weights);
     assert_eq!(plain, odd);
 
-    let gone = changed(&labels, |file| file["images"].as_array_mut().unwrap().iter_mut().for_each(|image| image["file_name"] = json!("set\\gone.png")));
+    let gone =
+        changed(&labels, |file| file["images"].as_array_mut().unwrap().iter_mut().for_each(|image| image["file_name"] = json!("set\\gone.png")));
     write(here, "labels.json", &gone);
     let refused = train(here, "gone", &["--steps", "1"]).output().unwrap();
-    assert!(refused.status.code() == Some(1) && text(&refused).contains("set\\gone.png: there is no such picture"), "{}", text(&refused));
+    assert!(refused.status.code() == Some(1) && text(&refused).contains("set\\gone.png: there is no such image"), "{}", text(&refused));
 }

@@ -27,7 +27,7 @@ use anyhow::Context;
 use detrim::config::Label;
 use detrim::detector::Device;
 use detrim::eval::coco::dataset::Dataset;
-use detrim::eval::coco::photos::Photos;
+use detrim::eval::coco::image_folder::ImageFolder;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -87,7 +87,7 @@ fn open_annotations(of: &str, file: &Path) -> anyhow::Result<Dataset> {
 
 /// Finds the pictures of annotations, and tells of those that are called otherwise there.
 fn locate(annotations: &mut Dataset, folder: &Path) {
-    if let Some(sentence) = Photos::new(folder).locate(&mut annotations.images) {
+    if let Some(sentence) = ImageFolder::new(folder).locate(&mut annotations.images) {
         eprintln!("{}: {sentence}", folder.display());
     }
 }

@@ -68,7 +68,12 @@ impl Declared {
     /// The categories with boxes of which a model has no class, by name.
     pub fn unknown(&self, classes: &[Label]) -> Vec<&str> {
         let known = by_name(&categories(classes), &self.labels);
-        self.labels.iter().zip(known).filter(|(label, known)| known.is_none() && self.with_boxes.contains(&label.name)).map(|(label, _)| &*label.name).collect()
+        self.labels
+            .iter()
+            .zip(known)
+            .filter(|(label, known)| known.is_none() && self.with_boxes.contains(&label.name))
+            .map(|(label, _)| &*label.name)
+            .collect()
     }
 }
 
@@ -155,7 +160,8 @@ mod tests {
             assert_eq!(replace(&mut config, &mut state, labels(&["dent", "Chair", "hole", "person", "scratch"]), 5).unwrap(), 2);
             assert_eq!((config.classes, config.labels[0].name.as_str()), (5 + no_object, "dent"));
             network::check(&config, &state.weights).unwrap();
-            let rows = |state: &State, name: &str, row: usize, width: usize| state.weights.tensors[name].to_f32()[row * width..(row + 1) * width].to_vec();
+            let rows =
+                |state: &State, name: &str, row: usize, width: usize| state.weights.tensors[name].to_f32()[row * width..(row + 1) * width].to_vec();
             let tensors = TENSORS.iter().filter(|name| before.weights.tensors.contains_key(**name));
             assert_eq!(tensors.clone().count(), if anchored { 5 } else { 2 });
             for name in tensors {

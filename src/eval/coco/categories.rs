@@ -128,7 +128,10 @@ mod tests {
         let found = some.categories_of(&classes).unwrap();
         assert_eq!(found, [Some(1), Some(0), None]);
         let told = some.relation(&classes, &found, "left out");
-        assert!(told.len() == 2 && told[0].contains("\"Person \" for \"person\"") && told[1] == "the model has no class \"tree\" (2 boxes): left out", "{told:?}");
+        assert!(
+            told.len() == 2 && told[0].contains("\"Person \" for \"person\"") && told[1] == "the model has no class \"tree\" (2 boxes): left out",
+            "{told:?}"
+        );
         // Which of two is meant can't be told.
         assert_eq!(dataset(&[(1, "DOG"), (2, "Dog"), (3, "chair")], &[]).by_name(&classes), [None, None, Some(2)]);
         assert_eq!(dataset(&[(1, "Dog")], &[]).by_name(&labels(&["DOG", "dog"])), [None, None]);

@@ -30,7 +30,7 @@ pub struct Image {
     pub file_name: String,
     /// Width and height in pixels, where the file states them: its boxes are in these.
     pub size: Option<[f64; 2]>,
-    /// Why the picture can't be used, where that is known ([`super::photos::Photos::locate`]).
+    /// Why the picture can't be used, where that is known ([`super::image_folder::ImageFolder::locate`]).
     pub absent: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 use super::dataset::{Annotation, Dataset};
 use super::id::Id;
 use super::json::{self, first, invalid};
-use super::read::{Entry, bbox};
+use super::read::AnnotationEntry;
 use super::tally::Tally;
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -27,23 +27,16 @@ pub fn is_list(path: &Path) -> Result<bool> {
 /// Reads a result file, and tells what of it is left out, a sentence for each kind.
 pub fn read_detections(path: &Path) -> Result<(Vec<Scored>, Vec<String>)> {
     const WHAT: &str = "these aren't COCO detections (a list of image_id, category_id, bbox, score)";
-    let text = json::read(path)?;
-    let mut parser = json::parser(&text);
     let (mut detections, mut left_out, mut count) = (Vec::new(), Tally::default(), 0);
-    let parsed = json::list(&mut parser, |parser| {
+    let parsed = json::list(&json::read(path)?, |value| {
         count += 1;
-        let entry = Entry::parse(parser)?;
+        let entry = AnnotationEntry::of(&value);
         match scored(&entry) {
             Ok(scored) => detections.push(scored),
             Err(problem) => left_out.add("detection", problem, || format!("detection {count}{}", entry.named())),
         }
-        Ok(())
     });
-    match parsed.and_then(|is_list| parser.finish().map(|()| is_list)) {
-        Ok(true) => {}
-        Ok(false) => return Err(invalid(path, WHAT)),
-        Err(error) => return Err(invalid(path, &format!("{WHAT}: {}", error.description(&parser)))),
-    }
+    parsed.map_err(|error| invalid(path, &format!("{WHAT}: {error}")))?;
     let problems = left_out.left_out();
     match problems.first() {
         Some(problem) if detections.is_empty() => Err(invalid(path, &format!("{WHAT}: {problem}"))),
@@ -52,8 +45,8 @@ pub fn read_detections(path: &Path) -> Result<(Vec<Scored>, Vec<String>)> {
 }
 
 /// A detection's box may be a line or inside out: it counts as one that is wrong.
-fn scored(entry: &Entry) -> Result<Scored, &'static str> {
-    let (bbox, _) = bbox(entry)?;
+fn scored(entry: &AnnotationEntry) -> Result<Scored, &'static str> {
+    let (bbox, _) = entry.bbox.clone()?;
     let image_id = entry.image_id.clone().ok_or("it has no image_id")?;
     let category_id = entry.category_id.clone().ok_or("it has no category_id")?;
     let score = entry.score.ok_or("it has no score")?;
@@ -64,10 +57,10 @@ fn scored(entry: &Entry) -> Result<Scored, &'static str> {
 }
 
 impl Dataset {
-    /// The places of a detection's picture and category, or why it counts for nothing.
+    /// The places of a detection's image and category, or why it counts for nothing.
     pub fn places(&self, found: &Scored) -> Result<(usize, usize), &'static str> {
-        let image = self.image_ids.place(&found.image_id).ok_or("there is no picture of its image_id")?;
-        Ok((image, self.category_ids.place(&found.category_id).ok_or("there is no category of its category_id")?))
+        let image = self.image_ids.place(&found.image_id).ok_or("no image has its image_id")?;
+        Ok((image, self.category_ids.place(&found.category_id).ok_or("no category has its category_id")?))
     }
 
     /// Which detections count for nothing.
@@ -81,7 +74,7 @@ impl Dataset {
         strays
     }
 
-    /// Its pictures and categories with detected boxes in the place of the true ones. Strays are left out and named in `problems`.
+    /// Its images and categories with detected boxes in the place of the true ones. Strays are left out and named in `problems`.
     pub fn detected(self, detections: &[Scored]) -> Self {
         let annotation = |found: &Scored| {
             let (image, category) = self.places(found).ok()?;

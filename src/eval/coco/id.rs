@@ -217,6 +217,9 @@ mod tests {
 
     #[test]
     fn a_class_has_a_small_number() {
-        assert_eq!((Id::Number(17).as_label(), text("17").as_label(), Id::Number(-1).as_label(), text("cat").as_label()), (Some(17), Some(17), None, None));
+        assert_eq!(
+            (Id::Number(17).as_label(), text("17").as_label(), Id::Number(-1).as_label(), text("cat").as_label()),
+            (Some(17), Some(17), None, None)
+        );
     }
 }

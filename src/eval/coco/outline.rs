@@ -2,7 +2,7 @@
 //! as their boxes and areas go.
 
 use super::json::number;
-use jiter::JsonValue;
+use serde_json::Value;
 
 /// What an outline takes up.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,18 +13,17 @@ pub struct Extent {
     pub area: f64,
 }
 
-/// Of the text of a `segmentation`; nothing where there is none, and why where it can't be used.
-pub fn extent(text: &[u8]) -> Result<Option<Extent>, &'static str> {
-    let value = JsonValue::parse(text, true).map_err(|_| "its segmentation isn't JSON")?;
-    let parts = match &value {
-        JsonValue::Null => return Ok(None),
-        JsonValue::Object(_) => vec![encoded(&value)?],
-        JsonValue::Array(parts) => match parts.first() {
+/// Of a `segmentation`; nothing where there is none, and why where it can't be used.
+pub fn extent(value: &Value) -> Result<Option<Extent>, &'static str> {
+    let parts = match value {
+        Value::Null => return Ok(None),
+        Value::Object(_) => vec![encoded(value)?],
+        Value::Array(parts) => match parts.first() {
             None => return Ok(None),
-            Some(JsonValue::Object(_)) => parts.iter().map(encoded).collect::<Result<_, _>>()?,
-            Some(JsonValue::Array(_)) => parts.iter().map(polygon).collect::<Result<_, _>>()?,
+            Some(Value::Object(_)) => parts.iter().map(encoded).collect::<Result<_, _>>()?,
+            Some(Value::Array(_)) => parts.iter().map(polygon).collect::<Result<_, _>>()?,
             // One polygon that isn't in a list of them.
-            Some(_) => vec![polygon(&value)?],
+            Some(_) => vec![polygon(value)?],
         },
         _ => return Err(NEITHER),
     };
@@ -42,8 +41,8 @@ impl Extent {
 }
 
 /// x and y of its corners in turns. The box is that of the corners, as COCO's own are.
-fn polygon(value: &JsonValue) -> Result<Extent, &'static str> {
-    let JsonValue::Array(numbers) = value else { return Err(NEITHER) };
+fn polygon(value: &Value) -> Result<Extent, &'static str> {
+    let Value::Array(numbers) = value else { return Err(NEITHER) };
     let numbers: Vec<f64> = numbers.iter().map(number).collect::<Option<_>>().ok_or(NEITHER)?;
     let (points, rest) = numbers.as_chunks::<2>();
     if points.len() < 3 || !rest.is_empty() || !numbers.iter().all(|x| x.is_finite()) {
@@ -57,17 +56,16 @@ fn polygon(value: &JsonValue) -> Result<Extent, &'static str> {
 }
 
 /// Runs of background and foreground in turns, column by column: `{"size": [height, width], "counts": [6, 1, …] or "<their text>"}`.
-fn encoded(value: &JsonValue) -> Result<Extent, &'static str> {
+fn encoded(value: &Value) -> Result<Extent, &'static str> {
     const BROKEN: &str = "its segmentation's run-length encoding is broken";
-    let JsonValue::Object(entries) = value else { return Err(NEITHER) };
-    let entry = |name: &str| entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value);
-    let whole = |value: &JsonValue| number(value).filter(|x| x.fract() == 0.0 && (0.0..=1e9).contains(x)).map(|x| x as u64);
-    let Some(JsonValue::Array(size)) = entry("size") else { return Err(BROKEN) };
+    let Value::Object(entries) = value else { return Err(NEITHER) };
+    let whole = |value: &Value| number(value).filter(|x| x.fract() == 0.0 && (0.0..=1e9).contains(x)).map(|x| x as u64);
+    let Some(Value::Array(size)) = entries.get("size") else { return Err(BROKEN) };
     let [height, width] = [0, 1].map(|i| size.get(i).and_then(whole));
     let (Some(height), Some(width)) = (height.filter(|side| *side > 0), width) else { return Err(BROKEN) };
-    let counts = match entry("counts") {
-        Some(JsonValue::Array(counts)) => counts.iter().map(whole).collect::<Option<Vec<u64>>>(),
-        Some(JsonValue::Str(text)) => decompress(text.as_bytes()),
+    let counts = match entries.get("counts") {
+        Some(Value::Array(counts)) => counts.iter().map(whole).collect::<Option<Vec<u64>>>(),
+        Some(Value::String(text)) => decompress(text.as_bytes()),
         _ => None,
     };
     let counts = counts.ok_or(BROKEN)?;
@@ -110,7 +108,7 @@ fn decompress(text: &[u8]) -> Option<Vec<u64>> {
                 number |= -1 << shift;
             }
             let before = if counts.len() > 2 { counts[counts.len() - 2] } else { 0 };
-            counts.push(number + before);
+            counts.push(number.checked_add(before)?);
             (number, shift) = (0, 0);
         }
     }
@@ -122,18 +120,22 @@ fn decompress(text: &[u8]) -> Option<Vec<u64>> {
 mod tests {
     use super::*;
 
+    fn extent(text: &str) -> Result<Option<Extent>, &'static str> {
+        super::extent(&serde_json::from_str(text).unwrap())
+    }
+
     #[test]
     fn polygons_have_the_box_and_the_area_of_their_corners() {
         let square = Extent { bbox: [1.0, 2.0, 4.0, 4.0], area: 16.0 };
-        assert_eq!(extent(b"[[1, 2, 5, 2, 5, 6, 1, 6]]"), Ok(Some(square)));
-        assert_eq!(extent(b"[1, 2, 5, 2, 5, 6, 1, 6]"), Ok(Some(square)));
+        assert_eq!(extent("[[1, 2, 5, 2, 5, 6, 1, 6]]"), Ok(Some(square)));
+        assert_eq!(extent("[1, 2, 5, 2, 5, 6, 1, 6]"), Ok(Some(square)));
         let both = Extent { bbox: [1.0, 2.0, 9.5, 4.0], area: 17.0 };
-        assert_eq!(extent(b"[[1, 2, 5, 2, 5, 6, 1, 6], [9.5, 3, 10.5, 3, 10.5, 4, 9.5, 4]]"), Ok(Some(both)));
+        assert_eq!(extent("[[1, 2, 5, 2, 5, 6, 1, 6], [9.5, 3, 10.5, 3, 10.5, 4, 9.5, 4]]"), Ok(Some(both)));
         for none in ["null", "[]"] {
-            assert_eq!(extent(none.as_bytes()), Ok(None), "{none}");
+            assert_eq!(extent(none), Ok(None), "{none}");
         }
-        for bad in ["[[]]", "[[1, 2, 3, 4]]", "[[1, 2, 3, 4, 5, NaN]]", "[[1, 2, 3, 4, 5, 6, 7]]", "\"abc\"", "[\"a\", \"b\"]", "[null]", "[[1, 2, 3"] {
-            assert!(extent(bad.as_bytes()).is_err(), "{bad}");
+        for bad in ["[[]]", "[[1, 2, 3, 4]]", "[[1, 2, 3, 4, 5, \"NaN\"]]", "[[1, 2, 3, 4, 5, 6, 7]]", "\"abc\"", "[\"a\", \"b\"]", "[null]"] {
+            assert!(extent(bad).is_err(), "{bad}");
         }
     }
 
@@ -143,11 +145,11 @@ mod tests {
         let counts = ["\"o0\"", "\"0o\"", "\"0 \"", "\"0N\"", "[0, 101]", "[0, -1]", "[0, 1.5]", "[0, 1e300]", "[100]", "\"\"", "null", "\"abc\""];
         for counts in counts {
             let text = format!("{{\"size\": [10, 10], \"counts\": {counts}}}");
-            assert!(extent(text.as_bytes()).is_err(), "{text}");
+            assert!(extent(&text).is_err(), "{text}");
         }
         for text in ["{\"counts\": [0, 1]}", "{\"size\": [10], \"counts\": [0, 1]}", "{\"size\": [0, 10], \"counts\": [0]}", "{}", "[{}]"] {
-            assert!(extent(text.as_bytes()).is_err(), "{text}");
+            assert!(extent(text).is_err(), "{text}");
         }
-        assert_eq!(extent(b"{\"size\": [10, 10], \"counts\": [0, 1]}"), Ok(Some(Extent { bbox: [0.0, 0.0, 1.0, 1.0], area: 1.0 })));
+        assert_eq!(extent("{\"size\": [10, 10], \"counts\": [0, 1]}"), Ok(Some(Extent { bbox: [0.0, 0.0, 1.0, 1.0], area: 1.0 })));
     }
 }

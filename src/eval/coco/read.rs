@@ -9,7 +9,7 @@ use super::json::{self, invalid, number};
 use super::outline::extent;
 use super::tally::Tally;
 use crate::error::Result;
-use jiter::{Jiter, JiterError, JsonValue};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::path::Path;
@@ -22,88 +22,57 @@ pub fn open(path: &Path) -> Result<Dataset> {
 /// Of a text in UTF-8.
 pub fn parse(text: &[u8]) -> Result<Dataset, String> {
     const WHAT: &str = "these aren't COCO annotations (an object with images, annotations, categories)";
-    enum Key {
-        Images,
-        Annotations,
-        Categories,
-        Other,
-    }
-    let key = |name: &str| match name {
-        "images" => Key::Images,
-        "annotations" => Key::Annotations,
-        "categories" => Key::Categories,
-        _ => Key::Other,
-    };
-    let mut parser = json::parser(text);
-    let (mut images, mut annotations, mut categories) = (None, Vec::new(), Vec::new());
-    let parsed = json::object(&mut parser, key, |parser, key| match key {
-        Key::Images => {
-            let mut list = Vec::new();
-            images = json::list(parser, |parser| Ok(list.push(Picture::parse(parser)?)))?.then_some(list);
-            Ok(())
-        }
-        Key::Annotations => json::list(parser, |parser| Ok(annotations.push(Entry::parse(parser)?))).map(drop),
-        Key::Categories => json::list(parser, |parser| Ok(categories.push(Named::parse(parser)?))).map(drop),
-        Key::Other => parser.next_skip(),
+    let (mut images, mut annotations, mut categories) = (Vec::new(), Vec::new(), Vec::new());
+    let lists = json::lists_of_object(text, &["images", "annotations", "categories"], |list, value| match list {
+        "images" => images.push(ImageEntry::of(&value)),
+        "annotations" => annotations.push(AnnotationEntry::of(&value)),
+        _ => categories.push(CategoryEntry::of(&value)),
     });
-    match parsed.and_then(|is_object| parser.finish().map(|()| is_object)) {
-        Ok(true) => {}
-        Ok(false) => return Err(WHAT.into()),
-        Err(error) => return Err(format!("{WHAT}: {}", error.description(&parser))),
+    if !lists.map_err(|error| format!("{WHAT}: {error}"))?.contains(&"images") {
+        return Err(format!("{WHAT}: there is no list of images"));
     }
-    let images = images.ok_or_else(|| format!("{WHAT}: there is no list of images"))?;
     let (mut left_out, mut notes) = (Tally::default(), Vec::new());
-    let images = pictures(images, &mut left_out, &mut notes)?;
+    let images = unique_images(images, &mut left_out, &mut notes)?;
     let image_ids: Ids = images.iter().map(|image| &image.id).zip(0..).collect();
-    let (categories, category_ids) = named(categories, &mut left_out, &mut notes)?;
-    let annotations = boxes(annotations, &image_ids, &category_ids, &mut left_out, &mut notes);
+    let (categories, category_ids) = unique_categories(categories, &mut left_out, &mut notes)?;
+    let annotations = usable_annotations(annotations, &image_ids, &category_ids, &mut left_out, &mut notes);
     Ok(Dataset { images, categories, annotations, problems: left_out.left_out(), notes, image_ids, category_ids })
 }
 
 /// An entry of `images`.
-#[derive(Default)]
-struct Picture {
+struct ImageEntry {
     id: Option<Id>,
     file_name: Option<String>,
     size: [Option<f64>; 2],
 }
 
-impl Picture {
-    fn parse(parser: &mut Jiter) -> Result<Self, JiterError> {
-        let mut picture = Self::default();
-        let key = |name: &str| ["id", "file_name", "width", "height"].iter().position(|key| *key == name);
-        json::object(parser, key, |parser, key| {
-            match key {
-                Some(0) => picture.id = json::id(&parser.next_value()?),
-                Some(1) => picture.file_name = json::text(&parser.next_value()?),
-                Some(side @ 2..) => picture.size[side - 2] = number(&parser.next_value()?),
-                _ => parser.next_skip()?,
-            }
-            Ok(())
-        })?;
-        Ok(picture)
+impl ImageEntry {
+    /// What is no object has nothing.
+    fn of(value: &Value) -> Self {
+        let size = ["width", "height"].map(|side| value.get(side).and_then(number));
+        Self { id: value.get("id").and_then(json::id), file_name: value.get("file_name").and_then(json::text), size }
     }
 }
 
-/// The longest side that a picture may be said to have: beyond it, nothing is.
+/// The longest side that an image may be said to have: beyond it, nothing is.
 const MAX_SIDE: f64 = 1e6;
 
 /// In the order of their ids. The same entry twice is one; contradictory ones are an error.
-fn pictures(all: Vec<Picture>, left_out: &mut Tally, notes: &mut Vec<String>) -> Result<Vec<Image>, String> {
+fn unique_images(all: Vec<ImageEntry>, left_out: &mut Tally, notes: &mut Vec<String>) -> Result<Vec<Image>, String> {
     let mut images: Vec<Image> = Vec::with_capacity(all.len());
     let mut places: HashMap<Id, usize> = HashMap::with_capacity(all.len());
-    let (mut twice, mut unstated) = (0, 0);
-    for (i, Picture { id, file_name, size }) in all.into_iter().enumerate() {
+    let mut twice = 0;
+    for (i, ImageEntry { id, file_name, size }) in all.into_iter().enumerate() {
         let file_name = file_name.unwrap_or_default();
         let Some(id) = id else {
-            left_out.add("picture", "its entry has no id", || format!("entry {} of images, {file_name:?}", i + 1));
+            left_out.add("image", "its entry has no id", || format!("entry {} of images, {file_name:?}", i + 1));
             continue;
         };
         let size = match size {
             [Some(width), Some(height)] if [width, height].iter().all(|side| (1.0..=MAX_SIDE).contains(side)) => Some([width, height]),
             _ => None,
         };
-        let absent = file_name.is_empty().then(|| format!("picture {id} has no file_name"));
+        let absent = file_name.is_empty().then(|| format!("image {id} has no file_name"));
         match places.entry(id) {
             Slot::Vacant(vacant) => {
                 let id = vacant.key().clone();
@@ -126,46 +95,35 @@ fn pictures(all: Vec<Picture>, left_out: &mut Tally, notes: &mut Vec<String>) ->
             }
         }
     }
-    for image in &images {
-        unstated += usize::from(image.size.is_none());
-    }
+    let unstated = images.iter().filter(|image| image.size.is_none()).count();
     if twice > 0 {
-        let entries = if twice == 1 { "1 entry is the same twice in images and is" } else { &format!("{twice} entries are the same twice in images and are") };
+        let entries =
+            if twice == 1 { "1 entry is the same twice in images and is" } else { &format!("{twice} entries are the same twice in images and are") };
         notes.push(format!("{entries} taken once"));
     }
     if unstated > 0 {
-        notes.push(format!("{} of {} pictures have no width and height: taken from their files", unstated, images.len()));
+        notes.push(format!("{unstated} of {} images have no width and height: taken from their files", images.len()));
     }
     images.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(images)
 }
 
 /// An entry of `categories`.
-#[derive(Default)]
-struct Named {
+struct CategoryEntry {
     id: Option<Id>,
     name: Option<String>,
 }
 
-impl Named {
-    fn parse(parser: &mut Jiter) -> Result<Self, JiterError> {
-        let mut named = Self::default();
-        json::object(parser, |name| ["id", "name"].iter().position(|key| *key == name), |parser, key| {
-            match key {
-                Some(0) => named.id = json::id(&parser.next_value()?),
-                Some(_) => named.name = json::text(&parser.next_value()?),
-                None => parser.next_skip()?,
-            }
-            Ok(())
-        })?;
-        Ok(named)
+impl CategoryEntry {
+    fn of(value: &Value) -> Self {
+        Self { id: value.get("id").and_then(json::id), name: value.get("name").and_then(json::text) }
     }
 }
 
 /// In the order of their ids. Those of one name are one; two names for one id are an error.
-fn named(all: Vec<Named>, left_out: &mut Tally, notes: &mut Vec<String>) -> Result<(Vec<Category>, Ids), String> {
+fn unique_categories(all: Vec<CategoryEntry>, left_out: &mut Tally, notes: &mut Vec<String>) -> Result<(Vec<Category>, Ids), String> {
     let mut given: Vec<Category> = Vec::with_capacity(all.len());
-    for (i, Named { id, name }) in all.into_iter().enumerate() {
+    for (i, CategoryEntry { id, name }) in all.into_iter().enumerate() {
         let Some(id) = id else {
             left_out.add("category", "it has no id", || format!("entry {} of categories, {:?}", i + 1, name.unwrap_or_default()));
             continue;
@@ -200,84 +158,74 @@ fn named(all: Vec<Named>, left_out: &mut Tally, notes: &mut Vec<String>) -> Resu
 }
 
 /// An entry of `annotations`, or of a list of detections.
-#[derive(Default)]
-pub(super) struct Entry<'j> {
+pub(super) struct AnnotationEntry {
     id: Option<Id>,
     pub image_id: Option<Id>,
     pub category_id: Option<Id>,
-    bbox: Option<&'j [u8]>,
+    /// And the area of the outline, where it has one and it is needed; or why there is no box.
+    pub bbox: Result<([f64; 4], Option<f64>), NoBox>,
     area: Option<f64>,
     crowd: bool,
     pub score: Option<f64>,
-    segmentation: Option<&'j [u8]>,
 }
 
-impl<'j> Entry<'j> {
-    pub fn parse(parser: &mut Jiter<'j>) -> Result<Self, JiterError> {
-        enum Key {
-            Id,
-            Image,
-            Category,
-            Bbox,
-            Area,
-            Crowd,
-            Score,
-            Segmentation,
-            Other,
+/// Why an entry has no box, and what it has in its place.
+#[derive(Clone)]
+pub(super) struct NoBox {
+    problem: &'static str,
+    shown: String,
+}
+
+impl From<NoBox> for &'static str {
+    fn from(none: NoBox) -> Self {
+        none.problem
+    }
+}
+
+impl AnnotationEntry {
+    pub fn of(value: &Value) -> Self {
+        let area = value.get("area").and_then(number).filter(|area| area.is_finite());
+        let id = |key: &str| value.get(key).and_then(json::id);
+        Self {
+            id: id("id"),
+            image_id: id("image_id"),
+            category_id: id("category_id"),
+            bbox: bbox(value, area.is_none()).map_err(|problem| NoBox { problem, shown: shown(value.get("bbox")) }),
+            area,
+            // As Python takes a value for true; NaN is nothing that anybody means.
+            crowd: value.get("iscrowd").and_then(number).is_some_and(|crowd| crowd != 0.0 && !crowd.is_nan()),
+            score: value.get("score").and_then(number),
         }
-        let key = |name: &str| match name {
-            "id" => Key::Id,
-            "image_id" => Key::Image,
-            "category_id" => Key::Category,
-            "bbox" => Key::Bbox,
-            "area" => Key::Area,
-            "iscrowd" => Key::Crowd,
-            "score" => Key::Score,
-            "segmentation" => Key::Segmentation,
-            _ => Key::Other,
-        };
-        let mut entry = Self::default();
-        json::object(parser, key, |parser, key| {
-            match key {
-                Key::Id => entry.id = json::id(&parser.next_value()?),
-                Key::Image => entry.image_id = json::id(&parser.next_value()?),
-                Key::Category => entry.category_id = json::id(&parser.next_value()?),
-                Key::Bbox => entry.bbox = Some(json::skipped(parser)?),
-                Key::Area => entry.area = number(&parser.next_value()?).filter(|area| area.is_finite()),
-                // As Python takes a value for true; NaN is nothing that anybody means.
-                Key::Crowd => entry.crowd = number(&parser.next_value()?).is_some_and(|crowd| crowd != 0.0 && !crowd.is_nan()),
-                Key::Score => entry.score = number(&parser.next_value()?),
-                Key::Segmentation => entry.segmentation = Some(json::skipped(parser)?),
-                Key::Other => parser.next_skip()?,
-            }
-            Ok(())
-        })?;
-        Ok(entry)
     }
 
     /// What tells it from others, to be put behind its number.
     pub fn named(&self) -> String {
-        const SHOWN: usize = 60;
         let id = |id: &Option<Id>| id.as_ref().map_or("none".into(), Id::to_string);
         let own = self.id.as_ref().map(|id| format!(" (id {id})")).unwrap_or_default();
-        let bbox = self.bbox.map_or("none".into(), |text| {
-            let text: String = String::from_utf8_lossy(text).split_whitespace().collect();
-            if text.chars().count() > SHOWN { text.chars().take(SHOWN).chain("…".chars()).collect() } else { text }
-        });
+        let bbox = match &self.bbox {
+            Ok((bbox, _)) => format!("{bbox:?}"),
+            Err(none) => none.shown.clone(),
+        };
         format!("{own}: image_id {}, category_id {}, bbox {bbox}", id(&self.image_id), id(&self.category_id))
     }
 }
 
-/// An entry's box, and the area of its outline where it has one.
-pub(super) fn bbox(entry: &Entry) -> Result<([f64; 4], Option<f64>), &'static str> {
+/// The beginning of a value.
+fn shown(value: Option<&Value>) -> String {
+    const LENGTH: usize = 60;
+    let text = value.map_or("none".into(), Value::to_string);
+    if text.chars().count() > LENGTH { text.chars().take(LENGTH).chain("…".chars()).collect() } else { text }
+}
+
+/// An entry's box, and the area of its outline where it has one and `measured` asks for it.
+fn bbox(entry: &Value, measured: bool) -> Result<([f64; 4], Option<f64>), &'static str> {
     const ODD: &str = "its bbox isn't four numbers (left, top, width, height)";
-    let value = entry.bbox.map_or(Ok(JsonValue::Null), |text| JsonValue::parse(text, true)).map_err(|_| ODD)?;
-    let outline = || entry.segmentation.map_or(Ok(None), extent);
-    let numbers = match &value {
-        JsonValue::Null => None,
-        JsonValue::Array(numbers) if numbers.is_empty() => None,
-        JsonValue::Array(numbers) => Some(numbers.iter().map(number).collect::<Option<Vec<f64>>>().ok_or(ODD)?),
-        _ => return Err(ODD),
+    let outline = || entry.get("segmentation").map_or(Ok(None), extent);
+    let numbers = match entry.get("bbox") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(numbers)) if numbers.is_empty() => None,
+        Some(Value::Array(numbers)) => Some(numbers.iter().map(number).collect::<Option<Vec<f64>>>().ok_or(ODD)?),
+        Some(_) => return Err(ODD),
     };
     let Some(numbers) = numbers else {
         let outline = outline()?.ok_or("it has neither a bbox nor an outline")?;
@@ -288,11 +236,11 @@ pub(super) fn bbox(entry: &Entry) -> Result<([f64; 4], Option<f64>), &'static st
         return Err("its bbox isn't finite");
     }
     // A broken outline doesn't matter where it isn't needed.
-    let area = if entry.area.is_none() { outline().ok().flatten().map(|outline| outline.area) } else { None };
+    let area = if measured { outline().ok().flatten().map(|outline| outline.area) } else { None };
     Ok((bbox, area))
 }
 
-fn boxes(all: Vec<Entry>, images: &Ids, categories: &Ids, left_out: &mut Tally, notes: &mut Vec<String>) -> Vec<Annotation> {
+fn usable_annotations(all: Vec<AnnotationEntry>, images: &Ids, categories: &Ids, left_out: &mut Tally, notes: &mut Vec<String>) -> Vec<Annotation> {
     let mut kept = Vec::with_capacity(all.len());
     // A number for each id that annotations share.
     let mut ids: HashMap<&Id, (usize, u32)> = HashMap::with_capacity(all.len());
@@ -306,9 +254,11 @@ fn boxes(all: Vec<Entry>, images: &Ids, categories: &Ids, left_out: &mut Tally, 
     for (i, entry) in all.iter().enumerate() {
         match annotation(entry, images, categories) {
             Ok(mut annotation) => {
-                spelt += usize::from([(&entry.image_id, images), (&entry.category_id, categories)].into_iter().any(|(id, ids)| {
-                    id.as_ref().is_some_and(|id| !ids.has_exactly(id))
-                }));
+                spelt += usize::from(
+                    [(&entry.image_id, images), (&entry.category_id, categories)]
+                        .into_iter()
+                        .any(|(id, ids)| id.as_ref().is_some_and(|id| !ids.has_exactly(id))),
+                );
                 let count = entry.id.as_ref().and_then(|id| ids.get(id)).copied();
                 if entry.id == Some(Id::Number(0)) {
                     (annotation.id, zero) = (Some(0), true);
@@ -323,7 +273,7 @@ fn boxes(all: Vec<Entry>, images: &Ids, categories: &Ids, left_out: &mut Tally, 
     }
     if spelt > 0 {
         let annotations = if spelt == 1 { "annotation writes" } else { "annotations write" };
-        notes.push(format!("{spelt} {annotations} an id otherwise than its picture or category does (\"7\" and 7): taken for the same"));
+        notes.push(format!("{spelt} {annotations} an id otherwise than its image or category does (\"7\" and 7): taken for the same"));
     }
     if shared > 0 {
         notes.push(format!(
@@ -336,10 +286,10 @@ fn boxes(all: Vec<Entry>, images: &Ids, categories: &Ids, left_out: &mut Tally, 
     kept
 }
 
-fn annotation(entry: &Entry, images: &Ids, categories: &Ids) -> Result<Annotation, &'static str> {
-    let image = entry.image_id.as_ref().and_then(|id| images.place(id)).ok_or("there is no picture of its image_id")?;
-    let category = entry.category_id.as_ref().and_then(|id| categories.place(id)).ok_or("there is no category of its category_id")?;
-    let (bbox, area) = bbox(entry)?;
+fn annotation(entry: &AnnotationEntry, images: &Ids, categories: &Ids) -> Result<Annotation, &'static str> {
+    let image = entry.image_id.as_ref().and_then(|id| images.place(id)).ok_or("no image has its image_id")?;
+    let category = entry.category_id.as_ref().and_then(|id| categories.place(id)).ok_or("no category has its category_id")?;
+    let (bbox, area) = entry.bbox.clone()?;
     if bbox[2] <= 0.0 || bbox[3] <= 0.0 {
         return Err("its bbox has no area");
     }

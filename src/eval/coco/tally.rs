@@ -62,12 +62,12 @@ mod tests {
         for i in 1..=3 {
             tally.add("annotation", "the bbox has no area", || format!("annotation {i}"));
         }
-        tally.add("picture", "it has no id", || "picture 2".into());
+        tally.add("image", "it has no id", || "image 2".into());
         assert_eq!(
             tally.left_out(),
-            ["3 annotations are left out: the bbox has no area (the first: annotation 1)", "1 picture is left out: it has no id (picture 2)"]
+            ["3 annotations are left out: the bbox has no area (the first: annotation 1)", "1 image is left out: it has no id (image 2)"]
         );
         assert_eq!(tally.total(), 4);
-        assert_eq!(["box", "category", "picture"].map(plural), ["boxes", "categories", "pictures"]);
+        assert_eq!(["box", "category", "image"].map(plural), ["boxes", "categories", "images"]);
     }
 }

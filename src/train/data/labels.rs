@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::eval::coco::categories::list;
 use crate::eval::coco::dataset::{Annotation, Category, Dataset, Image};
 use crate::eval::coco::detections::{is_list, read_detections};
-use crate::eval::coco::photos::Photos;
+use crate::eval::coco::image_folder::ImageFolder;
 use crate::eval::coco::tally::Tally;
 use crate::train::Target;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -100,7 +100,7 @@ impl Pictures {
     pub fn open(files: &[PathBuf], images: &Path, labels: &[Label], calibrate: bool, by_id: bool) -> Result<Self> {
         let mut reader = Reader {
             images,
-            photos: Photos::new(images),
+            photos: ImageFolder::new(images),
             labels,
             calibrate,
             by_id,
@@ -121,7 +121,7 @@ impl Pictures {
 
 struct Reader<'a> {
     images: &'a Path,
-    photos: Photos,
+    photos: ImageFolder,
     labels: &'a [Label],
     calibrate: bool,
     by_id: bool,
@@ -200,7 +200,8 @@ impl Reader<'_> {
                 classes.iter().flatten().for_each(|&class| found.known[class] = true);
             }
         }
-        self.before = Some(Dataset { annotations: Vec::new(), ..dataset });
+        dataset.annotations.clear();
+        self.before = Some(dataset);
         Ok(())
     }
 
@@ -279,7 +280,7 @@ impl Reader<'_> {
             let bytes = metadata.ok().filter(|metadata| image.absent.is_none() && metadata.is_file()).map(|metadata| metadata.len());
             if let (None, Some(problem)) = (bytes, &image.absent) {
                 self.absent.get_or_insert_with(|| problem.clone());
-                left_out.add("picture", "not there, or not to be read", || problem.clone());
+                left_out.add("image", "not there, or not to be read", || problem.clone());
             }
             let size = image.size.unwrap_or_default().map(|side| side as usize);
             vacant.insert(Found { size, bytes, targets: Vec::new(), known: vec![false; self.labels.len()] });
@@ -329,7 +330,7 @@ fn target(annotation: &Annotation, class: usize, [across, down]: [f64; 2]) -> Re
     let ([left, right], [top, bottom]) = (clip(left, width, across), clip(top, height, down));
     let bounds = [(left + right) / 2.0, (top + bottom) / 2.0, right - left, bottom - top].map(|x| x as f32);
     if !bounds.iter().all(|x| x.is_finite()) || bounds[2] <= 0.0 || bounds[3] <= 0.0 {
-        return Err("it has no area within its picture");
+        return Err("it has no area within its image");
     }
     let weight = match (annotation.crowd, annotation.score) {
         (true, _) => 0.0,
@@ -455,7 +456,8 @@ mod tests {
         assert!(pictures.list[1].targets.is_empty() && pictures.list.iter().all(|p| *p.known == [true; 3]));
         assert_eq!(pictures.counts, Counts { pictures: 2, by_people: 0, by_teacher: 1, ignored: 0 });
         assert!(
-            pictures.problems.len() == 1 && pictures.problems[0].contains("1.json: 1 detection is left out: there is no picture of its image_id (detection 3: image_id 7"),
+            pictures.problems.len() == 1
+                && pictures.problems[0].contains("1.json: 1 detection is left out: no image has its image_id (detection 3: image_id 7"),
             "{:?}",
             pictures.problems
         );
@@ -485,7 +487,8 @@ mod tests {
             std::fs::write(folder.path().join("0.json"), file.to_string()).unwrap();
             Pictures::open(&[folder.path().join("0.json")], folder.path(), &labels(), false, by_id)
         };
-        let file = |id: u64, name: &str| json!({ "images": [image(1, "a")], "categories": categories(&[(id, name)]), "annotations": [mark(1, id, WHOLE)] });
+        let file =
+            |id: u64, name: &str| json!({ "images": [image(1, "a")], "categories": categories(&[(id, name)]), "annotations": [mark(1, id, WHOLE)] });
         let pictures = by_id(file(18, "Hund"), true).unwrap();
         assert_eq!(pictures.list[0].targets[0].class, 1);
         assert!(pictures.notes.len() == 1 && pictures.notes[0].contains("\"Hund\" for \"dog\""), "{:?}", pictures.notes);
@@ -534,18 +537,22 @@ mod tests {
         assert_eq!(pictures.counts.by_people, 2);
         let problems = pictures.problems.join("\n");
         for named in [
-            "1 annotation is left out: there is no picture of its image_id (annotation 9: image_id 4, ",
-            "1 annotation is left out: there is no category of its category_id (annotation 10: image_id 1, category_id 5, ",
+            "1 annotation is left out: no image has its image_id (annotation 9: image_id 4, ",
+            "1 annotation is left out: no category has its category_id (annotation 10: image_id 1, category_id 5, ",
             "1 annotation is left out: its bbox has no area (annotation 3",
-            "2 pictures are left out: not there, or not to be read (the first: ",
-            "gone: there is no such picture",
-            "1 box is left out: it has no area within its picture (a of 100×50 pixels: dog [100.0, 0.0, 10.0, 10.0])",
+            "2 images are left out: not there, or not to be read (the first: ",
+            "gone: there is no such image",
+            "1 box is left out: it has no area within its image (a of 100×50 pixels: dog [100.0, 0.0, 10.0, 10.0])",
             "1 box is left out: its score isn't from 0 to 1 (a of 100×50 pixels: dog [0.0, 0.0, 100.0, 50.0], score 1.5)",
         ] {
             assert!(problems.contains(named), "{named:?} is not in\n{problems}");
         }
         assert_eq!(pictures.problems.len(), 6, "{problems}");
-        assert!(pictures.notes.iter().any(|note| note.ends_with("the model has no class \"dragon\" (1 box): they are left out")), "{:?}", pictures.notes);
+        assert!(
+            pictures.notes.iter().any(|note| note.ends_with("the model has no class \"dragon\" (1 box): they are left out")),
+            "{:?}",
+            pictures.notes
+        );
     }
 
     #[test]

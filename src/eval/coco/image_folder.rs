@@ -1,4 +1,4 @@
-//! Finds the pictures that label files name: as tools on Windows, in a browser or on another machine wrote the names.
+//! Finds the images that label files name: as tools on Windows, in a browser or on another machine wrote the names.
 //!
 //! A name that is there as it is written is that file. Else it is looked for without backslashes, `%20` and the folders that only the other
 //! machine has, then by its last part anywhere below the folder, and at last without what Label Studio puts before names (`1a2b3c4d-a.jpg`)
@@ -7,14 +7,14 @@
 use super::dataset::Image;
 use crate::image;
 use rayon::prelude::*;
-use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// A folder of pictures.
-pub struct Photos {
+/// A folder of images.
+pub struct ImageFolder {
     folder: PathBuf,
-    index: OnceCell<Index>,
+    index: OnceLock<Index>,
 }
 
 /// The files below a folder, by the last part of their names.
@@ -36,15 +36,16 @@ enum Found {
     Several(Vec<String>),
 }
 
-impl Photos {
+impl ImageFolder {
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.into(), index: OnceCell::new() }
+        Self { folder: folder.into(), index: OnceLock::new() }
     }
 
-    /// Gives pictures the names that they have below the folder, or says of each why it can't be used. What was found under another name is
+    /// Gives images the names that they have below the folder, or says of each why it can't be used. What was found under another name is
     /// told in a sentence.
     pub fn locate(&self, images: &mut [Image]) -> Option<String> {
-        let found: Vec<Found> = images.iter().map(|image| if image.absent.is_some() { Found::AsWritten } else { self.find(&image.file_name) }).collect();
+        let found: Vec<Found> =
+            images.iter().map(|image| if image.absent.is_some() { Found::AsWritten } else { self.find(&image.file_name) }).collect();
         // Who has each file.
         let mut owners: HashMap<&str, Vec<&str>> = HashMap::new();
         for (image, found) in images.iter().zip(&found) {
@@ -65,26 +66,27 @@ impl Photos {
             let tried = self.folder.join(&image.file_name);
             match found {
                 Found::AsWritten => {}
-                Found::Nothing => image.absent = Some(format!("{}: there is no such picture", tried.display())),
+                Found::Nothing => image.absent = Some(format!("{}: there is no such image", tried.display())),
                 Found::Several(files) => {
                     let files = super::categories::list(files);
-                    image.absent = Some(format!("{}: there is no such picture, and several could be meant: {files}", tried.display()));
+                    image.absent = Some(format!("{}: there is no such image, and several could be meant: {files}", tried.display()));
                 }
                 Found::Instead(file) if contested => {
-                    image.absent = Some(format!("{}: there is no such picture, and {file}, which is like it, another entry names too", tried.display()));
+                    image.absent =
+                        Some(format!("{}: there is no such image, and {file}, which is like it, another entry names too", tried.display()));
                 }
                 Found::Instead(file) => renamed.push((std::mem::replace(&mut image.file_name, file.clone()), file)),
             }
         }
         let (name, file) = renamed.first()?;
-        Some(format!("{} of {} pictures are there under another name (the first: {name:?} as {file})", renamed.len(), images.len()))
+        Some(format!("{} of {} images are there under another name (the first: {name:?} as {file})", renamed.len(), images.len()))
     }
 
-    /// Takes the sizes that aren't stated from the pictures.
+    /// Takes the sizes that aren't stated from the images.
     pub fn measure(&self, images: &mut [Image]) {
         images.par_iter_mut().filter(|image| image.size.is_none() && image.absent.is_none()).for_each(|image| {
             match image::open(&self.folder.join(&image.file_name)) {
-                Ok(picture) => image.size = Some([picture.width as f64, picture.height as f64]),
+                Ok(pixels) => image.size = Some([pixels.width as f64, pixels.height as f64]),
                 Err(error) => image.absent = Some(error.to_string()),
             }
         });
@@ -140,7 +142,7 @@ impl Index {
         let Some(name) = parts.last() else { return Found::Nothing };
         let mut files: Vec<&String> = self.by_name.get(&name.to_lowercase()).into_iter().flatten().collect();
         if files.is_empty() {
-            // (One with the other's hash is another picture.)
+            // (One with the other's hash is another image.)
             let (bare, changed) = bare(name);
             files = self.by_bare.get(&bare).into_iter().flatten().filter(|(_, theirs)| changed != *theirs).map(|(file, _)| file).collect();
         }
@@ -196,7 +198,7 @@ fn percent_decoded(name: &str) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|decoded| decoded != name)
 }
 
-/// A file's name as the picture had it before Label Studio or Roboflow got it, and whether there was anything of theirs. Both put other
+/// A file's name as the image had it before Label Studio or Roboflow got it, and whether there was anything of theirs. Both put other
 /// characters in the place of spaces and brackets, so that what is neither letter nor digit is all the same.
 fn bare(name: &str) -> (String, bool) {
     let lower = name.to_lowercase();
@@ -249,7 +251,7 @@ mod tests {
             std::fs::write(path, "").unwrap();
         }
         let mut images = images(names);
-        let note = Photos::new(folder.path()).locate(&mut images);
+        let note = ImageFolder::new(folder.path()).locate(&mut images);
         let absent = images.iter().filter_map(|image| image.absent.clone()).collect();
         (images.into_iter().map(|image| image.absent.is_none().then_some(image.file_name)).collect(), note, absent)
     }
@@ -266,7 +268,6 @@ mod tests {
             ("..\\..\\media\\upload\\4\\a.jpg", "a.jpg"),
             ("C:\\Users\\me\\photos\\a.jpg", "photos/a.jpg"),
             ("/home/me/photos/a.jpg", "photos/a.jpg"),
-            ("./a.jpg", "a.jpg"),
             ("sub%20dir/a%201.jpg", "sub dir/a 1.jpg"),
             ("train%5Ca.jpg", "a.jpg"),
             ("h%C3%BCndchen.jpg", "hündchen.jpg"),
@@ -295,7 +296,7 @@ mod tests {
             assert_eq!(found.iter().map(Option::as_deref).collect::<Vec<_>>(), expected, "{names:?} among {files:?}");
             assert!(absent.iter().all(|absent| absent.contains(said)) && !absent.is_empty(), "{absent:?}");
         };
-        none(&["b.jpg"], &["a.jpg"], &[None], "a.jpg: there is no such picture");
+        none(&["b.jpg"], &["a.jpg"], &[None], "a.jpg: there is no such image");
         none(&["x/a.jpg", "y/a.jpg"], &["a.jpg"], &[None], "several could be meant: x/a.jpg, y/a.jpg");
         // Two entries, one file.
         none(&["001.jpg"], &["cam1/001.jpg", "cam2/001.jpg"], &[None, None], "another entry names too");
@@ -303,17 +304,17 @@ mod tests {
         let hash = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"].map(|hash| format!("a_jpg.rf.{hash}.jpg"));
         none(&[&hash[0], &hash[1]], &["a.jpg"], &[None], "several could be meant");
         none(&["a.jpg"], &[&hash[0], &hash[1]], &[None, None], "another entry names too");
-        // Without anything of a tool's, another sign is another picture.
-        none(&["a_1.jpg"], &["a-1.jpg"], &[None], "no such picture");
-        none(&["a.png"], &["a.jpg"], &[None], "no such picture");
-        none(&["a.jpg"], &["sub/"], &[None], "no such picture");
+        // Without anything of a tool's, another sign is another image.
+        none(&["a_1.jpg"], &["a-1.jpg"], &[None], "no such image");
+        none(&["a.png"], &["a.jpg"], &[None], "no such image");
+        none(&["a.jpg"], &["sub/"], &[None], "no such image");
     }
 
     #[test]
     fn of_several_the_one_in_the_folder_that_is_named_is_taken_and_it_is_told() {
         let (found, note, _) = located(&["x/a.jpg", "y/a.jpg"], &["set\\Y\\a.jpg", "x\\a.jpg"]);
         assert_eq!(found, [Some("y/a.jpg".to_string()), Some("x/a.jpg".to_string())]);
-        assert_eq!(note.unwrap(), "2 of 2 pictures are there under another name (the first: \"set\\\\Y\\\\a.jpg\" as y/a.jpg)");
+        assert_eq!(note.unwrap(), "2 of 2 images are there under another name (the first: \"set\\\\Y\\\\a.jpg\" as y/a.jpg)");
         let (found, note, _) = located(&["a.jpg"], &["a.jpg", "a.jpg"]);
         assert_eq!((found.iter().flatten().count(), note), (2, None));
     }
