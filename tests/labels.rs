@@ -87,7 +87,7 @@ fn what_cannot_be_found_is_said_in_a_line() {
     let base = photos(folder.path());
     let said = |labels: Value, expected: &str| {
         write(folder.path(), "labels.json", &labels);
-        let output = eval(folder.path(), "labels.json", &["--limit", "1"]);
+        let output = eval(folder.path(), "labels.json", &[]);
         assert!(output.status.success() && text(&output).contains(expected), "{}", text(&output));
         text(&output)
     };

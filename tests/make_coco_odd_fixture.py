@@ -42,7 +42,7 @@ def case(name, change=None, repair=None, detections=None):
     if change: change(odd)
     meant = copy.deepcopy(odd)
     if repair: repair(meant)
-    cases.append(dict(name=name, truth=json.dumps(odd), detections=detections, metrics=metrics(meant, theirs)))
+    cases.append(dict(name=name, truth=json.dumps(odd), detections=detections and json.dumps(detections), metrics=metrics(meant, theirs)))
 
 
 def each(key, to, where="annotations"):
@@ -139,6 +139,6 @@ for height, width, share in [(1, 1, 1), (7, 5, .3), (16, 31, .02), (40, 24, .5),
             codes.append(dict(text=json.dumps(dict(size=[height, width], counts=counts)), bbox=[float(v) for v in mask.toBbox(code)], area=float(mask.area(code))))
 
 out = pathlib.Path(__file__).parent / "fixtures" / "coco_odd.json"
-out.write_text(json.dumps(dict(detections=found, cases=cases, codes=codes), separators=(",", ":")))
+out.write_text(json.dumps(dict(detections=json.dumps(found), cases=cases, codes=codes), separators=(",", ":")))
 for c in cases: print([round(m, 4) for m in c["metrics"][:3]], c["name"])
 print(len(codes), "codes,", out.stat().st_size, "bytes")
