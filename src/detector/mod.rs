@@ -131,7 +131,7 @@ impl Detector {
     ) -> Result<Detections> {
         picture.check()?;
         let start = Instant::now();
-        let [height, width] = target_size(self.config.pixels().resize, picture.width, picture.height)?;
+        let [height, width] = target_size(self.config.pixels().resize, picture.full_size[0], picture.full_size[1])?;
         if self.affordable != Some([height, width]) {
             limits::check(&self.config, [height, width])?;
             self.affordable = Some([height, width]);
@@ -148,9 +148,10 @@ impl Detector {
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();
-        let detections = post(&self.config, &output, [picture.width, picture.height])?;
+        let [width, height] = picture.full_size;
+        let detections = post(&self.config, &output, [width, height])?;
         let times = Times { pre, network, post: milliseconds(start), parts };
-        Ok(Detections { detections, times, width: picture.width, height: picture.height })
+        Ok(Detections { detections, times, width, height })
     }
 
     pub fn config(&self) -> &Architecture {
