@@ -100,7 +100,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
             Err(error) => {
                 failed += 1;
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", super::printable(&format!("{error:#}")));
                 anyhow::Ok(())
             }
         })?;

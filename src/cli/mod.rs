@@ -18,10 +18,13 @@ pub mod inspect;
 pub mod model;
 mod outputs;
 mod photos;
+mod printable;
 pub mod prune;
 pub mod report;
 pub mod train;
 pub mod trim;
+
+pub use printable::printable;
 
 use detrim::config::Label;
 use detrim::detector::Device;
@@ -55,7 +58,7 @@ fn count(text: &str) -> Result<usize, String> {
 
 /// Prints to standard output; nobody listening any more (`detrim … | head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(printable(text).as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
@@ -64,7 +67,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// Tells how annotations go with a model's classes where no name is the same: others may have been meant.
 fn relate(of: &str, annotations: &Dataset, labels: &[Label]) {
     if let Some(related) = annotations.by_id(labels) {
-        eprintln!("warning: {of}: {related}");
+        eprintln!("warning: {of}: {}", printable(&related));
     }
 }
 
@@ -76,7 +79,7 @@ fn complain(of: &str, what: &str, problems: &[String]) {
     }
     eprintln!("{}: {} {what}:", of, problems.len());
     for problem in problems.iter().take(NAMED) {
-        eprintln!("  {problem}");
+        eprintln!("  {}", printable(problem));
     }
     if problems.len() > NAMED {
         eprintln!("  and {} more", problems.len() - NAMED);

@@ -84,7 +84,7 @@ pub fn open_backbone(file: &Path, guess: &GuessArguments) -> Result<Checkpoint> 
 
 fn told(checkpoint: Checkpoint) -> Checkpoint {
     for guess in &checkpoint.guesses {
-        eprintln!("assumed: {guess}");
+        eprintln!("assumed: {}", super::printable(guess));
     }
     checkpoint
 }
