@@ -112,9 +112,8 @@ pub trait Backend {
     fn max_pool(&self, x: &Self::Tensor, window: Window) -> Result<Self::Tensor>;
     /// `x` `[…, in]` → `[…, out]`; `residual` as the output.
     fn linear(&self, x: &Self::Tensor, linear: &Self::Linear, activation: Activation, residual: Option<&Self::Tensor>) -> Result<Self::Tensor>;
-    /// softmax(q·kᵀ/√head_width + bias)·v in each head. `q` `[batch, queries, heads * head_width]`, `k` `[batch, keys, heads * head_width]` and
-    /// `v` `[batch, keys, heads * value_width]` → `[batch, queries, heads * value_width]`; `bias` `[batch or 1, queries or 1, keys]`, very
-    /// negative where a key must not be seen.
+    /// softmax(q·kᵀ/√head_width + bias)·v in each head. `q` `[batch, queries, heads * head_width]`, `k` and `v`
+    /// `[batch, keys, heads * head_width]`; `bias` `[batch or 1, queries or 1, keys]`, very negative where a key must not be seen.
     fn attention(&self, q: &Self::Tensor, k: &Self::Tensor, v: &Self::Tensor, heads: usize, bias: Option<&Self::Tensor>) -> Result<Self::Tensor>;
     /// Layer norm over the last dimension.
     fn layer_norm(&self, x: &Self::Tensor, norm: &Self::Norm) -> Result<Self::Tensor>;

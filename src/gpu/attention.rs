@@ -16,7 +16,6 @@ struct Parameters {
     keys: u32,
     heads: u32,
     width: u32,
-    value_width: u32,
     bias_batch: u32,
     bias_rows: u32,
     scale: f32,
@@ -28,21 +27,18 @@ const MOST_SCORES: usize = 32 << 20;
 const TILE: usize = 32;
 
 pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
-    let ([batch, queries, width], [_, keys, _], [_, _, values]) = (three(q)?, three(k)?, three(v)?);
+    let ([batch, queries, width], [_, keys, _]) = (three(q)?, three(k)?);
     expect("attention's keys", &k.shape, &[batch, keys, width])?;
-    expect("attention's values", &v.shape, &[batch, keys, values])?;
-    if heads == 0 || !width.is_multiple_of(heads) || !values.is_multiple_of(heads) {
-        return Err(Error::Gpu(format!("attention of {heads} heads on keys {width} and values {values} wide")));
-    }
+    expect("attention's values", &v.shape, &[batch, keys, width])?;
     let [bias_batch, bias_rows, _] = bias.map_or(Ok([0, 0, keys]), three)?;
     if let Some(bias) = bias {
         let fits = (bias_batch == batch || bias_batch == 1) && (bias_rows == queries || bias_rows == 1);
         expect("attention's bias", &bias.shape, &if fits { [bias_batch, bias_rows, keys] } else { [batch, queries, keys] })?;
     }
-    let (planes, head_width, value_width) = (batch * heads, width / heads, values / heads);
-    let y = recorder.made(&[batch, queries, values])?;
+    let (planes, head_width) = (batch * heads, width / heads);
+    let y = recorder.made(&[batch, queries, width])?;
     // Workgroup memory is as good or bad here as in other matrix products.
-    let direct = head_width.is_multiple_of(4) && value_width.is_multiple_of(4) && !recorder.variants[0].is_tiled();
+    let direct = head_width.is_multiple_of(4) && !recorder.variants[0].is_tiled();
     let family = if direct { Family::AttentionDirect } else { Family::AttentionTiled };
     let most = (MOST_SCORES / (planes * keys * size_of::<f32>())).max(1);
     for first in (0..queries).step_by(most) {
@@ -54,7 +50,6 @@ pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: us
             keys: keys as u32,
             heads: heads as u32,
             width: head_width as u32,
-            value_width: value_width as u32,
             bias_batch: bias_batch as u32,
             bias_rows: bias_rows as u32,
             scale: (head_width as f32).sqrt().recip(),
@@ -65,7 +60,7 @@ pub fn record(recorder: &Recorder, q: &Tensor, k: &Tensor, v: &Tensor, heads: us
         recorder.dispatch(family, &[("SCORES", 1)], &[parameters], &[&q.value, &k.value, bias], &scores.value, groups(keys));
         let [across, down] = spread((planes * count).div_ceil(4));
         recorder.dispatch(Family::Softmax, &[], &[(planes * count) as u32, keys as u32], &[], &scores.value, [across, down, 1]);
-        recorder.dispatch(family, &[("SCORES", 0)], &[parameters], &[&scores.value, &v.value], &y.value, groups(value_width));
+        recorder.dispatch(family, &[("SCORES", 0)], &[parameters], &[&scores.value, &v.value], &y.value, groups(head_width));
     }
     Ok(y)
 }

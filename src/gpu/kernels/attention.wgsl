@@ -7,8 +7,7 @@ struct Parameters {
     queries: u32,
     keys: u32,
     heads: u32,
-    width: u32,        // of a head's queries and keys
-    value_width: u32,  // of a head's values, and so of its output
+    width: u32,        // of a head
     bias_batch: u32,   // zero where there is no bias
     bias_rows: u32,
     scale: f32,

@@ -16,11 +16,7 @@
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     let head = at.z % p.heads;
     let batch = at.z / p.heads;
-#if SCORES
     let width = p.width / 4u;
-#else
-    let width = p.value_width / 4u;
-#end
     let pitch = p.heads * width;
     let row = at.y * 4u;
 #if SCORES

@@ -22,14 +22,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let batch = group.z / p.heads;
     let row0 = group.y * TILE;
     let column0 = group.x * TILE;
-#if SCORES
     let pitch = p.heads * p.width;
+#if SCORES
     let terms = p.width;
     let columns = p.keys;
 #else
-    let pitch = p.heads * p.value_width;
     let terms = p.keys;
-    let columns = p.value_width;
+    let columns = p.width;
 #end
 #for i in 4
     var sum$i = vec4<f32>();
@@ -61,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #if SCORES
                 value = k[(batch * p.keys + column0 + column) * pitch + head * p.width + term0 + term];
 #else
-                value = v[(batch * p.keys + term0 + term) * pitch + head * p.value_width + column0 + column];
+                value = v[(batch * p.keys + term0 + term) * pitch + head * p.width + column0 + column];
 #end
             }
             right[term * (TILE + 1u) + column] = value;
@@ -90,7 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                     }
                     y[(group.z * p.count + row) * p.keys + column] = value;
 #else
-                    y[(batch * p.queries + p.first + row) * pitch + head * p.value_width + column] = sum$i[j];
+                    y[(batch * p.queries + p.first + row) * pitch + head * p.width + column] = sum$i[j];
 #end
                 }
             }
