@@ -30,6 +30,7 @@ Vulkan driver.
 Environment:
   DETRIM_WASM=rustup|debian   which compiler makes the wasm (default: rustup's, or Debian's rustc-web where that can't be had)
   CHROMIUM=/path/to/browser   the browser for the tests
+  DETRIM_REFERENCE=/folder    a larger model with cases and pictures of PyTorch's, for tests that are left out without it
 END
 }
 
@@ -90,6 +91,7 @@ build_site() { # [--quick]
 check_format() {
   cargo fmt --check
   cargo fmt --check --manifest-path www/bindgen/Cargo.toml
+  cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 
 test_rust() {
@@ -101,6 +103,9 @@ test_rust() {
   step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --release --no-deps --lib
   # Mesa complains about a missing XDG_RUNTIME_DIR each time a GPU is asked for.
   step 'Rust tests' env XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}" cargo test --release
+  if [ -n "${DETRIM_REFERENCE-}" ]; then
+    step 'Rust tests against the reference' env XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}" cargo test --release -- --ignored reference
+  fi
 }
 
 test_web() {

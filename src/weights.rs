@@ -83,11 +83,11 @@ impl HostTensor {
         }
     }
 
-    /// The same tensor stored as f16 (round to nearest even).
+    /// The same tensor stored as f16, by [`to_f16`].
     pub fn to_f16(&self) -> Self {
         let data = match &self.data {
             Data::F16(data) => data.clone(),
-            _ => self.to_f32().iter().map(|&x| f16::from_f32(x)).collect(),
+            _ => self.to_f32().iter().map(|&x| to_f16(x)).collect(),
         };
         Self { shape: self.shape.clone(), data: Data::F16(data) }
     }
@@ -105,6 +105,12 @@ impl HostTensor {
         };
         Self { shape: self.shape.clone(), data: Data::I8(data) }
     }
+}
+
+/// The nearest f16 (of two, the even one): of what is too large, the largest there is and not infinity.
+pub fn to_f16(x: f32) -> f16 {
+    let most = f16::MAX.to_f32();
+    f16::from_f32(x.clamp(-most, most))
 }
 
 /// Named tensors; see the table at the head of `weights.rs`.

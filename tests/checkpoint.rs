@@ -1,5 +1,6 @@
 //! Checkpoints of every kind: what is read, what is refused, and our own file.
 
+use crate::parity::reference;
 use candle_core::Tensor;
 use detrim::backend::Backend as _;
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_own, to_bytes, write_own};
@@ -14,20 +15,10 @@ use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A file of the test material beside the repository, which is too large for it; `None` (with a note) where that isn't at hand.
-fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
-    if !path.exists() {
-        eprintln!("skipped: {} isn't here", path.display());
-        return None;
-    }
-    Some(path)
-}
-
 #[test]
+#[ignore = "needs the folder DETRIM_REFERENCE"]
 fn reads_the_reference() {
-    let Some(path) = shared("reference") else { return };
-    let checkpoint = open(&path, &Guess::default()).unwrap();
+    let checkpoint = open(&reference(), &Guess::default()).unwrap();
     let config = &checkpoint.config;
     let Backbone::Resnet(net) = &config.backbone else { panic!("a ResNet was expected") };
     assert_eq!(Some(net), detrim::config::ResNet::of_depth(18, false).as_ref());
@@ -40,8 +31,8 @@ fn reads_the_reference() {
 
 #[test]
 fn our_file_gives_back_what_was_written() {
-    let Some(path) = shared("models/detr-lite0-provisional") else { return };
-    let checkpoint = open(&path, &Guess::default()).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/f16/detr-lite0-speed.safetensors");
+    let checkpoint = open(&model, &Guess::default()).unwrap();
     assert_eq!(checkpoint.config.pixels.resize, Resize::Stretch { height: 384, width: 384 });
     assert_eq!((checkpoint.config.labels[7].id, checkpoint.config.labels[7].name.as_str()), (17, "cat"));
     let directory = tempfile::tempdir().unwrap();

@@ -1,63 +1,15 @@
 //! Downloads from a server on this machine that answers as the script of each test says.
 
+use crate::server::{Reply, response, serve};
+use detrim::Config;
 use detrim::Error;
-use detrim::checkpoint::{self, Guess};
-use detrim::config::Backbone;
-use detrim::fetch::{OFFICIAL, Official, Progress, download};
+use detrim::checkpoint::{self, Guess, Storage};
+use detrim::config::{Activation, Backbone};
+use detrim::fetch::{Client, Content, Converted, Expected, MAX_BYTES, OFFICIAL, Official, Progress, download};
 use sha2::{Digest, Sha256};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-/// Says what to answer to a request's headers; what it gives is sent and the connection closed.
-type Reply = Box<dyn Fn(&str) -> Vec<u8> + Send>;
-
-struct Server {
-    url: String,
-    /// The headers of every request so far.
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-/// Answers one request for each reply, and none after a while, so that no test leaves a server behind.
-fn serve(replies: Vec<Reply>) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let url = format!("http://{}/file.bin", listener.local_addr().unwrap());
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let log = requests.clone();
-    std::thread::spawn(move || {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        for reply in replies {
-            let stream = loop {
-                match listener.accept() {
-                    Ok((stream, _)) => break stream,
-                    Err(_) if Instant::now() > deadline => return,
-                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
-                }
-            };
-            answer(stream, &reply, &log);
-        }
-    });
-    Server { url, requests }
-}
-
-fn answer(stream: TcpStream, reply: &Reply, log: &Mutex<Vec<String>>) {
-    stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let headers = lines.collect::<Vec<_>>().join("\n").to_ascii_lowercase();
-    let bytes = reply(&headers);
-    log.lock().unwrap().push(headers);
-    // The client may have hung up already.
-    let _ = (&stream).write_all(&bytes);
-}
-
-fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    [format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n").as_bytes(), body].concat()
-}
 
 /// All of a file, or the first `sent` bytes of it and then silence.
 fn whole(content: &[u8], etag: &str, sent: usize) -> Reply {
@@ -90,16 +42,16 @@ fn content(seed: u8) -> Vec<u8> {
     (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 ^ seed).collect()
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn quietly(url: &str, to: &Path, sha256: &str) -> Result<(), Error> {
-    download(url, to, sha256, &mut |_| {})
+fn quietly(url: &str, to: &Path, sha256: &str) -> Result<Content, Error> {
+    download(&Client::new(true), url, to, &Expected::sha256(sha256), MAX_BYTES, &mut |_| {})
 }
 
 /// Names of what lies in a directory.
-fn files(folder: &Path) -> Vec<String> {
+pub fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -111,7 +63,8 @@ fn a_whole_file_comes_with_progress() {
     let to = folder.path().join("file.bin");
     let server = serve(vec![whole(&content, "a", content.len())]);
     let mut seen = Vec::new();
-    download(&server.url, &to, &sha256(&content)[..8], &mut |progress| seen.push(progress)).unwrap();
+    let expected = Expected::sha256(&sha256(&content)[..8]);
+    download(&Client::new(true), &server.url, &to, &expected, MAX_BYTES, &mut |progress| seen.push(progress)).unwrap();
     assert_eq!(std::fs::read(&to).unwrap(), content);
     assert_eq!(files(folder.path()), ["file.bin"]);
     assert_eq!(seen.last(), Some(&Progress { done: 200_000, total: Some(200_000) }));
@@ -224,7 +177,7 @@ fn the_command_without_a_connection_says_what_to_do() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let base = format!("http://{address}/detr/");
     let output = Command::new(env!("CARGO_BIN_EXE_detrim"))
-        .args(["fetch", "detr-r50", "--url-base", &base, "--out", folder.path().to_str().unwrap()])
+        .args(["fetch", "detr-r50", "--allow-http", "--url-base", &base, "--out", folder.path().to_str().unwrap()])
         .env_remove("http_proxy")
         .env_remove("HTTP_PROXY")
         .env_remove("ALL_PROXY")
@@ -241,45 +194,182 @@ fn the_command_without_a_connection_says_what_to_do() {
 fn official_weights_are_named_by_their_hash() {
     for official in OFFICIAL {
         assert!(official.file.contains(official.sha256) && official.file.starts_with(official.name), "{official:?}");
+        let architecture = (official.architecture)().unwrap();
+        architecture.check().unwrap();
+        let Backbone::Resnet(net) = &architecture.backbone else { panic!("a ResNet was expected") };
+        assert_eq!(net.stages[2].blocks.len(), if official.name.contains("r101") { 23 } else { 6 });
+        assert_eq!(net.stages[3].blocks[1].dilation, if official.dilation { 2 } else { 1 });
     }
 }
 
-/// The way of the command, with a tiny checkpoint of the original repository's kind instead of an official one.
+/// A tiny checkpoint of the original repository's kind instead of an official one.
+fn tiny(sha256: &str) -> Official {
+    let sha256 = Box::leak(sha256.to_string().into_boxed_str());
+    Official { name: "tiny", file: "tiny-00.pth", sha256, dilation: true, architecture: || Some(tiny_config()) }
+}
+
+fn tiny_config() -> Config {
+    let guess = Guess { heads: Some(8), dilation: Some(true), activation: Some(Activation::Relu), ..Guess::default() };
+    checkpoint::open(&fixture_path(), &guess).unwrap().config
+}
+
+fn fetch(official: &Official, base: &str, folder: &Path) -> Result<Converted, String> {
+    official.fetch(&Client::new(true), base, folder, MAX_BYTES, &mut |_| {}).map_err(|error| error.to_string())
+}
+
+/// The way of the command.
 #[test]
 fn what_is_fetched_is_converted() {
     let (folder, content) = (tempfile::tempdir().unwrap(), fixture());
     let sha256 = sha256(&content);
-    let tiny = Official { name: "tiny", file: "tiny-00.pth", sha256: Box::leak(sha256.clone().into_boxed_str()), dilation: true };
+    let tiny = tiny(&sha256[..8]);
     let server = serve(vec![whole(&content, "a", content.len() / 2), rest(&content, "a")]);
-    let base = server.url.trim_end_matches("file.bin");
     let out = folder.path().join("new/models");
-    let file = tiny.fetch(base, &out, &mut |_| {}).unwrap();
+    let Converted { file, verified } = fetch(&tiny, &server.origin, &out).unwrap();
     assert_eq!(file, out.join("tiny.safetensors"));
-    assert_eq!(files(&out), ["tiny.safetensors"]);
+    assert_eq!(files(&out), ["tiny.lock.json", "tiny.safetensors"]);
     assert!(server.requests.lock().unwrap()[0].starts_with("get /tiny-00.pth "));
+    // 32 bits are said to be 32 bits.
+    assert!(verified.contains("first 8 hex digits") && verified.contains("name and shape") && verified.contains("tiny.lock.json"), "{verified}");
 
     let model = checkpoint::open(&file, &Guess::default()).unwrap();
-    let Backbone::Resnet(net) = &model.config.backbone else { panic!("a ResNet was expected") };
-    assert_eq!(net.stages[3].blocks.last().map(|block| block.dilation), Some(2));
-    assert_eq!(model.config.encoder[0].self_attention.heads, 8);
+    assert_eq!(model.config, tiny_config());
     assert_eq!((model.card.name.as_str(), model.card.licence.as_str()), ("tiny", "Apache-2.0"));
     assert!(model.card.provenance[0].contains(&sha256) && model.card.provenance[0].contains("tiny-00.pth"), "{:?}", model.card);
-    // It is there: no server is asked any more.
-    assert_eq!(tiny.fetch(base, &out, &mut |_| {}).unwrap(), file);
+
+    // It is there: no server is asked any more, but it is looked at.
+    let again = fetch(&tiny, &server.origin, &out).unwrap();
+    assert!(again.file == file && again.verified.contains("its sha256"), "{again:?}");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = fetch(&tiny, &server.origin, &out).unwrap_err();
+    assert!(error.contains("tiny.safetensors") && error.contains("not what was fetched"), "{error}");
+}
+
+/// Once the whole hash was seen, a forgery of its beginning is not taken any more.
+#[test]
+fn the_whole_hash_is_asked_for_the_next_time() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), fixture());
+    let tiny = tiny("");
+    let another = [&content[..], b"."].concat();
+    let server = serve(vec![whole(&content, "a", content.len()), whole(&another, "b", another.len())]);
+    let file = fetch(&tiny, &server.origin, folder.path()).unwrap().file;
+    std::fs::remove_file(file).unwrap();
+    let error = fetch(&tiny, &server.origin, folder.path()).unwrap_err();
+    assert!(error.contains(&sha256(&content)) && error.contains("deleted"), "{error}");
+}
+
+/// The right hash, or the beginning of it, on another network.
+#[test]
+fn another_network_is_not_taken_for_the_published_one() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), fixture());
+    let sha256 = sha256(&content);
+    let r50 = Official { architecture: OFFICIAL[0].architecture, ..tiny(&sha256[..8]) };
+    let server = serve(vec![whole(&content, "a", content.len())]);
+    let error = fetch(&r50, &server.origin, folder.path()).unwrap_err();
+    assert!(error.contains("tiny-00.pth") && error.contains("the backbone differs"), "{error}");
+    assert_eq!(files(folder.path()), ["tiny-00.pth"]);
+    // Nor one that lies there under the name of what would be made of it.
+    let made = folder.path().join("tiny.safetensors");
+    let mut checkpoint = checkpoint::open(&fixture_path(), &Guess { heads: Some(8), ..Guess::default() }).unwrap();
+    checkpoint.card.name = "tiny".into();
+    checkpoint::write_own(&made, &checkpoint, Storage::F16).unwrap();
+    let error = fetch(&r50, &server.origin, folder.path()).unwrap_err();
+    assert!(error.contains("tiny.safetensors") && error.contains("not the published tiny"), "{error}");
+    // What lies there with no record but is the network, is taken and said to be no more than that.
+    let same = Official {
+        architecture: || checkpoint::open(&fixture_path(), &Guess { heads: Some(8), ..Guess::default() }).ok().map(|found| found.config),
+        ..r50
+    };
+    let verified = fetch(&same, &server.origin, folder.path()).unwrap().verified;
+    assert!(verified.contains("not its sha256"), "{verified}");
 }
 
 /// A file that can't be converted stays, for there was nothing wrong with the download.
 #[test]
 fn what_can_t_be_converted_is_kept() {
     let (folder, content) = (tempfile::tempdir().unwrap(), b"this is no checkpoint".to_vec());
-    let sha256 = sha256(&content);
-    let tiny = Official { name: "tiny", file: "tiny-00.pth", sha256: Box::leak(sha256.into_boxed_str()), dilation: false };
+    let tiny = tiny(&sha256(&content));
     let server = serve(vec![whole(&content, "a", content.len())]);
-    let error = tiny.fetch(server.url.trim_end_matches("/file.bin"), folder.path(), &mut |_| {}).unwrap_err().to_string();
+    let error = fetch(&tiny, &server.origin, folder.path()).unwrap_err();
     assert!(error.contains("tiny-00.pth"), "{error}");
     assert_eq!(files(folder.path()), ["tiny-00.pth"]);
 }
 
+#[test]
+fn only_https_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(vec![whole(b"x", "a", 1)]);
+    let to = folder.path().join("file.bin");
+    let error = download(&Client::new(false), &server.url, &to, &Expected::default(), MAX_BYTES, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("not https") && error.contains("--allow-http"), "{error}");
+    assert!(server.requests.lock().unwrap().is_empty() && files(folder.path()).is_empty());
+}
+
+#[test]
+fn more_than_is_allowed_is_not_taken() {
+    let content = content(0);
+    // Stated, and not.
+    let unstated: Reply = {
+        let content = content.clone();
+        Box::new(move |_| response("200 OK", "", &content))
+    };
+    for reply in [whole(&content, "a", content.len()), unstated] {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("file.bin");
+        let server = serve(vec![reply]);
+        let error = download(&Client::new(true), &server.url, &to, &Expected::default(), 100_000, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("at most 100000") && error.contains("--max-size"), "{error}");
+        assert!(files(folder.path()).is_empty(), "{:?}", files(folder.path()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(vec![whole(&content, "a", content.len())]);
+    let expected = Expected { size: Some(5), ..Expected::default() };
+    let error =
+        download(&Client::new(true), &server.url, &folder.path().join("file.bin"), &expected, MAX_BYTES, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("should have 5"), "{error}");
+}
+
+#[test]
+fn redirects_are_followed_but_not_for_ever() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), content(0));
+    let to = |location: &str| refuse("302 Found", format!("Location: {location}\r\n"));
+    let server = serve(vec![to("/elsewhere?x=1"), whole(&content, "a", 70_000), to("elsewhere"), rest(&content, "a")]);
+    quietly(&server.url, &folder.path().join("file.bin"), &sha256(&content)).unwrap();
+    let requests = server.requests.lock().unwrap();
+    assert!(requests[1].starts_with("get /elsewhere?x=1 ") && requests[3].contains("range: bytes=70000-"), "{requests:?}");
+    for (location, problem) in [("/file.bin", "more than 10 times"), ("", "not an address"), ("ftp://127.0.0.1/x", "not the address of a file")] {
+        let round = serve((0..12).map(|_| to(location)).collect());
+        let error = quietly(&round.url, &folder.path().join("other.bin"), "").unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn no_link_is_followed() {
+    let content = content(0);
+    for name in ["file.bin", "file.bin.part", "file.bin.part.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join(name)).unwrap();
+        let server = serve(vec![whole(&content, "a", content.len())]);
+        let result = quietly(&server.url, &folder.path().join("file.bin"), &sha256(&content));
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious", "{name}");
+        // Part files are ours to replace: what matters is that nothing goes through them.
+        match name {
+            "file.bin.part" => assert!(result.is_ok(), "{result:?}"),
+            _ => assert!(result.unwrap_err().to_string().contains("symbolic link"), "{name}"),
+        }
+    }
+}
+
+fn fixture_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/original-legacy/model.pth")
+}
+
 fn fixture() -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/original-legacy/model.pth")).unwrap()
+    std::fs::read(fixture_path()).unwrap()
 }

@@ -1,9 +1,8 @@
 //! Broken and hostile checkpoints: an error that names the file and the tensor, never a panic.
 
+use crate::entries::{ENTRIES, Entry, MODEL};
 use crate::tiny;
-use detrim::Config;
-use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_own, to_bytes};
-use detrim::config::{Attention, Backbone, DecoderLayer, EncoderLayer, Label, ResNet};
+use detrim::checkpoint::{Guess, Storage, open, read_own, to_bytes};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -11,25 +10,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::LazyLock;
-
-/// A small model of ours.
-static MODEL: LazyLock<Checkpoint> = LazyLock::new(|| {
-    let mut config = Config::detr(Backbone::Resnet(ResNet { stem: 4, stages: ResNet::of_depth(18, false).unwrap().stages }));
-    let Backbone::Resnet(net) = &mut config.backbone else { unreachable!() };
-    for stage in &mut net.stages {
-        stage.channels = 4;
-        stage.blocks.truncate(1);
-        stage.blocks[0].inner = vec![4];
-    }
-    let attention = Attention { heads: 2, head_width: 3 };
-    config.d_model = 8;
-    config.encoder = vec![EncoderLayer { self_attention: attention, ffn: 6 }];
-    config.decoder = vec![DecoderLayer { self_attention: Some(attention), cross_attention: attention, ffn: 5 }];
-    config.classes = 3;
-    config.labels = ["cat", "dog"].map(|name| Label { id: 1, name: name.into() }).into();
-    config.queries = 3;
-    random(config, "tiny", 1)
-});
 
 static OWN: LazyLock<Vec<u8>> = LazyLock::new(|| to_bytes(&MODEL, Storage::F16).unwrap());
 static INT8: LazyLock<Vec<u8>> = LazyLock::new(|| to_bytes(&MODEL, Storage::Int8).unwrap());
@@ -211,6 +191,60 @@ fn broken_int8_is_named() {
         let problem = read(&*edit).unwrap_err();
         assert!(problem.starts_with("x.safetensors: ") && problem.contains(expected), "{problem} (expected: {expected})");
     }
+}
+
+/// Every way in takes the files that it is for, and survives some thousand changes to them: bytes set, cut out, doubled, cut off, mixed with
+/// another file's. Always the same ones; `fuzz/` looks for more.
+#[test]
+fn every_entry_survives_what_is_thrown_at_it() {
+    /// Of each entry.
+    const CHANGED: usize = 1500;
+    for Entry { name, call, seeds } in &ENTRIES {
+        let seeds = seeds();
+        // Some seeds are there for the way to their refusal.
+        let outcomes: Vec<_> = seeds.iter().map(|seed| call(seed)).collect();
+        assert!(outcomes.iter().any(Result::is_ok), "{name}: {outcomes:?}");
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut refused = 0;
+        for _ in 0..CHANGED {
+            let changed = change(&mut random, &seeds);
+            refused += usize::from(call(&changed).is_err());
+        }
+        // What is never refused isn't looked at.
+        assert!(refused > CHANGED / 20, "{name}: {refused} refused");
+    }
+}
+
+/// One of the files with a few changes.
+fn change(random: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = random.choice(seeds).unwrap().clone();
+    for _ in 0..random.usize(1..5) {
+        if bytes.is_empty() {
+            break;
+        }
+        // Headers are where most can go wrong.
+        let within = if random.bool() { bytes.len() } else { bytes.len().min(400) };
+        let at = random.usize(..within);
+        let end = (at + random.usize(1..20)).min(bytes.len());
+        match random.u8(..8) {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.drain(at..end)),
+            2 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+            3 => {
+                let other = random.choice(seeds).unwrap();
+                let from = random.usize(..other.len());
+                bytes.splice(at..end, other[from..(from + end - at).min(other.len())].to_vec());
+            }
+            4 => bytes[at] = *random.choice(b"\0\x01\x7f\x80\xff0129-.eE\"{}[],:*/\n").unwrap(),
+            5 => bytes[at] ^= 1 << random.u8(..8),
+            6 => {
+                let number = random.choice([0u64, 1, 255, 65_536, 1 << 31, 1 << 32, u64::MAX]).unwrap();
+                number.to_le_bytes().iter().zip(&mut bytes[at..]).for_each(|(new, byte)| *byte = *new);
+            }
+            _ => bytes[at] = random.u8(..),
+        }
+    }
+    bytes
 }
 
 proptest! {

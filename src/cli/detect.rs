@@ -100,7 +100,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
             Err(error) => {
                 failed += 1;
-                eprintln!("error: {}", sentence(&error));
+                eprintln!("error: {}", super::printable(&sentence(&error)));
                 anyhow::Ok(())
             }
         })?;

@@ -18,10 +18,13 @@ pub mod inspect;
 pub mod model;
 mod outputs;
 mod photos;
+mod printable;
 pub mod prune;
 pub mod report;
 pub mod train;
 pub mod trim;
+
+pub use printable::printable;
 
 use anyhow::Context;
 use detrim::config::Label;
@@ -58,7 +61,7 @@ fn count(text: &str) -> Result<usize, String> {
 
 /// Prints to standard output; nobody listening any more (`detrim … | head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match std::io::stdout().write_all(printable(text).as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
@@ -81,7 +84,7 @@ pub fn sentence(error: &anyhow::Error) -> String {
 fn relate(of: &str, annotations: &Dataset, labels: &[Label], lost: &str) -> anyhow::Result<()> {
     let categories = annotations.categories_of(labels).with_context(|| of.to_string())?;
     for sentence in annotations.relation(labels, &categories, lost) {
-        eprintln!("warning: {of}: {sentence}");
+        eprintln!("warning: {of}: {}", printable(&sentence));
     }
     Ok(())
 }
@@ -90,10 +93,10 @@ fn relate(of: &str, annotations: &Dataset, labels: &[Label], lost: &str) -> anyh
 fn open_annotations(of: &str, file: &Path) -> anyhow::Result<Dataset> {
     let dataset = Dataset::open(file)?;
     for sentence in dataset.problems.iter().chain(&dataset.notes) {
-        eprintln!("{of}: {sentence}");
+        eprintln!("{of}: {}", printable(&sentence));
     }
     if let Some(sentence) = dataset.all_crowds() {
-        eprintln!("warning: {of}: {sentence}");
+        eprintln!("warning: {of}: {}", printable(&sentence));
     }
     Ok(dataset)
 }
@@ -113,7 +116,7 @@ fn complain(of: &str, what: &str, problems: &[String]) {
     }
     eprintln!("{}: {} {what}:", of, problems.len());
     for problem in problems.iter().take(NAMED) {
-        eprintln!("  {problem}");
+        eprintln!("  {}", printable(problem));
     }
     if problems.len() > NAMED {
         eprintln!("  and {} more", problems.len() - NAMED);

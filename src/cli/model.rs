@@ -129,7 +129,7 @@ pub fn affordable(config: &impl NetworkConfig, guess: &GuessArguments) -> Result
 
 fn told<C>(checkpoint: Checkpoint<C>) -> Checkpoint<C> {
     for guess in &checkpoint.guesses {
-        eprintln!("assumed: {guess}");
+        eprintln!("assumed: {}", super::printable(guess));
     }
     checkpoint
 }

@@ -1,21 +1,21 @@
-//! One file over HTTP: resumable, and kept only if its hash is right.
+//! One file over HTTP: resumable, capped, and kept only if it is what it should be.
 //!
 //! What has come so far lies in `NAME.part`; `NAME.part.json` beside it says of which version of which file it is a part,
 //! so that the rest of another version is never appended to it.
 
+use super::client::Client;
+use super::disk::{self, Content};
 use crate::error::{Error, Result};
-use crate::hash::hexadecimal;
+use crate::output;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use ureq::Body;
 use ureq::http::{Response, StatusCode, header};
-use ureq::{Agent, Body};
 
 /// Connections that may break in one call before the user is asked to go on later.
-const TRIES: usize = 4;
+const MAX_TRIES: usize = 4;
 const CHUNK: usize = 1 << 16;
 
 /// How far a download is, in bytes.
@@ -23,6 +23,36 @@ const CHUNK: usize = 1 << 16;
 pub struct Progress {
     pub done: u64,
     pub total: Option<u64>,
+}
+
+/// What is known of a file before it comes. What isn't known isn't checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    pub size: Option<u64>,
+    /// In hex; the whole of it or how it begins.
+    pub sha256: Option<String>,
+    /// In hex: git's name for the content.
+    pub git_blob: Option<String>,
+}
+
+impl Expected {
+    pub fn sha256(sha256: &str) -> Self {
+        Self { sha256: Some(sha256.into()), ..Self::default() }
+    }
+
+    /// What is wrong with a file, if it is another one.
+    pub fn problem(&self, found: &Content) -> Option<String> {
+        let differs = |expected: &Option<String>, found: &str| expected.as_ref().filter(|expected| !found.starts_with(expected.as_str())).cloned();
+        if let Some(expected) = differs(&self.sha256, &found.sha256) {
+            let how = if expected.len() < found.sha256.len() { "should begin with" } else { "should be" };
+            return Some(format!("its sha256 is {}, but {how} {expected}", found.sha256));
+        }
+        if let Some(expected) = differs(&self.git_blob, &found.git_blob) {
+            return Some(format!("its git blob id is {}, but should be {expected}", found.git_blob));
+        }
+        let size = self.size.filter(|size| *size != found.size)?;
+        Some(format!("it has {} bytes, but should have {size}", found.size))
+    }
 }
 
 /// What `NAME.part` is a part of.
@@ -42,19 +72,23 @@ enum Step {
     Restart,
 }
 
-/// Brings `url` to `to`, going on from what an earlier call left there. The file's sha256 must begin with `sha256` (in hex).
-pub fn download(url: &str, to: &Path, sha256: &str, progress: &mut dyn FnMut(Progress)) -> Result<()> {
-    if to.exists() {
-        // The file may have been put there by hand.
-        let found = sha256_of(to)?;
-        let problem = format!("is not the published file: its sha256 is {found}, but should begin with {sha256}");
-        return found.starts_with(sha256).then_some(()).ok_or(Error::Checkpoint { file: to.display().to_string(), problem });
+/// Brings `url` to `to`, going on from what an earlier call left there, if it has at most `max_bytes`. A file that is there already is taken
+/// if it is what is expected.
+pub fn download(client: &Client, url: &str, to: &Path, expected: &Expected, max_bytes: u64, progress: &mut dyn FnMut(Progress)) -> Result<Content> {
+    if disk::is_there(to)? {
+        // It may have been put there by hand.
+        let found = disk::content(to)?;
+        return match expected.problem(&found) {
+            None => Ok(found),
+            Some(problem) => Err(Error::Checkpoint { file: to.display().to_string(), problem: format!("is not the published file: {problem}") }),
+        };
     }
-    let download = Download { url, part: with_suffix(to, ".part"), origin: with_suffix(to, ".part.json"), agent: agent() };
+    let (part, origin) = (disk::with_suffix(to, ".part"), disk::with_suffix(to, ".part.json"));
+    let download = Download { client, url, part, origin, size: expected.size, max_bytes };
     let mut cut = String::from("the file on the server changes");
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         match download.step(progress)? {
-            Step::Complete => return download.finish(to, sha256),
+            Step::Complete => return download.finish(to, expected),
             Step::Restart => download.forget()?,
             Step::Cut(reason) => cut = reason,
         }
@@ -63,31 +97,34 @@ pub fn download(url: &str, to: &Path, sha256: &str, progress: &mut dyn FnMut(Pro
 }
 
 struct Download<'a> {
+    client: &'a Client,
     url: &'a str,
     part: PathBuf,
     origin: PathBuf,
-    agent: Agent,
+    /// What the file should have.
+    size: Option<u64>,
+    max_bytes: u64,
 }
 
 impl Download<'_> {
     /// One request for all that is missing.
     fn step(&self, progress: &mut dyn FnMut(Progress)) -> Result<Step> {
-        let known = self.origin();
+        let known = self.origin()?;
         let have = match &known {
-            Some(_) => length(&self.part)?,
+            Some(_) => disk::length(&self.part)?,
             None => 0,
         };
-        // A compressed answer would neither resume nor hash as the file does.
-        let mut request = self.agent.get(self.url).header(header::ACCEPT_ENCODING, "identity");
+        let range = format!("bytes={have}-");
+        let mut headers = Vec::new();
         if have > 0 {
-            request = request.header(header::RANGE, format!("bytes={have}-"));
-            if let Some(etag) = known.as_ref().and_then(|origin| origin.etag.as_ref()) {
-                request = request.header(header::IF_RANGE, etag);
+            headers.push((header::RANGE, range.as_str()));
+            if let Some(etag) = known.as_ref().and_then(|origin| origin.etag.as_deref()) {
+                headers.push((header::IF_RANGE, etag));
             }
         }
-        let response = match request.call() {
+        let response = match self.client.get(self.url, &headers) {
             Ok(response) => response,
-            Err(error) => return Err(self.failed(in_words(&error) + &self.so_far()?)),
+            Err(problem) => return Err(self.failed(problem + &self.so_far()?)),
         };
         let known = known.unwrap_or_default();
         let (start, total) = match response.status() {
@@ -103,6 +140,9 @@ impl Download<'_> {
             },
             status => return Err(self.failed(format!("the server answered \"{status}\""))),
         };
+        if let Some(problem) = total.and_then(|total| self.too_large(total)) {
+            return Err(self.failed(problem));
+        }
         if start == 0 {
             let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
             // A weak tag doesn't promise equal bytes, and If-Range must not have one.
@@ -114,8 +154,8 @@ impl Download<'_> {
 
     /// Appends what comes to the first `start` bytes of the part.
     fn receive(&self, response: Response<Body>, start: u64, total: Option<u64>, progress: &mut dyn FnMut(Progress)) -> Result<Step> {
-        let unwritable = |source| io(&self.part, source);
-        let mut file = OpenOptions::new().create(true).truncate(start == 0).append(start > 0).write(true).open(&self.part).map_err(unwritable)?;
+        let unwritable = |source| disk::io(&self.part, source);
+        let mut file = if start == 0 { disk::create(&self.part)? } else { disk::append(&self.part)? };
         let mut reader = response.into_body().into_reader();
         let (mut chunk, mut done) = (vec![0; CHUNK], start);
         loop {
@@ -123,8 +163,13 @@ impl Download<'_> {
             match reader.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(read) => {
-                    file.write_all(&chunk[..read]).map_err(unwritable)?;
                     done += read as u64;
+                    // Not every server says how much will come.
+                    if let Some(problem) = self.too_large(done) {
+                        self.forget()?;
+                        return Err(self.failed(problem));
+                    }
+                    file.write_all(&chunk[..read]).map_err(unwritable)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Ok(Step::Cut(error.to_string())),
@@ -139,39 +184,54 @@ impl Download<'_> {
     }
 
     /// Gives the part its name if it is the file that was asked for.
-    fn finish(&self, to: &Path, sha256: &str) -> Result<()> {
-        let found = sha256_of(&self.part)?;
-        if !found.starts_with(sha256) {
-            self.forget()?;
-            let problem = format!("what came is not the published file: its sha256 is {found}, but should begin with {sha256}; it was deleted");
-            return Err(self.failed(problem));
+    fn finish(&self, to: &Path, expected: &Expected) -> Result<Content> {
+        if !disk::is_there(&self.part)? {
+            return Err(self.failed("nothing came".into()));
         }
-        fs::rename(&self.part, to).map_err(|source| io(to, source))?;
-        remove(&self.origin)
+        let found = disk::content(&self.part)?;
+        if let Some(problem) = expected.problem(&found) {
+            self.forget()?;
+            return Err(self.failed(format!("what came is not the published file: {problem}; it was deleted")));
+        }
+        fs::rename(&self.part, to).map_err(|source| disk::io(to, source))?;
+        disk::remove(&self.origin)?;
+        Ok(found)
+    }
+
+    /// What is wrong with so many bytes, if they are too many.
+    fn too_large(&self, bytes: u64) -> Option<String> {
+        if let Some(size) = self.size.filter(|size| bytes > *size) {
+            return Some(format!("the server sends {bytes} bytes or more of a file that should have {size}"));
+        }
+        (bytes > self.max_bytes)
+            .then(|| format!("the server sends {bytes} bytes or more, and at most {} are taken (--max-size takes more)", self.max_bytes))
     }
 
     /// The end of an error that leaves something to go on from.
     fn so_far(&self) -> Result<String> {
-        Ok(match length(&self.part)? {
+        Ok(match disk::length(&self.part)? {
             0 => String::new(),
             bytes => format!("; {bytes} bytes are here, and the same command goes on from there"),
         })
     }
 
     /// What the part belongs to, if that is this address.
-    fn origin(&self) -> Option<Origin> {
-        let origin: Origin = serde_json::from_slice(&fs::read(&self.origin).ok()?).ok()?;
-        (origin.url == self.url).then_some(origin)
+    fn origin(&self) -> Result<Option<Origin>> {
+        if !disk::is_there(&self.origin)? {
+            return Ok(None);
+        }
+        let origin: Option<Origin> = fs::read(&self.origin).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Ok(origin.filter(|origin| origin.url == self.url))
     }
 
     fn remember(&self, origin: &Origin) -> Result<()> {
-        let text = serde_json::to_vec(origin).map_err(|error| io(&self.origin, error.into()))?;
-        fs::write(&self.origin, text).map_err(|source| io(&self.origin, source))
+        let text = serde_json::to_vec(origin).map_err(|error| disk::io(&self.origin, error.into()))?;
+        output::write(&self.origin, &text)
     }
 
     fn forget(&self) -> Result<()> {
-        remove(&self.part)?;
-        remove(&self.origin)
+        disk::remove(&self.part)?;
+        disk::remove(&self.origin)
     }
 
     fn failed(&self, problem: String) -> Error {
@@ -179,67 +239,9 @@ impl Download<'_> {
     }
 }
 
-fn agent() -> Agent {
-    let config = Agent::config_builder()
-        .user_agent(concat!("detrim/", env!("CARGO_PKG_VERSION")))
-        .http_status_as_error(false)
-        .timeout_connect(Some(Duration::from_secs(20)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        .timeout_per_read(Some(Duration::from_secs(60)));
-    config.build().new_agent()
-}
-
 /// `Content-Range: bytes FIRST-LAST/TOTAL` or `bytes */TOTAL`; a total may be `*`.
 fn content_range(response: &Response<Body>) -> Option<(Option<u64>, Option<u64>)> {
     let (range, total) = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
     let first = range.split_once('-').and_then(|(first, _)| first.parse().ok());
     Some((first, total.parse().ok()))
-}
-
-fn in_words(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::HostNotFound => "there is no connection (the host's name can't be looked up)".into(),
-        ureq::Error::Io(error) => format!("there is no connection ({error})"),
-        ureq::Error::ConnectionFailed => "there is no connection".into(),
-        ureq::Error::Timeout(what) => format!("the server doesn't answer (timeout: {what})"),
-        error => error.to_string(),
-    }
-}
-
-/// The sha256 of a file, in hex.
-pub fn sha256_of(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(|source| io(path, source))?;
-    let (mut hasher, mut chunk) = (Sha256::new(), vec![0; CHUNK]);
-    loop {
-        match file.read(&mut chunk).map_err(|source| io(path, source))? {
-            0 => break,
-            read => hasher.update(&chunk[..read]),
-        }
-    }
-    Ok(hexadecimal(hasher.finalize().as_slice()))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
-}
-
-fn length(path: &Path) -> Result<u64> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.len()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
-        Err(source) => Err(io(path, source)),
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(io(path, error)),
-        _ => Ok(()),
-    }
-}
-
-fn io(path: &Path, source: std::io::Error) -> Error {
-    Error::Io { file: path.display().to_string(), source }
 }

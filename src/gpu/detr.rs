@@ -23,6 +23,8 @@ pub struct GpuDetr {
     pixels: Pixels,
     /// The least recently used first.
     programs: Vec<Entry>,
+    /// Programs are forgotten, the least recently used first, before all together with a new one need more.
+    most_bytes: usize,
     /// Dispatches of the last run.
     dispatches: usize,
 }
@@ -68,7 +70,7 @@ pub struct GpuInfo {
     pub variants: [String; 2],
 }
 
-/// Programs are forgotten, the least recently used first, while all together need more bytes. A phone's page must live with 1 GB.
+/// Bytes of all programs. A phone's page must live with 1 GB.
 const MOST_BYTES: usize = 256 << 20;
 
 impl GpuDetr {
@@ -89,6 +91,7 @@ impl GpuDetr {
             network,
             pixels: config.pixels().clone(),
             programs: Vec::new(),
+            most_bytes: MOST_BYTES,
             dispatches: 0,
         })
     }
@@ -132,13 +135,18 @@ impl GpuDetr {
             return Ok(());
         }
         entry.resize = None;
-        let recorder = &self.recorder;
-        recorder.restart();
-        let watch = recorder.gpu.watch();
-        let picture = recorder.input(&[from_height, from_width])?;
-        let recorded = prepare::record(recorder, &picture, height, width, &self.pixels);
+        self.recorder.restart();
+        let watch = self.recorder.gpu.watch();
+        let picture = self.recorder.input(&[from_height, from_width])?;
+        let recorded = prepare::record(&self.recorder, &picture, height, width, &self.pixels);
         watch.end().await?;
-        let program = recorder.finish_before(&entry.program, &recorded?, &entry.input).await?;
+        let target = recorded?;
+        let needed = self.recorder.needs_before(&target);
+        let mut sizes: Vec<usize> = self.programs.iter().map(Entry::bytes).collect();
+        sizes.last_mut().into_iter().for_each(|last| *last += needed);
+        self.programs.drain(..surplus(&sizes, self.most_bytes));
+        let Some(entry) = self.programs.last_mut() else { return Err(nothing()) };
+        let program = self.recorder.finish_before(&entry.program, &target, &entry.input).await?;
         entry.resize = Some(Resize { picture, program });
         Ok(())
     }
@@ -197,17 +205,18 @@ impl GpuDetr {
         let entry = self.record(key).await;
         self.recorder.restart();
         self.programs.push(entry?);
-        let sizes: Vec<usize> = self.programs.iter().map(Entry::bytes).collect();
-        self.programs.drain(..surplus(&sizes, MOST_BYTES));
         Ok(())
     }
 
-    async fn record(&self, key: Key) -> Result<Entry> {
+    async fn record(&mut self, key: Key) -> Result<Entry> {
         let watch = self.recorder.gpu.watch();
         let recorded = self.operations(&key);
         watch.end().await?;
         let (input, outputs) = recorded?;
         let (outputs, tensors): (Vec<_>, Vec<_>) = outputs.into_iter().map(|(name, tensor)| ((name, tensor.shape.clone()), tensor)).unzip();
+        // Room first: the old and the new together may be more than there is.
+        let sizes: Vec<usize> = self.programs.iter().map(Entry::bytes).chain([self.recorder.needs(&tensors)]).collect();
+        self.programs.drain(..surplus(&sizes, self.most_bytes));
         Ok(Entry { key, program: self.recorder.finish(&tensors).await?, input, outputs, resize: None })
     }
 
@@ -254,7 +263,40 @@ fn output(stages: Vec<(String, HostTensor)>) -> Result<Output<HostTensor>> {
 
 #[cfg(test)]
 mod tests {
-    use super::surplus;
+    use super::*;
+    use crate::prune::tiny;
+    use pollster::block_on;
+
+    fn numbers(height: usize, width: usize) -> HostTensor {
+        HostTensor::f32(&[1, height, width, 3], (0..height * width * 3).map(|i| (i % 17) as f32 / 9.0 - 1.0).collect())
+    }
+
+    /// What there is no room for goes before the new program takes its memory, not after.
+    #[test]
+    fn room_is_made_before_memory_is_taken() {
+        let (config, weights) = tiny::network();
+        let mut detr = block_on(GpuDetr::new(&config, &weights)).unwrap();
+        block_on(detr.infer(&numbers(96, 64))).unwrap();
+        let (first, before) = (detr.info().activation_bytes, detr.recorder.gpu.occupied.now());
+        assert!(first > 50_000, "{first}");
+        // Room for one and a half.
+        detr.most_bytes = first + first / 2;
+        detr.recorder.gpu.occupied.forget_peak();
+        block_on(detr.infer(&numbers(64, 96))).unwrap();
+        assert_eq!(detr.programs.len(), 1);
+        let peak = detr.recorder.gpu.occupied.peak();
+        assert!(peak < before + first as u64 / 2, "{peak} bytes at once, {before} before, {first} of the first program");
+
+        // A picture's resize counts, too, and what was recorded fits what was reckoned.
+        detr.most_bytes = usize::MAX;
+        block_on(detr.infer(&numbers(96, 64))).unwrap();
+        let both = detr.info().activation_bytes;
+        detr.most_bytes = both + 1000;
+        let picture = Picture::new(300, 200, vec![100; 300 * 200 * 4]).unwrap();
+        block_on(detr.run(&picture, 96, 64)).unwrap();
+        assert_eq!(detr.programs.len(), 1);
+        assert!(detr.info().activation_bytes <= detr.most_bytes);
+    }
 
     #[test]
     fn the_oldest_programs_go_first_and_the_last_one_stays() {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use futures_channel::oneshot;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use wgpu::BufferUsages;
 
@@ -14,14 +15,44 @@ pub struct Gpu {
     lost: Arc<Mutex<Option<String>>>,
     /// The first error that no [`Watch`] saw.
     stray: Arc<Mutex<Option<String>>>,
+    pub occupied: Arc<Occupied>,
 }
 
 /// A buffer whose memory goes back as soon as nobody holds it; a browser would wait for its garbage collector.
-pub struct Memory(pub wgpu::Buffer);
+pub struct Memory(pub wgpu::Buffer, Arc<Occupied>);
 
 impl Drop for Memory {
     fn drop(&mut self) {
         self.0.destroy();
+        self.1.now.fetch_sub(self.0.size(), Ordering::Relaxed);
+    }
+}
+
+/// Bytes of all buffers on a device.
+#[derive(Default)]
+pub struct Occupied {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Occupied {
+    fn add(&self, bytes: u64) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// From now on the peak is what comes.
+    pub fn forget_peak(&self) {
+        self.peak.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// The most at any time so far.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -52,7 +83,7 @@ impl Gpu {
         });
         let note = stray.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep_first(&note, error.to_string())));
-        Ok(Self { device, queue, adapter: adapter.get_info(), lost, stray })
+        Ok(Self { device, queue, adapter: adapter.get_info(), lost, stray, occupied: Arc::default() })
     }
 
     /// Whether the adapter is a program on the processor (SwiftShader, lavapipe, WARP).
@@ -78,7 +109,9 @@ impl Gpu {
     /// A buffer of at least `bytes` bytes for any other use.
     pub fn create(&self, label: &str, bytes: usize, usage: BufferUsages) -> Memory {
         let size = (bytes.max(16) as u64).next_multiple_of(4);
-        Memory(self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false }))
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false });
+        self.occupied.add(size);
+        Memory(buffer, self.occupied.clone())
     }
 
     /// Memory that holds `bytes`, whose number is a multiple of 4.

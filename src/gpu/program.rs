@@ -57,6 +57,22 @@ impl Program {
         Ok(Self { inputs: inputs(&plan.repeated, &places), steps, outputs, staging: Some(staging), bytes: total + bytes(&places) })
     }
 
+    /// The most bytes that [`Program::new`] takes, while it works and afterwards.
+    pub fn needs(recording: &[Dispatch], outputs: &[Tensor]) -> usize {
+        let values: Vec<&Value> = outputs.iter().map(|tensor| &*tensor.value).collect();
+        let plan = Plan::new(recording, &values);
+        let last: HashSet<usize> = values.iter().map(|value| value.id).collect();
+        let (once, repeated) = (share(&plan.once, &plan.kept, |_| false), share(&plan.repeated, &last, |id| plan.kept.contains(&id)));
+        let read_back: usize = values.iter().map(|value| value.bytes).sum();
+        read_back + once.bytes.iter().chain(&repeated.bytes).sum::<usize>()
+    }
+
+    /// The bytes that [`Program::before`] takes.
+    pub fn needs_before(recording: &[Dispatch], target: &Tensor) -> usize {
+        let plan = Plan::new(recording, &[&target.value]);
+        share(&plan.repeated, &HashSet::new(), |id| id == target.value.id).bytes.iter().sum()
+    }
+
     /// A program that writes `target` where `other` has it as an input, to be run before `other`.
     pub async fn before(other: &Program, gpu: &Gpu, recording: &[Dispatch], target: &Tensor, input: &Tensor) -> Result<Self> {
         let plan = Plan::new(recording, &[&target.value]);

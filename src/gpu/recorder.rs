@@ -64,6 +64,16 @@ impl Recorder {
         self.constant_bytes.get()
     }
 
+    /// The bytes that [`Recorder::finish`] will take.
+    pub fn needs(&self, outputs: &[Tensor]) -> usize {
+        Program::needs(&self.recording.borrow(), outputs)
+    }
+
+    /// The bytes that [`Recorder::finish_before`] will take.
+    pub fn needs_before(&self, target: &Tensor) -> usize {
+        Program::needs_before(&self.recording.borrow(), target)
+    }
+
     /// Makes a program of what was recorded, as far as `outputs` need it.
     pub async fn finish(&self, outputs: &[Tensor]) -> Result<Program> {
         let recording = self.recording.take();

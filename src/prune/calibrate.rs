@@ -49,11 +49,15 @@ impl Relevance {
         (0..count).filter(|&query| self.0.iter().any(|seen| seen[query] >= Self::LEAST + score)).collect()
     }
 
-    /// The weights of a map's rows for a picture; none where they aren't queries.
-    pub fn rows(&self, map: &str, picture: usize, count: usize) -> Option<&[f32]> {
+    /// The weights of those of a map's `total` rows for a picture that are sampled, all without a sampling; none where they aren't queries.
+    pub fn rows(&self, map: &str, picture: usize, total: usize, sampling: Option<Sampling>) -> Option<Vec<f32>> {
         let of_memory = map.ends_with("cross_attention.key") || map.ends_with("cross_attention.value");
-        let weights = self.0.get(picture).filter(|weights| weights.len() == count)?;
-        ((map.starts_with("decoder.") && !of_memory) || map.contains("_head")).then_some(weights)
+        let of_queries = (map.starts_with("decoder.") && !of_memory) || map.contains("_head");
+        let weights = self.0.get(picture).filter(|weights| of_queries && weights.len() == total)?;
+        Some(match sampling {
+            Some(sampling) => sampling.rows(total).into_iter().map(|row| weights[row]).collect(),
+            None => weights.clone(),
+        })
     }
 }
 
@@ -68,7 +72,8 @@ impl Observe<Tensor> for Gather<'_> {
         if let Some(gram) = self.grams.get_mut(seen.layer) {
             let sampling = Sampling { most: MOST_ROWS, offset: offset(self.picture) };
             let rows = rows(&numbers(seen.input)?, seen.input.dims(), seen.window, |total| sampling.rows(total))?;
-            gram.add(&rows, self.relevance.rows(seen.layer, self.picture, rows.len() / gram.width));
+            let total = seen.input.elem_count() / seen.input.dims().last().copied().unwrap_or(1).max(1);
+            gram.add(&rows, self.relevance.rows(seen.layer, self.picture, total, Some(sampling)).as_deref());
         }
         Ok(())
     }
@@ -120,4 +125,38 @@ pub fn observed<O: Observe<Tensor> + Send>(
         Ok(())
     };
     each_lane(inputs.len(), || Ok(Watch::new(Cpu, start()?)), work, |watch| take(watch.into_observer()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prune::difference::look;
+    use crate::prune::tiny;
+
+    /// However many queries there are, those that detect nothing count little.
+    #[test]
+    fn queries_count_by_what_they_detect_however_many_there_are() {
+        for queries in [4, MOST_ROWS, MOST_ROWS + 1, 700] {
+            let (config, _) = tiny::network();
+            let config = Config { queries, ..config };
+            let weights = crate::checkpoint::random(config.clone(), "many", 3).weights;
+            let inputs = tiny::inputs(&config, 2);
+            let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
+            let maps = ["decoder.1.ffn1", "class_head", "decoder.1.cross_attention.key"].map(String::from);
+            let grams = calibrate(&config, &weights, &inputs, &maps, &relevance, &|| {}).unwrap();
+            for map in &maps[..2] {
+                let counted = |picture: usize| {
+                    let sampling = Sampling { most: MOST_ROWS, offset: offset(picture) };
+                    sampling.rows(queries).into_iter().map(|row| f64::from(relevance.0[picture][row])).sum::<f64>()
+                };
+                let expected = counted(0) + counted(1);
+                assert!((grams[map].count - expected).abs() < 1e-3 * expected, "{map}, {queries} queries: {} {expected}", grams[map].count);
+                // All alike, they would count one each.
+                assert!(expected < 0.99 * 2.0 * queries.min(MOST_ROWS) as f64, "{expected}");
+            }
+            // What the pictures say counts by itself.
+            let memory = grams[&maps[2]].count;
+            assert!(memory.fract() == 0.0 && memory > 0.0, "{memory}");
+        }
+    }
 }

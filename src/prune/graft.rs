@@ -187,7 +187,9 @@ impl Grafting<'_> {
             let sampling = Sampling { most: MOST_ROWS, offset: offset(index) };
             let rows = beside(&join(&seen, &|x| rows(&numbers(x)?, x.dims(), None, |total| sampling.rows(total)))?);
             let count = rows.len() / (inputs + outputs);
-            gram.add(&rows, relevance.rows(&wanted[0], index, count));
+            let first = &seen[&wanted[0]].input;
+            let all = first.elem_count() / first.dims().last().copied().unwrap_or(1).max(1);
+            gram.add(&rows, relevance.rows(&wanted[0], index, all, Some(sampling)).as_deref());
             *total += count;
             Ok(())
         })?;

@@ -209,9 +209,11 @@ fn walk<B: Backend<Tensor = Tensor>>((item, from): (&Item, Point), backend: &B, 
         (Item::Tokens(memory, position), _) => {
             Inside::Tokens(Tokens { memory: backend.constant(memory)?, position: backend.constant(position)?, bias: None })
         }
-        (Item::Queries(content, memory, placed), _) => {
+        (Item::Queries(content, memory, placed), from) => {
             let encoded = Encoded { memory: backend.constant(memory)?, placed: backend.constant(placed)?, bias: None };
-            Inside::Queries(backend.constant(content)?, encoded)
+            // Before the first layer queries hold what this network has them hold, which a repair may have changed; no picture has a say in it.
+            let content = if from == Point::Decoder(0) { detr.contents(backend, 1)? } else { backend.constant(content)? };
+            Inside::Queries(content, encoded)
         }
     };
     if let (Inside::Map(features), true) = (&inside, to >= Point::Encoder(0)) {
@@ -235,7 +237,8 @@ fn walk<B: Backend<Tensor = Tensor>>((item, from): (&Item, Point), backend: &B, 
     Ok(inside)
 }
 
-/// On the host. Half precision halves the memory; statistics don't notice.
+/// On the host. Half precision halves the memory; statistics don't notice. What is too large for it becomes the largest number it has: an
+/// infinity would make all sums useless.
 fn kept(x: &Tensor) -> Result<HostTensor> {
     Ok(cpu::to_host(x)?.to_f16())
 }
@@ -298,4 +301,18 @@ pub fn in_order<T: Send>(count: usize, work: impl Fn(usize) -> Result<T> + Sync)
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn what_is_too_large_for_half_precision_stays_a_number() {
+        let x = Tensor::new(&[1e6f32, -1e30, 65_504.0, 65_519.0, 1.5], &Device::Cpu).unwrap();
+        assert_eq!(*kept(&x).unwrap().to_f32(), [65_504.0, -65_504.0, 65_504.0, 65_504.0, 1.5]);
+        let unknown = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
+        assert!(kept(&unknown).unwrap().to_f32()[0].is_nan());
+    }
 }

@@ -77,7 +77,7 @@ impl StandIns {
         let start = || Ok((Watch::new(Cpu, Keep::new(&wanted).ending()), fits.iter().map(Fit::empty).collect::<Vec<_>>()));
         let found = lanes(parent.inputs.len(), start, |(watch, grams), index| {
             let given = show(watch, &detr, parent.inputs, index)?;
-            fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&given, gram, |map, count| parent.relevance.rows(map, index, count)))
+            fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&given, gram, |map, count| parent.relevance.rows(map, index, count, None)))
         })?;
         for (i, fit) in fits.iter().enumerate() {
             let parts: Vec<Gram> = found.iter().map(|(.., grams)| grams[i].clone()).collect();
@@ -123,7 +123,7 @@ impl Fit {
         }
     }
 
-    fn add<'a>(&self, given: &BTreeMap<String, Given>, gram: &mut Gram, relevance: impl Fn(&str, usize) -> Option<&'a [f32]>) -> Result<()> {
+    fn add(&self, given: &BTreeMap<String, Given>, gram: &mut Gram, relevance: impl Fn(&str, usize) -> Option<Vec<f32>>) -> Result<()> {
         let target = &given[&self.target];
         let mut y = numbers(if self.is_input { &target.input } else { &target.output })?;
         let Some(name) = &self.map else {
@@ -136,7 +136,7 @@ impl Fit {
         }
         let x = numbers(&map.input)?;
         let weights = relevance(name, y.len() / self.outputs);
-        gram.add(&beside(&[(x, self.inputs), (y, self.outputs)]), weights);
+        gram.add(&beside(&[(x, self.inputs), (y, self.outputs)]), weights.as_deref());
         Ok(())
     }
 
@@ -213,6 +213,30 @@ pub fn each(
 mod tests {
     use super::*;
     use crate::config::{Backbone, EfficientNetLite};
+    use crate::prune::calibrate::Relevance;
+    use crate::prune::inputs::{Inputs, Point};
+    use crate::prune::tiny;
+
+    /// Pictures that stand before the decoder already see what the queries hold in place of a first layer that is gone.
+    #[test]
+    fn a_layer_is_missed_as_much_wherever_the_pictures_stand() {
+        let (config, weights) = tiny::network();
+        let inputs = tiny::inputs(&config, 6);
+        let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());
+        let differences = |inputs: &Inputs, repair: bool| {
+            let parent = Side { config: &config, weights: &weights, inputs, relevance: &relevance };
+            let seen = look(&config, &weights, inputs).unwrap();
+            let found = each(&parent, &seen, &Layer::Decoder(0).all(&config), &[], repair, &mut StandIns::default(), &|| ()).unwrap();
+            found.into_iter().map(|dropped| dropped.difference).collect::<Vec<_>>()
+        };
+        let features = inputs.at(&config, &weights, Point::features(&config)).unwrap();
+        let tokens = features.at(&config, &weights, Point::Decoder(0)).unwrap();
+        let (from_features, from_tokens, unrepaired) = (differences(&features, true), differences(&tokens, true), differences(&tokens, false));
+        for (a, b) in from_features.iter().zip(&from_tokens) {
+            assert!((a - b).abs() < 0.02 * a, "{from_features:?} {from_tokens:?}");
+        }
+        assert!((from_tokens[0] - unrepaired[0]).abs() > 0.1 * unrepaired[0], "{from_tokens:?} {unrepaired:?}");
+    }
 
     #[test]
     fn layers_stand_for_those_after_them() {

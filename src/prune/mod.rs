@@ -28,7 +28,7 @@ pub mod size;
 pub mod survey;
 mod taylor;
 #[cfg(test)]
-mod tiny;
+pub(crate) mod tiny;
 pub mod trial;
 pub mod trim;
 mod trimmed;

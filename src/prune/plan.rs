@@ -113,7 +113,8 @@ impl Plan {
         let same = |(name, keep): (&String, &Keep)| {
             self.keep.get(name).is_some_and(|own| own == keep || matches!(keep, Keep::Count(count) if own.count() == *count))
         };
-        self.resize == plan.resize && self.keep.len() == plan.keep.len() && plan.keep.iter().all(same)
+        let layers = |plan: &Plan| (plan.drop_encoder.clone(), plan.drop_decoder.clone(), plan.fold);
+        layers(self) == layers(plan) && self.resize == plan.resize && self.keep.len() == plan.keep.len() && plan.keep.iter().all(same)
     }
 
     pub fn drop(&mut self, layer: Layer) {
@@ -199,5 +200,29 @@ impl Plan {
 
     pub fn parse(text: &str, file: &str) -> Result<Self> {
         toml::from_str(text).map_err(|error| Error::Run { file: file.into(), problem: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_with_other_layers_gone_is_another_plan() {
+        let keep = |keep: Keep| BTreeMap::from([("encoder.0.ffn".to_string(), keep)]);
+        let plan = Plan { drop_decoder: vec![1], fold: true, keep: keep(Keep::Count(2)), ..Plan::default() };
+        let exact = Plan { keep: keep(Keep::Units(vec![0, 3])), ..plan.clone() };
+        assert!(exact.is_carried_out(&plan) && exact.is_carried_out(&exact) && !plan.is_carried_out(&exact));
+        for other in [
+            Plan { drop_decoder: vec![0], ..plan.clone() },
+            Plan { drop_decoder: vec![], ..plan.clone() },
+            Plan { drop_encoder: vec![1], ..plan.clone() },
+            Plan { fold: false, ..plan.clone() },
+            Plan { resize: Some(Resize::Stretch { height: 32, width: 32 }), ..plan.clone() },
+            Plan { keep: keep(Keep::Count(3)), ..plan.clone() },
+            Plan { keep: BTreeMap::new(), ..plan.clone() },
+        ] {
+            assert!(!exact.is_carried_out(&other), "{other:?}");
+        }
     }
 }

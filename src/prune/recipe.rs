@@ -222,10 +222,20 @@ fn known(pattern: &str, config: &Config) -> Result<()> {
     Err(Error::Config(format!("the recipe names {pattern:?}, which nothing in the network is called; there are {}", names.join(", "))))
 }
 
-/// Whether a name follows a pattern in which `*` stands for any letters.
+/// Whether a name follows a pattern in which `*` stands for any letters. Each part between two stars is taken where it first occurs: a later
+/// place would leave the rest less room, so that nothing need be tried twice, however many stars there are.
 fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    name.strip_prefix(first).is_some_and(|tail| (0..=tail.len()).any(|at| tail.is_char_boundary(at) && matches(rest, &tail[at..])))
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(last) = parts.next_back() else { return pattern == name };
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }
 
 #[cfg(test)]
@@ -255,6 +265,10 @@ mod tests {
     fn patterns_and_amounts() {
         assert!(matches("*_attention", "encoder.0.self_attention") && matches("*", "") && matches("a*c*", "abcd"));
         assert!(!matches("*.ffn", "encoder.0.ffn1") && !matches("a*b", "a"));
+        assert!(matches("a*a", "aa") && !matches("a*a", "a") && matches("**", "x") && matches("a**b*", "a.b.c") && matches("*é*", "caféx"));
+        // Trying every place for every star would take years.
+        let stars = "*a".repeat(200);
+        assert!(!matches(&format!("{stars}b"), &"a".repeat(400)) && matches(&format!("{stars}*"), &"a".repeat(400)));
         assert_eq!(Amount::Share(0.5).of(100, 8).unwrap(), 56);
         assert_eq!(Amount::Share(0.01).of(6, 8).unwrap(), 6);
         assert_eq!(Amount::Count(4).of(6, 8).unwrap(), 4);

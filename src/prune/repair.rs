@@ -139,7 +139,8 @@ impl<'a> Solver<'a> {
                 }
             }
         }
-        joint.add(&all, parent.relevance.rows(&self.task.map, index, count));
+        let total = new.input.elem_count() / new.input.dims().last().copied().unwrap_or(1).max(1);
+        joint.add(&all, parent.relevance.rows(&self.task.map, index, total, Some(sampling)).as_deref());
         Ok(())
     }
 }

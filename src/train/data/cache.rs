@@ -19,7 +19,7 @@ use crate::model::Detr;
 use crate::progress::Progress;
 use crate::share;
 use crate::train::trained::Trained;
-use crate::weights::HostTensor;
+use crate::weights::{HostTensor, to_f16};
 use half::f16;
 use memmap2::Mmap;
 use std::fs::{self, File};
@@ -182,8 +182,7 @@ fn stored(numbers: &[f32]) -> Result<Vec<u8>> {
     if numbers.iter().any(|x| x.is_nan()) {
         return Err(Error::Output("the backbone's features hold what is not a number".into()));
     }
-    let most = f16::MAX.to_f32();
-    Ok(numbers.iter().flat_map(|x| f16::from_f32(x.clamp(-most, most)).to_le_bytes()).collect())
+    Ok(numbers.iter().flat_map(|&x| to_f16(x).to_le_bytes()).collect())
 }
 
 /// Computes one view of all pictures, and tells which pictures' labels have them turned. Until it is whole it has another name, under which a
