@@ -8,6 +8,8 @@
 mod check;
 mod named;
 
+pub(crate) use check::MAX_SIDE;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -191,6 +193,10 @@ pub enum Resize {
     ShortestSide { short: usize, long: usize },
     /// Every picture is stretched to one size.
     Stretch { height: usize, width: usize },
+    /// As large as fits into this size, be it smaller or larger than the picture; the aspect ratio stays.
+    Within { height: usize, width: usize },
+    /// Pictures stay as they are.
+    Original,
 }
 
 impl fmt::Display for Resize {
@@ -198,6 +204,8 @@ impl fmt::Display for Resize {
         match self {
             Resize::ShortestSide { short, long } => write!(f, "short side {short}, long side at most {long}"),
             Resize::Stretch { height, width } => write!(f, "stretched to {height} × {width}"),
+            Resize::Within { height, width } => write!(f, "as large as fits into {height} × {width}"),
+            Resize::Original => write!(f, "as the picture is"),
         }
     }
 }

@@ -38,12 +38,34 @@ pub enum Error {
     #[error("GPU: {0}")]
     Gpu(String),
     #[error("CPU backend: {0}")]
-    Cpu(#[from] candle_core::Error),
+    Cpu(candle_core::Error),
     /// A file that can't be had from its server.
     #[error("{url}: {problem}")]
     Download { url: String, problem: String },
+    // (`r#`: the text says what the source says, which is then no further cause to tell.)
     #[error("{file}: {source}")]
-    Io { file: String, source: std::io::Error },
+    Io { file: String, r#source: std::io::Error },
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Cpu(error)
+    }
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    /// A text that repeats its cause is printed twice by who prints all causes.
+    #[test]
+    fn no_cause_is_told_twice() {
+        let source = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        for error in [Error::Io { file: "x".into(), source: source() }, candle_core::Error::Msg("broken".into()).into()] {
+            let text = error.to_string();
+            assert_eq!(format!("{:#}", anyhow::Error::from(error)), text);
+        }
+    }
+}

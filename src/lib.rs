@@ -53,6 +53,7 @@ pub mod hash;
 pub mod image;
 mod labels;
 pub mod layout;
+pub mod limits;
 #[cfg(not(target_arch = "wasm32"))]
 mod matrix;
 pub mod model;

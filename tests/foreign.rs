@@ -137,13 +137,12 @@ fn a_config_json_of_another_network_is_refused() {
         (r#""decoder_ffn_dim": 6"#, r#""decoder_ffn_dim": 2048"#, "decoder_ffn_dim is 2048, but the tensors say 6"),
         (r#""encoder_attention_heads": 2"#, r#""encoder_attention_heads": 3"#, "can't be divided into 3 heads"),
         (r#""encoder_attention_heads": 2"#, r#""encoder_attention_heads": 0"#, "heads"),
-        (r#""dog", "2""#, r#""dog", "3""#, "id2label"),
         (r#", "2": "unicorn""#, "", "names 2 classes"),
         (r#""backbone": null"#, r#""backbone": "resnet50""#, "the backbone is resnet50"),
-        (r#""backbone": null"#, r#""backbone": "swin_tiny""#, "the backbone swin_tiny is not supported"),
+        (r#""backbone": null"#, r#""backbone": "swin_tiny""#, "the backbone is swin_tiny, which is not supported"),
         (r#""model_type": "detr""#, r#""model_type": "deformable_detr""#, "deformable_detr"),
         (r#""dilation": false"#, r#""position_embedding_type": "learned""#, "learned"),
-        (r#""d_model": 8"#, r#""d_model": "eight""#, "config.json"),
+        (r#""d_model": 8"#, r#""d_model": "eight""#, "config.json: d_model: invalid type"),
         (r#""d_model": 8"#, r#""d_model": "#, "config.json"),
     ] {
         let text = config().replace(from, to);
@@ -212,7 +211,7 @@ fn a_backbone_alone_is_what_a_new_detector_begins_with() {
     assert!(found.weights.tensors.iter().all(|(name, tensor)| expected.weights.tensors.get(name) == Some(tensor)));
     assert_eq!(found.weights.tensors.len(), expected.weights.tensors.keys().filter(|name| name.starts_with("backbone.")).count());
     // No detector, of course.
-    assert!(open(directory.path(), &Guess::default()).unwrap_err().to_string().contains("input_projection"));
+    assert!(open(directory.path(), &Guess::default()).unwrap_err().to_string().contains("a backbone alone"));
     // A detector will do, too.
     tiny::save(directory.path(), &whole, None);
     assert_eq!(detrim::checkpoint::open_backbone(directory.path(), &Guess::default()).unwrap().weights, expected.weights);

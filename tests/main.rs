@@ -23,3 +23,4 @@ mod report;
 mod tiny;
 mod train;
 mod training;
+mod wild;

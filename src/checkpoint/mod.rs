@@ -1,14 +1,19 @@
 //! Reading checkpoints of any kind that DETR comes in, and reading and writing our own file.
 //!
 //! A foreign file (`foreign`) is converted as it is opened: what runs are our own names, layouts and folded batch norm, whatever
-//! the file. Our own file (`own`) holds config and weights as they are; it is all that the browser reads.
+//! the file. Our own file (`own`) holds config and weights as they are. Both are read from memory (`read`); where they lie on a disk is known
+//! to `files` and `open` alone.
 
+pub(crate) mod class_names;
 #[cfg(not(target_arch = "wasm32"))]
+mod files;
 mod foreign;
+mod kinds;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
 mod own;
 mod random;
+mod read;
 pub(crate) mod safetensors;
 pub(crate) mod tensors;
 
@@ -17,12 +22,14 @@ use crate::error::Result;
 use crate::weights::Weights;
 use serde::{Deserialize, Serialize};
 
+pub use class_names::ClassNames;
 #[cfg(not(target_arch = "wasm32"))]
-pub use open::{file_of, open, open_backbone, write_own};
+pub use open::{files_of, open, open_backbone, write_own};
 pub use own::Storage;
 #[cfg(not(target_arch = "wasm32"))]
 pub use own::frame_bytes;
 pub use random::random;
+pub use read::import;
 
 /// A detector as read from a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +64,15 @@ pub struct Card {
     pub provenance: Vec<String>,
 }
 
+/// The texts that lie beside a foreign checkpoint's weights, as Hugging Face saves them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beside {
+    /// `config.json`
+    pub config: Option<String>,
+    /// `preprocessor_config.json`
+    pub preprocessor: Option<String>,
+}
+
 /// What the caller knows about a foreign checkpoint that its tensors' shapes can't tell. It wins over `config.json`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Guess {
@@ -69,7 +85,8 @@ pub struct Guess {
     /// Activation of the feed-forward networks.
     pub activation: Option<Activation>,
     pub class_activation: Option<ClassActivation>,
-    /// Of every kind of checkpoint: goes before what the file says, whatever it is.
+    /// Of every kind of checkpoint: these go before what the file says, whatever it is.
+    pub class_names: Option<ClassNames>,
     pub resize: Option<Resize>,
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,

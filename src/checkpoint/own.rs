@@ -6,6 +6,7 @@
 //! A tensor is F32, F16 or I8. Beside a tensor `name` of type I8 stands `name.scale`, F32: for each output channel (the first axis;
 //! the last one of a depthwise convolution) what its integers are multiplied by.
 
+use super::class_names::{clean, clean_labels, clean_name};
 use super::safetensors::{self, File, Stored};
 use super::tensors::{Dtype, RawTensor};
 use super::{Card, Checkpoint};
@@ -85,7 +86,6 @@ fn header(config: &Config, card: &Card) -> Result<String> {
 }
 
 /// Whether a safetensors header is one of ours.
-#[cfg(not(target_arch = "wasm32"))]
 pub fn is_own(file: &File) -> bool {
     file.metadata.contains_key(KEY)
 }
@@ -112,7 +112,7 @@ pub fn parse(file: &File, name: &str) -> Result<Checkpoint> {
     if version != VERSION {
         return Err(fail(format!("its format is version {version}; this version of detrim reads version {VERSION}")));
     }
-    let Header { config, card, .. } = serde_json::from_str(text).map_err(broken)?;
+    let Header { mut config, card, .. } = serde_json::from_str(text).map_err(broken)?;
     config.check().map_err(|error| fail(error.to_string()))?;
     let mut weights = Weights::default();
     let mut scales = BTreeSet::new();
@@ -126,7 +126,22 @@ pub fn parse(file: &File, name: &str) -> Result<Checkpoint> {
     if let Some(stray) = file.tensors.keys().find(|name| !weights.tensors.contains_key(*name) && !scales.contains(*name)) {
         return Err(fail(format!("tensor {stray} is not part of the architecture")));
     }
-    Ok(Checkpoint { config, weights, card, guesses: Vec::new() })
+    clean_labels(&mut config);
+    let (card, guesses) = cleaned(card);
+    Ok(Checkpoint { config, weights, card, guesses })
+}
+
+/// A card that can be shown and believed, and what of it couldn't.
+fn cleaned(card: Card) -> (Card, Vec<String>) {
+    /// Longer than any sentence about a model.
+    const MAX_LINE: usize = 4000;
+    let threshold = card.threshold.filter(|threshold| (0.0..=1.0).contains(threshold));
+    let guesses = match (card.threshold, threshold) {
+        (Some(odd), None) => vec![format!("the threshold {odd} of its card is none from 0 to 1: it is passed over")],
+        _ => Vec::new(),
+    };
+    let provenance = card.provenance.iter().map(|line| clean(line, MAX_LINE)).collect();
+    (Card { name: clean_name(&card.name), threshold, licence: clean(&card.licence, MAX_LINE), provenance }, guesses)
 }
 
 /// The tensor of an entry in the type that it is stored in.

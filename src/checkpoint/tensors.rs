@@ -75,7 +75,6 @@ impl<'a> RawTensor<'a> {
     }
 
     /// The `part`-th of `parts` equal blocks of rows.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn rows(&self, part: usize, parts: usize) -> Option<Self> {
         if parts == 1 {
             // Even a scalar, which has no rows.

@@ -4,11 +4,11 @@ use super::bars::Bars;
 use super::calibration::{self, HELD_OUT, rounded};
 use super::index::{self, Metrics};
 use super::model::{self, GuessArguments};
-use super::print;
+use super::{outputs, print};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use detrim::Config;
-use detrim::checkpoint::{Checkpoint, Storage, random, write_own};
+use detrim::checkpoint::{Checkpoint, ClassNames, Storage, random, write_own};
 use detrim::config::{Backbone, EfficientNetLite, ResNet};
 use detrim::fold::fold;
 use detrim::prune::difference::{difference, look};
@@ -47,7 +47,7 @@ pub struct Arguments {
     #[arg(long)]
     name: Option<String>,
     /// Score from which detections are shown unless the user says otherwise
-    #[arg(long)]
+    #[arg(long, value_parser = super::detect::score)]
     threshold: Option<f32>,
     /// Licence of the weights
     #[arg(long)]
@@ -64,6 +64,9 @@ pub struct Arguments {
     /// Which pictures the numbers were measured on
     #[arg(long, value_name = "SENTENCE", requires = "metrics")]
     measured_on: Option<String>,
+    /// The same as --class-names
+    #[arg(long, value_name = "FILE", value_parser = model::class_names, conflicts_with = "class_names")]
+    labels: Option<ClassNames>,
     #[command(flatten)]
     guess: GuessArguments,
 }
@@ -106,10 +109,12 @@ impl Dtype {
     }
 }
 
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(mut arguments: Arguments) -> Result<()> {
+    outputs::writable(&arguments.out)?;
+    arguments.guess.name_classes(arguments.labels.take());
     ensure!(arguments.images.is_empty() || arguments.dtype == Some(Dtype::Int8), "--images: only --dtype int8 goes by pictures");
     let mut checkpoint = match (&arguments.model, &arguments.random) {
-        (Some(path), _) => model::open(path, &arguments.guess)?,
+        (Some(path), _) => model::read(path, &arguments.guess)?,
         (None, Some(backbone)) => arguments.guess.resized(stand_in(backbone)?)?,
         (None, None) => bail!("neither a checkpoint nor --random is given"),
     };
@@ -117,6 +122,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         eprintln!("warning: --fold: the first decoder layer has no self-attention that could be folded");
     }
     if !arguments.images.is_empty() {
+        model::affordable(&checkpoint.config, &arguments.guess)?;
         let bars = Bars::default();
         let config = &checkpoint.config;
         let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, arguments.seed, &config.pixels, &bars)?;

@@ -52,7 +52,7 @@ enum Backend {
     Gpu,
 }
 
-fn score(text: &str) -> Result<f32, String> {
+pub fn score(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|score| (0.0..=1.0).contains(score)).ok_or_else(|| "a score is a number from 0 to 1".into())
 }
 

@@ -1,10 +1,10 @@
 //! `detrim inspect`
 
-use super::model::{ModelArguments, height_width};
+use super::model::{ModelArguments, class_names, height_width};
 use super::print;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use detrim::checkpoint::Checkpoint;
+use detrim::checkpoint::{Checkpoint, ClassNames};
 use detrim::config::{Backbone, ClassActivation};
 use detrim::eval::cost::{Part, cost, part};
 use detrim::image::typical_size;
@@ -16,6 +16,9 @@ use serde_json::json;
 pub struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
+    /// The same as --class-names
+    #[arg(long, value_name = "FILE", value_parser = class_names, conflicts_with = "class_names")]
+    labels: Option<ClassNames>,
     /// Input size that multiply-accumulates are counted for [default: the model's own, for a picture of 4:3]
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = height_width)]
     size: Option<[usize; 2]>,
@@ -27,8 +30,9 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: Arguments) -> Result<()> {
-    let checkpoint = arguments.model.open()?;
+pub fn run(mut arguments: Arguments) -> Result<()> {
+    arguments.model.guess.name_classes(arguments.labels.take());
+    let checkpoint = arguments.model.read()?;
     let size = match arguments.size {
         Some(size) => size,
         None => typical_size(checkpoint.config.pixels.resize)?,

@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use detrim::checkpoint::{self, Checkpoint, Guess};
+use detrim::checkpoint::{self, Checkpoint, ClassNames, Guess};
 use detrim::config::{Activation, ClassActivation, Resize};
-use detrim::hash;
+use detrim::limits::{self, Limits};
+use detrim::{Config, hash, image};
 use std::path::{Path, PathBuf};
 
 /// A model, and what its file may not say.
@@ -35,9 +36,19 @@ pub struct GuessArguments {
     /// How class logits become scores
     #[arg(long)]
     class_activation: Option<Classes>,
-    /// Input size in place of the model's own: 800:1333 (short side, longest long side) or 384x384 (stretched to height x width)
+    /// Names of the classes: a text file with a name a line, or JSON (a config.json with id2label, a list of names, annotations with categories)
+    #[arg(long, value_name = "FILE", value_parser = class_names)]
+    class_names: Option<ClassNames>,
+    /// Input size in place of the model's own: 800:1333 (short side, longest long side), 384x384 (stretched to height x width),
+    /// max:480x640 (as large as fits into it) or none (pictures as they are)
     #[arg(long, value_name = "SIZE", value_parser = resize, help_heading = "Input")]
     resize: Option<Resize>,
+    /// Multiply-accumulates that the network may take for a picture, in thousand millions [default: 3000]
+    #[arg(long, value_name = "N", help_heading = "Input")]
+    max_gmac: Option<u64>,
+    /// What the network's largest activation may take for a picture, in MiB [default: 2048]
+    #[arg(long, value_name = "N", help_heading = "Input")]
+    max_activation: Option<u64>,
     /// Mean of red, green and blue pixels, from 0 to 1
     #[arg(long, value_name = "R,G,B", value_parser = colours)]
     mean: Option<[f32; 3]>,
@@ -64,22 +75,43 @@ impl ModelArguments {
     pub fn open(&self) -> Result<Checkpoint> {
         open(&self.model, &self.guess)
     }
+
+    /// The same of a model that isn't to be run.
+    pub fn read(&self) -> Result<Checkpoint> {
+        read(&self.model, &self.guess)
+    }
 }
 
-/// Of the file that a model is read from.
+/// Of the file that a model is read from, or of all its shards one after the other.
 pub fn sha256(model: &Path) -> Result<String> {
-    let file = checkpoint::file_of(model)?;
-    Ok(hash::sha256(&std::fs::read(&file).with_context(|| file.display().to_string())?))
+    let mut bytes = Vec::new();
+    for file in checkpoint::files_of(model)? {
+        bytes.extend(std::fs::read(&file).with_context(|| file.display().to_string())?);
+    }
+    Ok(hash::sha256(&bytes))
 }
 
-/// Opens a model and says on the standard error what had to be assumed.
+/// Opens a model and says on the standard error what had to be assumed. Refuses one that takes more for a photo than is allowed.
 pub fn open(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
+    let checkpoint = read(model, guess)?;
+    affordable(&checkpoint.config, guess)?;
+    Ok(checkpoint)
+}
+
+/// The same of a model that isn't to be run.
+pub fn read(model: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
     Ok(told(checkpoint::open(model, &guess.guess())?))
 }
 
 /// Opens a model or a backbone alone, and says on the standard error what had to be assumed.
 pub fn open_backbone(file: &Path, guess: &GuessArguments) -> Result<Checkpoint> {
     Ok(told(checkpoint::open_backbone(file, &guess.guess())?))
+}
+
+/// Refuses a model that takes more for a photo than is allowed.
+pub fn affordable(config: &Config, guess: &GuessArguments) -> Result<()> {
+    limits::allow(guess.limits());
+    Ok(limits::check(config, image::typical_size(config.pixels.resize)?)?)
 }
 
 fn told(checkpoint: Checkpoint) -> Checkpoint {
@@ -95,6 +127,20 @@ impl GuessArguments {
         checkpoint.config.pixels.resize = self.resize.unwrap_or(checkpoint.config.pixels.resize);
         checkpoint.config.check()?;
         Ok(checkpoint)
+    }
+
+    /// Names the classes, where that is asked for by another option.
+    pub fn name_classes(&mut self, names: Option<ClassNames>) {
+        self.class_names = names.or(self.class_names.take());
+    }
+
+    /// What the network may take for a picture.
+    fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            macs: self.max_gmac.map_or(default.macs, |gmac| gmac.saturating_mul(1_000_000_000)),
+            bytes: self.max_activation.map_or(default.bytes, |mib| mib.saturating_mul(1 << 20)),
+        }
     }
 
     pub fn guess(&self) -> Guess {
@@ -113,6 +159,7 @@ impl GuessArguments {
             dilation: self.dilation,
             activation,
             class_activation,
+            class_names: self.class_names.clone(),
             resize: self.resize,
             mean: self.mean,
             std: self.std,
@@ -133,7 +180,20 @@ pub fn height_width(text: &str) -> Result<[usize; 2]> {
     Ok([height, width])
 }
 
+/// A file of names.
+pub fn class_names(path: &str) -> Result<ClassNames, String> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
+    ClassNames::parse(&String::from_utf8_lossy(&bytes), path)
+}
+
 fn resize(text: &str) -> Result<Resize> {
+    if text == "none" {
+        return Ok(Resize::Original);
+    }
+    if let Some(size) = text.strip_prefix("max:") {
+        let [height, width] = height_width(size)?;
+        return Ok(Resize::Within { height, width });
+    }
     if let Some((short, long)) = text.split_once(':') {
         return Ok(Resize::ShortestSide { short: short.parse()?, long: long.parse()? });
     }

@@ -3,20 +3,27 @@
 use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
 
+/// Refuses what no file can be written to, before anything that takes long.
+pub fn writable(out: &Path) -> Result<()> {
+    let is_folder = out.is_dir() || out.to_string_lossy().ends_with(std::path::is_separator);
+    ensure!(!is_folder, "{} is a directory, not a file to write: give it a name, as {}", out.display(), out.join("model.safetensors").display());
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    ensure!(folder.is_none_or(Path::is_dir), "{}: its folder isn't there", out.display());
+    Ok(())
+}
+
 /// The plan's file beside a model that is to be written to `out`. Refuses, before anything that takes long, what could not be written, and
 /// what would be written over one of the files that are `given`.
 pub fn plan_beside(out: &Path, given: &[&Path]) -> Result<PathBuf> {
     let plan = out.with_extension("toml");
     ensure!(plan != out, "{}: the plan goes there; call the model NAME.safetensors", out.display());
     for path in [out, &plan] {
-        ensure!(!path.is_dir(), "{} is a directory, not a file to write", path.display());
+        writable(path)?;
         let same = |given: &&&Path| path == **given || path.canonicalize().is_ok_and(|path| given.canonicalize().is_ok_and(|given| given == path));
         if let Some(given) = given.iter().find(same) {
             anyhow::bail!("{} would be written over {}: give the result another name", path.display(), given.display());
         }
     }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    ensure!(folder.is_none_or(Path::is_dir), "{}: its folder isn't there", out.display());
     Ok(plan)
 }
 

@@ -57,6 +57,13 @@ impl Drawings {
         if is_file {
             bail!("{}: with {photos} photos, --draw needs a directory", path.display());
         }
+        let looks_like_a_folder = path.is_dir() || path.extension().is_none() || path.to_string_lossy().ends_with(std::path::is_separator);
+        ensure!(
+            looks_like_a_folder,
+            "{}: drawings are written as {} (a folder's name ends with / where it isn't there yet)",
+            path.display(),
+            EXTENSIONS.join(", ")
+        );
         std::fs::create_dir_all(path).with_context(|| path.display().to_string())?;
         Ok(Self::Directory { path: path.into(), taken: HashSet::new() })
     }
@@ -102,6 +109,11 @@ mod tests {
         assert_eq!(places, ["a.png", "b.png", "a-2.png", "absent.png"].map(|name| out.join(name)));
 
         assert!(Drawings::new(&root.join("one.png"), 2).is_err());
+        let problem = |path: &str, photos| Drawings::new(&root.join(path), photos).err().unwrap().to_string();
+        assert!(problem("one.gif", 1).contains("jpg") && problem("many.gif", 2).contains("jpg"));
+        assert!(!root.join("one.gif").exists());
+        Drawings::new(&root.join("one.d/"), 1).unwrap();
+        Drawings::new(&root.join("one.d"), 1).unwrap();
         let mut beside = Drawings::new(root, 1).unwrap();
         assert!(beside.place(&root.join("a.png")).is_err());
         assert_eq!(Drawings::new(&root.join("one.png"), 1).unwrap().place(&photos[0]).unwrap(), root.join("one.png"));

@@ -5,10 +5,12 @@ use crate::error::{Error, Result};
 
 /// More channels, queries or neurons than any detector has.
 const MAX_WIDTH: usize = 1 << 16;
+/// More layers than any transformer has, and more blocks than any backbone.
+const MAX_LAYERS: usize = 1024;
 /// More than any kernel's side, stride or dilation.
 const MAX_WINDOW: usize = 32;
 /// A larger input than any detector is given.
-const MAX_SIDE: usize = 8192;
+pub(crate) const MAX_SIDE: usize = 8192;
 
 impl Config {
     /// Refuses what no network can have, so that later code needn't look again: with sizes bounded, products of a few don't overflow.
@@ -26,10 +28,15 @@ impl Config {
         let attention_fits = |a: Attention| a.heads.checked_mul(a.head_width).is_some_and(|width| (1..=MAX_WIDTH).contains(&width));
         let size_fits = match self.pixels.resize {
             Resize::ShortestSide { short, long } => short > 0 && long >= short && long <= MAX_SIDE,
-            Resize::Stretch { height, width } => (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width),
+            Resize::Stretch { height, width } | Resize::Within { height, width } => {
+                (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width)
+            }
+            Resize::Original => true,
         };
         let no_object = usize::from(self.class_activation == ClassActivation::Softmax);
+        let layers = self.encoder.len().max(self.decoder.len()).max(self.backbone.stages()).max(self.backbone.blocks());
         for (fits, problem) in [
+            (layers <= MAX_LAYERS, format!("{layers} layers or blocks are more than the {MAX_LAYERS} that detrim reads")),
             (self.d_model > 0 && self.d_model.is_multiple_of(4), format!("d_model must be a multiple of 4, not {}", self.d_model)),
             (self.queries > 0, "there must be at least one query".into()),
             (self.classes > no_object, format!("{} class logits leave no class", self.classes)),

@@ -12,7 +12,8 @@ use crate::config::Config;
 use crate::cpu::{self, Cpu};
 use crate::error::{Error, Result};
 use crate::gpu::GpuDetr;
-use crate::image::{Picture, prepare, target_size};
+use crate::image::{Picture, prepare, target_size, typical_size};
+use crate::limits;
 use crate::model::{Detr, Output, PixelMask};
 use crate::weights::HostTensor;
 use serde::Serialize;
@@ -97,7 +98,9 @@ pub struct Info {
 }
 
 impl Detector {
+    /// Refuses a network that takes more for a photo than is allowed (see [`limits`]), and later each picture for which it does.
     pub async fn load(checkpoint: &Checkpoint, device: Device) -> Result<Self> {
+        limits::check(&checkpoint.config, typical_size(checkpoint.config.pixels.resize)?)?;
         let network = Network::load(checkpoint, device).await?;
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
         // The CPU computes in f32, however the weights are stored.
@@ -125,6 +128,8 @@ impl Detector {
     ) -> Result<Detections> {
         picture.check()?;
         let start = Instant::now();
+        let [height, width] = target_size(self.config.pixels.resize, picture.width, picture.height)?;
+        limits::check(&self.config, [height, width])?;
         let (output, pre, parts) = match &mut self.network {
             Network::Cpu(detr) => {
                 let input = prepare(picture, &self.config.pixels)?;
@@ -133,10 +138,7 @@ impl Detector {
                 (output, pre, Some(parts))
             }
             // Resizing is part of what is replayed on the device, and so of its time.
-            Network::Gpu(detr) => {
-                let [height, width] = target_size(self.config.pixels.resize, picture.width, picture.height)?;
-                (detr.run(picture, height, width).await?, 0.0, None)
-            }
+            Network::Gpu(detr) => (detr.run(picture, height, width).await?, 0.0, None),
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();

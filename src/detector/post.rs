@@ -1,6 +1,6 @@
 //! From logits and boxes to detections, as Hugging Face's `post_process_object_detection` and DETR's `PostProcess` do it.
 
-use crate::config::{ClassActivation, Config};
+use crate::config::{ClassActivation, Config, Label};
 use crate::error::{Error, Result};
 use crate::model::Output;
 use crate::weights::HostTensor;
@@ -31,23 +31,22 @@ pub struct Bounds {
 
 /// Every query whose best class reaches `threshold`, even where no-object is likelier; the best first.
 pub(super) fn detections(config: &Config, output: &Output<HostTensor>, size: [usize; 2], threshold: f32) -> Result<Vec<Detection>> {
-    let mut found = each(config, output, size, |logits| vec![best(config.class_activation, logits)])?;
+    let mut found = each(config, output, size, |logits| vec![best(config, logits)])?;
     found.retain(|detection| detection.score >= threshold);
     Ok(found)
 }
 
 /// The `most` best pairs of a query and a class; where classes exclude each other (softmax), only a query's best counts.
 pub(super) fn ranked(config: &Config, output: &Output<HostTensor>, size: [usize; 2], most: usize) -> Result<Vec<Detection>> {
-    let activation = config.class_activation;
-    let mut found = each(config, output, size, |logits| match activation {
-        ClassActivation::Softmax => vec![best(activation, logits)],
+    let mut found = each(config, output, size, |logits| match config.class_activation {
+        ClassActivation::Softmax => vec![best(config, logits)],
         ClassActivation::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).enumerate().collect(),
     })?;
     found.truncate(most);
     Ok(found)
 }
 
-/// Detections of what `classes` says of each query's logits: classes and their scores. The best first.
+/// Detections of what `classes` says of each query's logits: classes and their scores. The best first, and none of a number that is no class.
 fn each(
     config: &Config,
     output: &Output<HostTensor>,
@@ -61,6 +60,9 @@ fn each(
         let bounds = Bounds::from_fractions([place[0], place[1], place[2], place[3]], width as f32, height as f32);
         for (class, score) in classes(logits) {
             let label = &config.labels[class];
+            if label.is_gap() {
+                continue;
+            }
             found.push(Detection { query, class, id: label.id, label: label.name.clone(), score, bounds });
         }
     }
@@ -83,15 +85,13 @@ fn finite<'a>(what: &str, tensor: &'a HostTensor, shape: [usize; 3]) -> Result<s
     }
 }
 
-/// The likeliest class of a query and its score; the first of equals.
-fn best(activation: ClassActivation, logits: &[f32]) -> (usize, f32) {
-    let candidates = match activation {
-        ClassActivation::Softmax => &logits[..logits.len() - 1],
-        ClassActivation::Sigmoid => logits,
-    };
+/// The likeliest class of a query and its score; the first of equals. Numbers without a class don't compete.
+fn best(config: &Config, logits: &[f32]) -> (usize, f32) {
     let first = (0, f32::NEG_INFINITY);
-    let (class, logit) = candidates.iter().copied().enumerate().fold(first, |best, next| if next.1 > best.1 { next } else { best });
-    let score = match activation {
+    // No-object, softmax's last logit, has no label.
+    let candidates = config.labels.iter().zip(logits.iter().copied()).enumerate().filter(|(_, (label, _))| !Label::is_gap(label));
+    let (class, logit) = candidates.fold(first, |best, (class, (_, logit))| if logit > best.1 { (class, logit) } else { best });
+    let score = match config.class_activation {
         ClassActivation::Softmax => {
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             (logit - most).exp() / logits.iter().map(|x| (x - most).exp()).sum::<f32>()
@@ -153,6 +153,20 @@ mod tests {
         assert_eq!((found[1].query, found[1].label.as_str()), (0, "label 1"));
         assert!((found[1].score - 0.259_5).abs() < 1e-4, "{}", found[1].score);
         assert_eq!(detections(&config, &output, [200, 100], 0.26).unwrap().len(), 1);
+    }
+
+    /// A number without a name: the next best class is what the query found.
+    #[test]
+    fn a_gap_is_never_reported() {
+        for activation in [ClassActivation::Softmax, ClassActivation::Sigmoid] {
+            let logits = if activation == ClassActivation::Softmax { &[3.0, 2.0, -9.0][..] } else { &[3.0, 2.0] };
+            let mut config = config(activation, 1, logits.len(), 2);
+            config.labels[0].name = Label::GAP.into();
+            let output = output(1, logits, &[0.5; 4]);
+            for found in [detections(&config, &output, [2, 2], 0.0).unwrap(), ranked(&config, &output, [2, 2], 9).unwrap()] {
+                assert_eq!(found.iter().map(|found| found.class).collect::<Vec<_>>(), [1], "{activation:?}");
+            }
+        }
     }
 
     #[test]

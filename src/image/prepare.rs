@@ -1,7 +1,7 @@
 //! From a picture to the network's input: resized, then normalised, as Hugging Face's `DetrImageProcessor` does it.
 
 use super::{Picture, resize};
-use crate::config::{Pixels, Resize};
+use crate::config::{MAX_SIDE, Pixels, Resize};
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 
@@ -14,12 +14,24 @@ pub fn typical_size(rule: Resize) -> Result<[usize; 2]> {
     target_size(rule, width, height)
 }
 
-/// The height and width that a picture of this size is resized to (`get_size_with_aspect_ratio` in transformers).
+/// The height and width that a picture of this size is resized to (`get_size_with_aspect_ratio` and
+/// `get_image_size_for_max_height_width` in transformers).
 ///
 /// The long side is truncated, not rounded, and the limit on it only bounds what the short side is rounded from, as there.
 pub fn target_size(rule: Resize, width: usize, height: usize) -> Result<[usize; 2]> {
     let (short, long) = match rule {
         Resize::Stretch { height, width } => return Ok([height, width]),
+        Resize::Within { height: most_height, width: most_width } => {
+            let scale = (most_height as f64 / height as f64).min(most_width as f64 / width as f64);
+            let size = [height, width].map(|side| (side as f64 * scale) as usize);
+            return if size.contains(&0) { Err(narrow(width, height, &format!("{most_height} × {most_width}"))) } else { Ok(size) };
+        }
+        Resize::Original if width.max(height) > MAX_SIDE => {
+            let problem =
+                format!("a picture of {width}×{height} pixels is too large for a network that takes pictures as they are, up to {MAX_SIDE} a side");
+            return Err(Error::Image(problem + " (--resize gives it a size)"));
+        }
+        Resize::Original => return Ok([height, width]),
         Resize::ShortestSide { short, long } => (short, long),
     };
     let (least, most) = (width.min(height), width.max(height));
@@ -33,9 +45,13 @@ pub fn target_size(rule: Resize, width: usize, height: usize) -> Result<[usize; 
     let other = |long_side: usize, short_side: usize| (exact * long_side as f64 / short_side as f64) as usize;
     let [out_height, out_width] = if width < height { [other(height, width), size] } else { [size, other(width, height)] };
     if out_height == 0 || out_width == 0 {
-        return Err(Error::Image(format!("a picture of {width}×{height} pixels is too narrow to be resized to a long side of {long}")));
+        return Err(narrow(width, height, &format!("a long side of {long}")));
     }
     Ok([out_height, out_width])
+}
+
+fn narrow(width: usize, height: usize, size: &str) -> Error {
+    Error::Image(format!("a picture of {width}×{height} pixels is too narrow to be resized to {size}"))
 }
 
 /// The network's input, `[1, height, width, 3]`.
@@ -76,6 +92,39 @@ mod tests {
     #[test]
     fn stretching_ignores_the_shape() {
         assert_eq!(target_size(Resize::Stretch { height: 3, width: 5 }, 100, 1).unwrap(), [3, 5]);
+    }
+
+    /// Largest height and width, a picture's, and `get_image_size_for_max_height_width` of them in transformers 5.24.
+    const WITHIN: [([usize; 2], [usize; 2], [usize; 2]); 14] = [
+        ([480, 480], [480, 640], [360, 480]),
+        ([480, 480], [641, 427], [480, 319]),
+        ([480, 480], [33, 97], [163, 480]),
+        ([480, 480], [1000, 999], [480, 479]),
+        ([480, 480], [480, 480], [480, 480]),
+        ([480, 480], [7, 480], [7, 480]),
+        ([600, 400], [641, 427], [600, 399]),
+        ([600, 400], [33, 97], [136, 399]),
+        ([600, 400], [7, 480], [5, 400]),
+        ([600, 400], [301, 299], [402, 400]),
+        ([123, 1000], [480, 640], [122, 164]),
+        ([123, 1000], [641, 427], [123, 81]),
+        ([123, 1000], [7, 480], [14, 1000]),
+        ([123, 1000], [301, 299], [123, 122]),
+    ];
+
+    #[test]
+    fn the_largest_size_that_fits_is_the_references() {
+        for (most, size, expected) in WITHIN {
+            let [height, width] = most;
+            assert_eq!(target_size(Resize::Within { height, width }, size[1], size[0]).unwrap(), expected, "{size:?} in {most:?}");
+        }
+        assert!(target_size(Resize::Within { height: 480, width: 480 }, 1, 1000).is_err());
+    }
+
+    #[test]
+    fn a_picture_may_stay_as_it_is() {
+        assert_eq!(target_size(Resize::Original, 100, 1).unwrap(), [1, 100]);
+        assert!(target_size(Resize::Original, MAX_SIDE + 1, 1).unwrap_err().to_string().contains("--resize"));
     }
 
     #[test]

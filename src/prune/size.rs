@@ -48,6 +48,9 @@ pub fn sizes(resize: Resize) -> Vec<Resize> {
                 let less = side(short).min(short);
                 Resize::ShortestSide { short: less, long: (long * less).div_ceil(short.max(1)) }
             }
+            Resize::Within { height, width } => Resize::Within { height: side(height).min(height), width: side(width).min(width) },
+            // Of pictures of any size none can be said to be smaller.
+            Resize::Original => resize,
         };
         if sizes.last() != Some(&next) {
             sizes.push(next);
@@ -69,7 +72,8 @@ mod tests {
         let detr = sizes(Pixels::detr().resize);
         assert_eq!(detr[0], Resize::ShortestSide { short: 736, long: 1227 });
         assert_eq!(detr.len(), 6);
-        for tiny in [square(32), square(20), Resize::ShortestSide { short: 32, long: 40 }] {
+        assert_eq!(sizes(Resize::Within { height: 480, width: 640 })[0], Resize::Within { height: 448, width: 576 });
+        for tiny in [Resize::Original, square(32), square(20), Resize::ShortestSide { short: 32, long: 40 }] {
             assert_eq!(sizes(tiny), [], "{tiny:?}");
         }
     }

@@ -14,6 +14,7 @@ use super::network;
 use super::optimiser::Moment;
 use super::run::State;
 use super::trained::Trained;
+use crate::checkpoint::class_names::clean_labels;
 use crate::checkpoint::safetensors::{self, Stored};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -87,17 +88,26 @@ pub(crate) fn is_state(file: &safetensors::File) -> bool {
 
 /// Reads a state, whole or compact, with the architecture that it is of.
 pub fn read(path: &Path) -> Result<(Config, State)> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { file: path.display().to_string(), source })?;
-    let fail = |problem: String| Error::Run { file: path.display().to_string(), problem };
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { file: name.clone(), source })?;
+    let fail = |problem: String| Error::Run { file: name.clone(), problem };
     if !safetensors::is_safetensors(&bytes) {
         return Err(fail("not the state of a training run (a .safetensors file was expected)".into()));
     }
-    let file = safetensors::read(&bytes).map_err(fail)?;
+    parse(&safetensors::read(&bytes).map_err(fail)?, &name)
+}
+
+/// Takes what such a file holds; `name` is for messages.
+pub(crate) fn parse(file: &safetensors::File, name: &str) -> Result<(Config, State)> {
+    let fail = |problem: String| Error::Run { file: name.into(), problem };
     let text = file.metadata.get(KEY).ok_or_else(|| fail(format!("not the state of a training run: its header has no `{KEY}` entry")))?;
-    let header: Header = serde_json::from_str(text).map_err(|error| fail(format!("the header's `{KEY}` entry can't be understood: {error}")))?;
+    let mut header: Header = serde_json::from_str(text).map_err(|error| fail(format!("the header's `{KEY}` entry can't be understood: {error}")))?;
     if header.version != VERSION {
         return Err(fail(format!("its format is version {}; this version of detrim reads version {VERSION}", header.version)));
     }
+    // As of every checkpoint: what follows relies on it.
+    header.config.check().map_err(|error| fail(error.to_string()))?;
+    clean_labels(&mut header.config);
     let Header { step, since, skipped, provenance, .. } = header;
     let mut state = State { step, since, skipped, provenance, ..State::default() };
     let mut groups: BTreeMap<&str, BTreeMap<String, HostTensor>> = BTreeMap::new();
@@ -204,6 +214,17 @@ mod tests {
                 assert!((a - b).abs() <= b.abs() / 1000.0 + 1e-6, "{name}: {a} {b}");
             }
         }
+    }
+
+    #[test]
+    fn a_config_that_no_network_can_have_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last.safetensors");
+        let (mut config, state) = example();
+        config.pixels.resize = crate::config::Resize::Stretch { height: 1 << 40, width: 1 };
+        write(&path, &config, &state).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("last.safetensors") && error.contains("input size"), "{error}");
     }
 
     #[test]

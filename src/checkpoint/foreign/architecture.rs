@@ -1,17 +1,18 @@
 //! Finds the architecture of a foreign checkpoint: from the tensors' shapes, with what shapes can't tell from `config.json`,
 //! the caller or DETR's defaults, and checked against `config.json` where there is one.
 
-use super::labels;
+use super::evidence::Evidence;
 use super::rename::Renamed;
-use super::stated::{PerLayer, Preprocessor, Stated};
+use super::stated::{PerLayer, Stated, StatedPixels};
 use crate::checkpoint::Guess;
+use crate::checkpoint::class_names::from_names;
 use crate::config::*;
+use serde_json::Value;
 
 /// Everything that is known about a foreign checkpoint.
 pub struct Clues<'a> {
     pub tensors: &'a Renamed<'a>,
-    pub stated: Option<&'a Stated>,
-    pub preprocessor: Option<&'a Preprocessor>,
+    pub evidence: &'a Evidence,
     pub guess: &'a Guess,
 }
 
@@ -22,9 +23,12 @@ const LITE_STRIDES: [usize; 7] = [1, 2, 2, 2, 1, 2, 1];
 
 /// The config, and what had to be assumed for it.
 pub fn derive(clues: &Clues) -> Result<(Config, Vec<String>), String> {
-    refuse_unsupported(clues)?;
     let mut guesses = Vec::new();
-    let stated = clues.stated.cloned().unwrap_or_default();
+    let (by_config, by_options) = (clues.evidence.config::<Stated>()?, Stated::of_options(&clues.evidence.options));
+    let has_config = by_config.is_some();
+    let by_config = by_config.unwrap_or_default();
+    let stated = by_config.clone().or(by_options.clone());
+    refuse_unsupported(clues, &stated)?;
     let d_model = clues.size("input_projection.weight", 0)?;
     let backbone = backbone(clues, &stated, &mut guesses)?;
     let heads = Heads::new(clues, &stated, d_model, &mut guesses);
@@ -47,7 +51,7 @@ pub fn derive(clues: &Clues) -> Result<(Config, Vec<String>), String> {
         Activation::Relu
     });
     let class_activation = clues.guess.class_activation.or(stated.class_activation).unwrap_or_else(|| {
-        if clues.stated.is_none() {
+        if !has_config {
             guesses.push("class logits go through softmax, the last one is no-object (DETR's; --class-activation says otherwise)".into());
         }
         ClassActivation::Softmax
@@ -64,19 +68,25 @@ pub fn derive(clues: &Clues) -> Result<(Config, Vec<String>), String> {
         class_activation,
         query_content: clues.tensors.shape("query_content").is_some(),
         box_reference: clues.tensors.shape("box_reference").is_some(),
-        labels: labels(&stated, classes.saturating_sub(usize::from(class_activation == ClassActivation::Softmax)), &mut guesses)?,
+        labels: labels(clues, classes.saturating_sub(usize::from(class_activation == ClassActivation::Softmax)), &mut guesses)?,
         pixels: pixels(clues, &stated, &mut guesses)?,
     };
     config.check().map_err(|error| error.to_string())?;
-    compare(&config, &stated)?;
+    compare(&config, &by_config).map_err(|problem| format!("config.json says {problem}"))?;
+    // Options are what a program was started with, maybe long ago: tensors that were exchanged since are no reason to refuse the file.
+    if let Err(problem) = compare(&config, &by_options) {
+        guesses.push(format!("the tensors are right where the training's options say {problem}"));
+    }
     Ok((config, guesses))
 }
 
 /// Of a file that holds a backbone alone: under the paper's transformer.
 pub fn bare(clues: &Clues) -> Result<(Config, Vec<String>), String> {
-    refuse_unsupported(clues)?;
     let mut guesses = Vec::new();
-    let stated = clues.stated.cloned().unwrap_or_default();
+    // The config of a backbone alone has other entries; the caller may still say what a detector's would.
+    let is_detectors = clues.evidence.config.as_ref().is_some_and(|config| config.get("model_type").is_none_or(|kind| kind == "detr"));
+    let stated = if is_detectors { clues.evidence.config()?.unwrap_or_default() } else { Stated::default() };
+    refuse_unsupported(clues, &stated)?;
     let backbone = backbone(clues, &stated, &mut guesses)?;
     let config = Config { pixels: pixels(clues, &stated, &mut guesses)?, ..Config::detr(backbone) };
     config.check().map_err(|error| error.to_string())?;
@@ -102,9 +112,10 @@ impl Clues<'_> {
     }
 }
 
-fn refuse_unsupported(clues: &Clues) -> Result<(), String> {
-    if let Some(stated) = clues.stated {
-        stated.check()?;
+fn refuse_unsupported(clues: &Clues, stated: &Stated) -> Result<(), String> {
+    stated.check()?;
+    if clues.evidence.options.get("pre_norm") == Some(&Value::Bool(true)) {
+        return Err("a DETR that normalises before its layers (the training's option pre_norm) is not supported".into());
     }
     for stray in &clues.tensors.strays {
         if stray.contains("row_embed") || stray.contains("column_embed") || stray.contains("col_embed") {
@@ -227,41 +238,31 @@ impl<'a> Heads<'a> {
     }
 }
 
-fn labels(stated: &Stated, classes: usize, guesses: &mut Vec<String>) -> Result<Vec<Label>, String> {
-    match stated.names()? {
-        Some(names) if !labels::are_placeholders(&names) => {
-            if names.len() != classes {
-                return Err(format!("config.json names {} classes, but the class head has {classes}", names.len()));
-            }
-            Ok(labels::from_names(names))
-        }
-        _ if classes == 91 => {
-            guesses.push("the 91 classes are COCO's".into());
-            Ok(Label::coco91())
-        }
-        _ => {
-            guesses.push(format!("the {classes} classes have no names"));
-            Ok(labels::from_names((0..classes).map(|i| format!("class {i}")).collect()))
-        }
+fn labels(clues: &Clues, classes: usize, guesses: &mut Vec<String>) -> Result<Vec<Label>, String> {
+    if let Some(names) = clues.evidence.class_names(clues.guess, classes)? {
+        return names.labels(classes, guesses);
     }
+    if classes == 91 {
+        // What DETR's own program trains on, where it says so.
+        if clues.evidence.options.get("dataset_file") != Some(&"coco".into()) {
+            guesses.push("the 91 classes are COCO's (--class-names FILE says otherwise)".into());
+        }
+        return Ok(Label::coco91());
+    }
+    guesses.push(format!("the {classes} classes have no names (--class-names FILE names them: a name a line, or a config.json with id2label)"));
+    Ok(from_names((0..classes).map(|i| format!("class {i}")).collect()))
 }
 
 fn pixels(clues: &Clues, stated: &Stated, guesses: &mut Vec<String>) -> Result<Pixels, String> {
-    let (ours, theirs) = (stated.pixels.as_ref(), clues.preprocessor);
-    let default = Pixels::detr();
-    let resize = clues.guess.resize.or(ours.map(|p| p.rule()).transpose()?).or(theirs.and_then(Preprocessor::rule));
-    let mean = clues.guess.mean.or(ours.map(|p| p.mean)).or(theirs.and_then(|p| p.image_mean));
-    let std = clues.guess.std.or(ours.map(|p| p.std)).or(theirs.and_then(|p| p.image_std));
-    if resize.is_none() {
-        guesses.push("pictures are resized to 800 on the short side, at most 1333 on the long one (DETR's; --resize says otherwise)".into());
+    let ours = stated.pixels.as_ref().map(|pixels: &StatedPixels| Ok::<_, String>((pixels.rule()?, pixels.mean, pixels.std))).transpose()?;
+    let pixels = clues.evidence.pixels(clues.guess, ours, Pixels::detr(), "DETR's", guesses)?;
+    if let Some([height, width]) = clues.evidence.padding()?.filter(|_| ours.is_none() && clues.guess.resize.is_none()) {
+        guesses.push(format!("pictures aren't filled up to {height} × {width} (pad_size): the filling is masked, and would change features at the lower and right border only"));
     }
-    if mean.is_none() || std.is_none() {
-        guesses.push("pixels are normalised by ImageNet's mean and deviation (DETR's; --mean and --std say otherwise)".into());
-    }
-    Ok(Pixels { mean: mean.unwrap_or(default.mean), std: std.unwrap_or(default.std), resize: resize.unwrap_or(default.resize) })
+    Ok(pixels)
 }
 
-/// Refuses a `config.json` that is about another network.
+/// Where the tensors make another network than is stated.
 fn compare(config: &Config, stated: &Stated) -> Result<(), String> {
     let mut claims = vec![
         ("d_model", stated.d_model, config.d_model),
@@ -282,19 +283,19 @@ fn compare(config: &Config, stated: &Stated) -> Result<(), String> {
         Backbone::EfficientNetLite(net) => net.stages.iter().map(Vec::len).collect(),
     };
     if let Some((name, claim, found)) = claims.into_iter().find(|(_, claim, found)| claim.is_some_and(|claim| claim != *found)) {
-        return Err(format!("config.json says {name} is {}, but the tensors say {found}", claim.unwrap_or_default()));
+        return Err(format!("{name} is {}, but the tensors say {found}", claim.unwrap_or_default()));
     }
     if let Some(depths) = stated.backbone_config.as_ref().and_then(|b| b.depths.as_ref()).filter(|depths| **depths != counts) {
-        return Err(format!("config.json says the backbone's stages have {depths:?} blocks, but the tensors say {counts:?}"));
+        return Err(format!("the backbone's stages have {depths:?} blocks, but the tensors say {counts:?}"));
     }
     if let Some(name) = stated.backbone_name() {
         let known: Vec<usize> = match (name, name.strip_prefix("resnet").and_then(|depth| ResNet::of_depth(depth.parse().ok()?, false))) {
             ("tf_efficientnet_lite0", _) => EfficientNetLite::lite0().stages.iter().map(Vec::len).collect(),
             (_, Some(net)) => net.stages.iter().map(|s| s.blocks.len()).collect(),
-            _ => return Err(format!("the backbone {name} is not supported (resnet18, 34, 50, 101 or tf_efficientnet_lite0)")),
+            _ => return Err(format!("the backbone is {name}, which is not supported (resnet18, 34, 50, 101 or tf_efficientnet_lite0)")),
         };
         if counts != known {
-            return Err(format!("config.json says the backbone is {name}, whose stages have {known:?} blocks, but the tensors say {counts:?}"));
+            return Err(format!("the backbone is {name}, whose stages have {known:?} blocks, but the tensors say {counts:?}"));
         }
     }
     Ok(())

@@ -1,64 +1,122 @@
 //! Checkpoints of other projects: original DETR, Hugging Face transformers, timm's and torchvision's backbones.
 //!
-//! Tensors (of `.safetensors`, or of `.pth` by `pth`) → our names (`rename`, by the table in `names`) → a config (`architecture`, with
-//! what the files beside it state, `stated`) → weights with batch norm folded in (`fold`).
+//! What a file holds (`.safetensors`, or `.pth` by `pth`) → the tensors of the network, wherever they lie (`root`) → our names (`rename`, by
+//! the table in `names`) → a config (`architecture`, with what is stated beside the tensors: `evidence`, `stated`, `preprocessor`) → weights
+//! with batch norm folded in (`fold`).
+//!
+//! `pth`, `root`, `origin`, `evidence` and `preprocessor` know nothing of DETR: they serve every architecture that is read.
 
 mod architecture;
+mod evidence;
 mod fold;
-mod labels;
 mod names;
+pub mod origin;
+mod preprocessor;
 pub mod pth;
 mod rename;
+mod root;
 mod stated;
 
-use super::tensors::Tensors;
-use super::{Card, Checkpoint, Guess};
+use super::tensors::RawTensor;
+use super::{Beside, Card, Checkpoint, Guess};
 use crate::error::{Error, Result};
 use crate::layout::layout;
 use architecture::Clues;
+use evidence::{Architecture, Evidence};
 use rename::Renamed;
-use serde::de::DeserializeOwned;
-use stated::{Preprocessor, Stated};
-use std::path::Path;
+use std::collections::BTreeMap;
+
+/// What a file holds: all tensors that have names, those that can't be read with what is wrong with them, and what else it says.
+#[derive(Default)]
+pub struct Contents<'a> {
+    pub tensors: BTreeMap<String, Result<RawTensor<'a>, String>>,
+    /// The dictionaries that lie beside each other in a `.pth`: what all names in one begin with.
+    pub containers: Vec<String>,
+    /// What the training program was started with.
+    pub options: serde_json::Map<String, serde_json::Value>,
+}
 
 /// How much of a detector a file must hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "nothing is trained there"))]
 pub enum Least {
     Detector,
     /// A backbone, as it comes from training on ImageNet. Its checkpoint has the paper's transformer in its config, but no weights of one.
     Backbone,
 }
 
-/// Makes a checkpoint of ours of foreign tensors.
-pub fn convert(tensors: Tensors, file: &Path, guess: &Guess, least: Least) -> Result<Checkpoint> {
-    let fail = |problem: String| Error::Checkpoint { file: file.display().to_string(), problem };
-    let stated: Option<Stated> = beside(file, "config.json")?;
-    let preprocessor: Option<Preprocessor> = beside(file, "preprocessor_config.json")?;
-    let renamed = Renamed::new(tensors).map_err(fail)?;
-    let clues = Clues { tensors: &renamed, stated: stated.as_ref(), preprocessor: preprocessor.as_ref(), guess };
-    let bare = least == Least::Backbone && renamed.shape("input_projection.weight").is_none();
-    let (config, mut guesses) = if bare { architecture::bare(&clues) } else { architecture::derive(&clues) }.map_err(fail)?;
+/// More tensors than any detector has.
+const MAX_TENSORS: usize = 100_000;
+/// How many times the file's bytes its tensors may take together: some are stored once under several names.
+const MAX_SHARING: usize = 4;
+
+/// Makes a checkpoint of ours of a file of `size` bytes; `file` is its name in messages.
+pub fn convert(contents: Contents, size: usize, beside: &Beside, file: &str, guess: &Guess, least: Least) -> Result<Checkpoint> {
+    import(contents, size, beside, guess, least).map_err(|problem| Error::Checkpoint { file: file.into(), problem })
+}
+
+fn import(contents: Contents, size: usize, beside: &Beside, guess: &Guess, least: Least) -> Result<Checkpoint, String> {
+    check_amount(&contents, size)?;
+    let evidence = Evidence::new(&contents, beside)?;
+    match evidence.architecture(least)? {
+        Architecture::Detr => detr(contents, &evidence, guess, least),
+    }
+}
+
+/// Refuses more tensors than there can be, and tensors that share few bytes and claim many: each would be copied.
+fn check_amount(contents: &Contents, size: usize) -> Result<(), String> {
+    let count = contents.tensors.len();
+    if count > MAX_TENSORS {
+        return Err(format!("it holds {count} tensors; a detector has at most {MAX_TENSORS}"));
+    }
+    let bytes = |tensor: &RawTensor| tensor.elements().saturating_mul(tensor.dtype.size());
+    let claimed = contents.tensors.values().flatten().fold(0, |sum: usize, tensor| sum.saturating_add(bytes(tensor)));
+    if claimed > size.saturating_mul(MAX_SHARING) {
+        return Err(format!("its tensors take {claimed} bytes together, but the file has {size}: too many share the same bytes"));
+    }
+    Ok(())
+}
+
+fn detr(contents: Contents, evidence: &Evidence, guess: &Guess, least: Least) -> Result<Checkpoint, String> {
+    let names: Vec<String> = contents.tensors.keys().cloned().collect();
+    let rooted = root::find(contents, rename::known)?;
+    let mut guesses = Vec::new();
+    if let Some(other) = &rooted.other {
+        let mean = if root::is_average(&rooted.root) { ", the running mean" } else { "" };
+        guesses.push(format!("the weights are those under {}{mean}; {} has as many", named(&rooted.root), named(other)));
+    }
+    let renamed = Renamed::new(rooted)?;
+    let bare = renamed.shape("input_projection.weight").is_none();
+    // Where one part is missing the file has names for the others, by which it is told which; where several are, it is another network.
+    let parts = ["input_projection.weight", "query_position", "encoder.", "decoder.", "class_head.", "box_head."];
+    let missing = parts.iter().filter(|part| !renamed.has_any(part)).count();
+    if least == Least::Detector && missing > 1 {
+        let what = if renamed.has_any("backbone.stage") && missing == parts.len() {
+            "a backbone alone, no detector (`train --backbone` begins with one)"
+        } else {
+            "no DETR under names that detrim knows"
+        };
+        return Err(format!("it holds {what}: {}", origin::describe(names.iter().map(String::as_str))));
+    }
+    let clues = Clues { tensors: &renamed, evidence, guess };
+    let bare = bare && least == Least::Backbone;
+    let (config, found) = if bare { architecture::bare(&clues) } else { architecture::derive(&clues) }?;
+    guesses.extend(found);
     let entries = layout(&config).into_iter().filter(|entry| !bare || entry.name.starts_with("backbone.")).collect();
-    let weights = fold::convert(&renamed, &config, entries).map_err(fail)?;
+    let weights = fold::convert(&renamed, &config, entries)?;
     guesses.extend(left_over(&renamed.strays));
     Ok(Checkpoint { config, weights, card: Card::default(), guesses })
 }
 
-/// A JSON file beside the checkpoint, if there is one.
-fn beside<T: DeserializeOwned>(file: &Path, name: &str) -> Result<Option<T>> {
-    let path = file.with_file_name(name);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Io { file: path.display().to_string(), source }),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|error| Error::Checkpoint { file: path.display().to_string(), problem: error.to_string() })
+/// A root without its last dot; `""` is the file's top.
+fn named(root: &str) -> String {
+    if root.is_empty() { "no key".into() } else { origin::shown(root.trim_end_matches('.')) }
 }
 
 /// A sentence about tensors that the detector has no use for.
 fn left_over(strays: &[String]) -> Option<String> {
     let names: Vec<&str> = strays.iter().map(String::as_str).filter(|name| !name.ends_with("num_batches_tracked")).collect();
-    let (first, count) = (names.first()?, names.len());
+    let (first, count) = (origin::shown(names.first()?), names.len());
     Some(match count {
         1 => format!("tensor {first} is not part of the detector"),
         _ => format!("{count} tensors are not part of the detector: {first}, …"),

@@ -1,6 +1,6 @@
 //! The one table that maps other projects' tensor names to ours.
 //!
-//! A name is `root` + `prefix` + something that a row of the table matches. In a pattern `#` is a number, `+` a number that is
+//! A name is what the file puts before all (`root.rs`) + `prefix` + something that a row of the table matches. In a pattern `#` is a number, `+` a number that is
 //! one less in the other spelling's `#`, a final `*` the last part (`weight`, `bias`, `running_mean`, …), and `{a,b}` stands for
 //! tensors that lie in one, row block by block. Batch norm, which our network doesn't have, goes under `….norm.*` until it
 //! is folded into the convolution before it. `rename.rs` applies the table.
@@ -13,16 +13,22 @@ pub struct Dialect {
     pub third_convolution: Option<bool>,
 }
 
-/// What wrappers put before every name: DataParallel, segmentation models, Hugging Face's task models.
-pub const ROOTS: [&str; 3] = ["module.", "detr.", "model."];
-
 /// In a detector, or alone.
-const BACKBONES: &[&str] = &["backbone.conv_encoder.model._backbone.", "backbone.conv_encoder.model.", "backbone.model.", "backbone.0.body.", ""];
+const BACKBONES: &[&str] = &[
+    "model.backbone.conv_encoder.model._backbone.",
+    "model.backbone.conv_encoder.model.",
+    "model.backbone.model.",
+    "backbone.conv_encoder.model._backbone.",
+    "backbone.conv_encoder.model.",
+    "backbone.model.",
+    "backbone.0.body.",
+    "",
+];
 
-pub const DIALECTS: [Dialect; 7] = [
-    // Hugging Face transformers: as saved, and (`o_proj`, `mlp`) as version 5 names them in memory.
+pub static DIALECTS: [Dialect; 7] = [
+    // Hugging Face transformers: as saved, and (`o_proj`, `mlp`) as version 5 names them in memory. Without `model.`: its model without heads.
     Dialect {
-        prefixes: &[""],
+        prefixes: &["model.", ""],
         rows: &[
             ("input_projection.*", "input_projection.*"),
             ("encoder.layers.#.self_attn.q_proj.*", "encoder.#.self_attention.query.*"),

@@ -1,7 +1,7 @@
 //! Finds our names for a foreign file's tensors, by the table in `names.rs`.
 
-use super::names::{DIALECTS, Dialect, ROOTS};
-use crate::checkpoint::tensors::{RawTensor, Tensors};
+use super::names::{DIALECTS, Dialect};
+use super::root::{Named, Rooted};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A foreign file's tensors under our names, batch norm not yet folded.
@@ -9,27 +9,26 @@ pub struct Renamed<'a> {
     pub tensors: BTreeMap<String, Named<'a>>,
     /// Foreign names that no row of the table matches.
     pub strays: Vec<String>,
-    /// The spellings that occur: root, prefix and index of the dialect.
-    spellings: BTreeSet<(String, &'static str, usize)>,
+    /// What the file puts before every name.
+    root: String,
+    /// The spellings that occur: prefix and index of the dialect.
+    spellings: BTreeSet<(&'static str, usize)>,
 }
 
-/// A tensor and what its file calls it.
-pub struct Named<'a> {
-    pub foreign: String,
-    pub tensor: RawTensor<'a>,
+/// Whether the table has a row for a name.
+pub fn known(name: &str) -> bool {
+    matches(name).next().is_some()
 }
 
 impl<'a> Renamed<'a> {
-    pub fn new(tensors: Tensors<'a>) -> Result<Self, String> {
-        let mut renamed = Self { tensors: BTreeMap::new(), strays: Vec::new(), spellings: BTreeSet::new() };
-        let names: BTreeSet<String> = tensors.keys().cloned().collect();
-        for (foreign, tensor) in tensors {
-            let root = root(&foreign);
-            let Some((ours, prefix, dialect)) = find(&foreign[root.len()..], |sibling| names.contains(&format!("{root}{sibling}"))) else {
-                renamed.strays.push(foreign);
+    pub fn new(rooted: Rooted<'a>) -> Result<Self, String> {
+        let mut renamed = Self { tensors: BTreeMap::new(), strays: rooted.beside, root: rooted.root, spellings: BTreeSet::new() };
+        for (name, Named { foreign, tensor }) in &rooted.tensors {
+            let Some((ours, prefix, dialect)) = find(name, |sibling| rooted.tensors.contains_key(sibling)) else {
+                renamed.strays.push(foreign.clone());
                 continue;
             };
-            renamed.spellings.insert((root.into(), prefix, dialect));
+            renamed.spellings.insert((prefix, dialect));
             let names = alternatives(&ours);
             for (part, name) in names.iter().enumerate() {
                 let tensor = if names.len() == 1 { Some(tensor.clone()) } else { tensor.rows(part, names.len()) };
@@ -42,13 +41,19 @@ impl<'a> Renamed<'a> {
         Ok(renamed)
     }
 
+    /// Whether there are tensors whose names begin so.
+    pub fn has_any(&self, beginning: &str) -> bool {
+        self.tensors.range(beginning.to_string()..).next().is_some_and(|(name, _)| name.starts_with(beginning))
+    }
+
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|named| &named.tensor.shape[..])
     }
 
     /// What this file would call a tensor of ours that it lacks.
     pub fn foreign_name(&self, ours: &str) -> String {
-        let spelt = |(root, prefix, dialect): &(String, &'static str, usize)| {
+        let root = &self.root;
+        let spelt = |(prefix, dialect): &(&'static str, usize)| {
             DIALECTS[*dialect].rows.iter().find_map(|(foreign, own)| {
                 let matched = alternatives(own).iter().find_map(|own| Match::new(own, ours))?;
                 Some(format!("{root}{prefix}{}", matched.fill(foreign)))
@@ -58,30 +63,24 @@ impl<'a> Renamed<'a> {
     }
 }
 
-/// The part of a name that wrappers put before it.
-fn root(name: &str) -> &str {
-    let mut rest = name;
-    while let Some(inner) = ROOTS.iter().find_map(|root| rest.strip_prefix(root)) {
-        rest = inner;
-    }
-    &name[..name.len() - rest.len()]
-}
-
 /// Our name for a foreign one (without root), with the prefix and the dialect in which it was found.
 fn find(name: &str, exists: impl Fn(&str) -> bool) -> Option<(String, &'static str, usize)> {
-    for (index, dialect) in DIALECTS.iter().enumerate() {
-        for prefix in dialect.prefixes {
-            let Some(rest) = name.strip_prefix(prefix) else { continue };
-            if !fits_block(dialect, rest, |sibling| exists(&format!("{prefix}{sibling}"))) {
-                continue;
-            }
-            let ours = dialect.rows.iter().find_map(|(foreign, own)| Some(Match::new(foreign, rest)?.fill(own)));
-            if let Some(ours) = ours {
-                return Some((ours, prefix, index));
-            }
-        }
-    }
-    None
+    let mut fitting = matches(name).filter(|&(_, prefix, index)| {
+        let rest = &name[prefix.len()..];
+        fits_block(&DIALECTS[index], rest, |sibling| exists(&format!("{prefix}{sibling}")))
+    });
+    fitting.next()
+}
+
+/// All that the table makes of a name, kinds of blocks aside.
+fn matches(name: &str) -> impl Iterator<Item = (String, &'static str, usize)> {
+    DIALECTS.iter().enumerate().flat_map(move |(index, dialect)| {
+        dialect.prefixes.iter().filter_map(move |prefix| {
+            let rest = name.strip_prefix(prefix)?;
+            let ours = dialect.rows.iter().find_map(|(foreign, own)| Some(Match::new(foreign, rest)?.fill(own)))?;
+            Some((ours, *prefix, index))
+        })
+    })
 }
 
 /// Whether a name is of the kind of block that the dialect is for: `conv_pw` is the first convolution of one kind and the last of
@@ -144,10 +143,17 @@ impl<'a> Match<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::tensors::RawTensor;
 
     fn ours(name: &str) -> Option<String> {
-        let root = root(name);
-        find(&name[root.len()..], |_| false).map(|(ours, ..)| ours)
+        find(name, |_| false).map(|(ours, ..)| ours)
+    }
+
+    /// Tensors of such names after a root.
+    fn renamed(root: &str, names: &[&str]) -> Renamed<'static> {
+        let tensor = RawTensor::contiguous(crate::checkpoint::tensors::Dtype::F32, vec![3], &[0; 12]).unwrap();
+        let named = |name: &&str| (name.to_string(), Named { foreign: format!("{root}{name}"), tensor: tensor.clone() });
+        Renamed::new(Rooted { tensors: names.iter().map(named).collect(), root: root.into(), ..Rooted::default() }).unwrap()
     }
 
     #[test]
@@ -156,9 +162,9 @@ mod tests {
             ("model.encoder.layers.11.self_attn.q_proj.weight", "encoder.11.self_attention.query.weight"),
             ("model.decoder.layers.0.encoder_attn.o_proj.bias", "decoder.0.cross_attention.output.bias"),
             ("model.decoder.layers.2.mlp.fc2.weight", "decoder.2.ffn2.weight"),
-            ("detr.model.backbone.conv_encoder.model.layer4.2.bn3.running_var", "backbone.stage4.block2.conv3.norm.running_var"),
+            ("model.backbone.conv_encoder.model.layer4.2.bn3.running_var", "backbone.stage4.block2.conv3.norm.running_var"),
             ("model.backbone.model.encoder.stages.3.layers.2.layer.0.convolution.weight", "backbone.stage4.block2.conv1.weight"),
-            ("module.backbone.0.body.layer1.0.downsample.0.weight", "backbone.stage1.block0.projection.weight"),
+            ("backbone.0.body.layer1.0.downsample.0.weight", "backbone.stage1.block0.projection.weight"),
             ("transformer.decoder.layers.5.multihead_attn.in_proj_bias", "decoder.5.cross_attention.{query,key,value}.bias"),
             ("bbox_embed.layers.2.weight", "box_head.2.weight"),
             ("query_embed.weight", "query_position"),
@@ -173,17 +179,15 @@ mod tests {
 
     #[test]
     fn names_a_missing_tensor_as_the_file_would() {
-        let bytes = [0; 12];
-        let tensor = RawTensor::contiguous(crate::checkpoint::tensors::Dtype::F32, vec![3], &bytes).unwrap();
         let names = ["model.encoder.layers.0.fc1.bias", "model.backbone.conv_encoder.model.encoder.stages.0.layers.0.layer.0.convolution.weight"];
-        let renamed = Renamed::new(names.map(|name| (name.to_string(), tensor.clone())).into()).unwrap();
-        assert_eq!(renamed.foreign_name("encoder.3.ffn2.weight"), "model.encoder.layers.3.fc2.weight");
+        let hugging_face = renamed("", &names);
+        assert_eq!(hugging_face.foreign_name("encoder.3.ffn2.weight"), "model.encoder.layers.3.fc2.weight");
         assert_eq!(
-            renamed.foreign_name("backbone.stage2.block1.conv3.weight"),
+            hugging_face.foreign_name("backbone.stage2.block1.conv3.weight"),
             "model.backbone.conv_encoder.model.encoder.stages.1.layers.1.layer.2.convolution.weight"
         );
-        let renamed = Renamed::new([("transformer.encoder.layers.0.self_attn.in_proj_bias".to_string(), tensor)].into()).unwrap();
-        assert_eq!(renamed.tensors.len(), 3);
-        assert_eq!(renamed.foreign_name("encoder.1.self_attention.key.bias"), "transformer.encoder.layers.1.self_attn.in_proj_bias");
+        let original = renamed("model.module.", &["transformer.encoder.layers.0.self_attn.in_proj_bias"]);
+        assert_eq!(original.tensors.len(), 3);
+        assert_eq!(original.foreign_name("encoder.1.self_attention.key.bias"), "model.module.transformer.encoder.layers.1.self_attn.in_proj_bias");
     }
 }

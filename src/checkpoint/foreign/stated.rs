@@ -1,16 +1,14 @@
-//! What the files beside a foreign checkpoint say about it: Hugging Face's `config.json` (old and new layouts, and what
-//! detrim adds to it) and `preprocessor_config.json`.
+//! What is stated about a DETR: by Hugging Face's `config.json` (old and new layouts, and what detrim adds to it), or by what the training
+//! program was started with, which facebookresearch/detr keeps in its checkpoints.
 
 use crate::config::{Activation, ClassActivation, Resize};
 use serde::Deserialize;
-use serde_json::Value;
-use std::collections::BTreeMap;
+use serde_json::{Map, Value};
 
 /// `config.json`, as far as the network's architecture depends on it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Stated {
-    pub model_type: Option<String>,
     pub d_model: Option<usize>,
     pub num_queries: Option<usize>,
     pub encoder_layers: Option<usize>,
@@ -27,7 +25,6 @@ pub struct Stated {
     pub backbone_config: Option<StatedBackbone>,
     pub dilation: Option<bool>,
     pub num_labels: Option<usize>,
-    pub id2label: Option<BTreeMap<String, String>>,
     /// Ours.
     pub class_activation: Option<ClassActivation>,
     /// Ours.
@@ -68,16 +65,6 @@ pub struct StatedPixels {
     pub std: [f32; 3],
 }
 
-/// `preprocessor_config.json`, which has had several layouts.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Preprocessor {
-    size: Option<Value>,
-    max_size: Option<usize>,
-    pub image_mean: Option<[f32; 3]>,
-    pub image_std: Option<[f32; 3]>,
-}
-
 impl PerLayer {
     pub fn of(&self, layer: usize) -> Option<usize> {
         match self {
@@ -98,22 +85,57 @@ impl StatedPixels {
     }
 }
 
-impl Preprocessor {
-    /// The rule for the input's size, where one is stated that we know.
-    pub fn rule(&self) -> Option<Resize> {
-        let size = self.size.as_ref()?;
-        let number = |key: &str| usize::try_from(size.get(key)?.as_u64()?).ok();
-        if let Some(short) = size.as_u64() {
-            return Some(Resize::ShortestSide { short: usize::try_from(short).ok()?, long: self.max_size? });
-        }
-        if let (Some(short), Some(long)) = (number("shortest_edge"), number("longest_edge")) {
-            return Some(Resize::ShortestSide { short, long });
-        }
-        Some(Resize::Stretch { height: number("height")?, width: number("width")? })
-    }
-}
-
 impl Stated {
+    /// Of the options of facebookresearch/detr's `main.py`. Other programs have other options, or these with other meanings: what has
+    /// another type than there is left out.
+    pub fn of_options(options: &Map<String, Value>) -> Self {
+        let number = |key: &str| options.get(key)?.as_u64().and_then(|number| usize::try_from(number).ok());
+        let text = |key: &str| options.get(key)?.as_str();
+        let all = |key: &str| number(key).map(PerLayer::All);
+        let position = text("position_embedding").map(|kind| match kind {
+            "v2" => "sine",
+            "v3" => "learned",
+            other => other,
+        });
+        Self {
+            d_model: number("hidden_dim"),
+            num_queries: number("num_queries"),
+            encoder_layers: number("enc_layers"),
+            decoder_layers: number("dec_layers"),
+            encoder_attention_heads: all("nheads"),
+            decoder_attention_heads: all("nheads"),
+            encoder_ffn_dim: all("dim_feedforward"),
+            decoder_ffn_dim: all("dim_feedforward"),
+            position_embedding_type: position.map(Into::into),
+            backbone: text("backbone").map(Into::into),
+            dilation: options.get("dilation").and_then(Value::as_bool),
+            ..Self::default()
+        }
+    }
+
+    /// What this says, and where it says nothing, what the other does.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            d_model: self.d_model.or(other.d_model),
+            num_queries: self.num_queries.or(other.num_queries),
+            encoder_layers: self.encoder_layers.or(other.encoder_layers),
+            decoder_layers: self.decoder_layers.or(other.decoder_layers),
+            encoder_attention_heads: self.encoder_attention_heads.or(other.encoder_attention_heads),
+            decoder_attention_heads: self.decoder_attention_heads.or(other.decoder_attention_heads),
+            encoder_ffn_dim: self.encoder_ffn_dim.or(other.encoder_ffn_dim),
+            decoder_ffn_dim: self.decoder_ffn_dim.or(other.decoder_ffn_dim),
+            head_width: self.head_width.or(other.head_width),
+            activation_function: self.activation_function.or(other.activation_function),
+            position_embedding_type: self.position_embedding_type.or(other.position_embedding_type),
+            backbone: self.backbone.or(other.backbone),
+            backbone_config: self.backbone_config.or(other.backbone_config),
+            dilation: self.dilation.or(other.dilation),
+            num_labels: self.num_labels.or(other.num_labels),
+            class_activation: self.class_activation.or(other.class_activation),
+            pixels: self.pixels.or(other.pixels),
+        }
+    }
+
     /// timm's name of the backbone without its tag (`resnet50.a1_in1k`).
     pub fn backbone_name(&self) -> Option<&str> {
         let name = self.backbone_config.as_ref().and_then(|b| b.backbone.as_deref()).or(self.backbone.as_deref())?;
@@ -130,18 +152,8 @@ impl Stated {
         }
     }
 
-    /// The classes' names in the order of their logits.
-    pub fn names(&self) -> Result<Option<Vec<String>>, String> {
-        let Some(labels) = &self.id2label else { return Ok(None) };
-        let names = (0..labels.len()).map(|i| labels.get(&i.to_string()).cloned().ok_or_else(|| format!("id2label has no entry {i}")));
-        names.collect::<Result<_, _>>().map(Some)
-    }
-
     /// Refuses what our network can't be.
     pub fn check(&self) -> Result<(), String> {
-        if let Some(kind) = self.model_type.as_deref().filter(|kind| *kind != "detr") {
-            return Err(format!("config.json is about a model of type {kind}; only detr is supported"));
-        }
         if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "sine") {
             return Err(format!("position embeddings of type {kind} are not supported (only sine)"));
         }

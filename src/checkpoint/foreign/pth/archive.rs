@@ -3,46 +3,48 @@
 use super::Storages;
 use super::pickle::Pickle;
 use super::value::Value;
-use std::io::Cursor;
-use zip::{CompressionMethod, ZipArchive};
-
-pub fn is_archive(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"PK\x03\x04")
-}
+use super::zip::Archive;
 
 pub fn read(bytes: &[u8]) -> Result<(Pickle<'_>, Storages<'_>), String> {
-    let broken = |error: zip::result::ZipError| format!("broken zip archive (is the file cut off?): {error}");
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
-    let name = archive.file_names_raw().find(|name| *name == b"data.pkl" || name.ends_with(b"/data.pkl")).map(<[u8]>::to_vec);
-    let name = name.ok_or("a zip archive, but none of torch.save: it holds no data.pkl")?;
+    let archive = Archive::read(bytes)?;
+    let name = archive.names().find(|name| *name == b"data.pkl" || name.ends_with(b"/data.pkl")).ok_or_else(|| other_archive(&archive))?;
     let root = &name[..name.len() - b"data.pkl".len()];
-    if entry(bytes, &mut archive, &[root, b"byteorder"].concat())?.is_some_and(|order| order != b"little") {
+    // torch.jit.save writes a data.pkl too, of objects whose classes are in `code/`.
+    if archive.names().any(|name| name.strip_prefix(root).is_some_and(|name| name.starts_with(b"code/"))) {
+        return Err(
+            "a TorchScript archive (torch.jit.save), which holds a program: save the weights instead, torch.save(model.state_dict(), FILE)".into()
+        );
+    }
+    if archive.entry(&[root, b"byteorder"].concat())?.is_some_and(|order| order != b"little") {
         return Err("its numbers are big-endian, which is not supported".into());
     }
-    let pickle = Pickle::load(entry(bytes, &mut archive, &name)?.unwrap_or_default())?;
+    let pickle = Pickle::load(archive.entry(name)?.unwrap_or_default())?;
     let mut storages = Storages::new();
     for value in pickle.values() {
         let Value::Storage(storage) = value else { continue };
         if storages.contains_key(storage.key) {
             continue;
         }
-        if let Some(data) = entry(bytes, &mut archive, &[root, b"data/", storage.key].concat())? {
+        if let Some(data) = archive.entry(&[root, b"data/", storage.key].concat())? {
             storages.insert(storage.key, data);
         }
     }
     Ok((pickle, storages))
 }
 
-/// The bytes of an archive's entry, where they lie in the file: torch doesn't compress.
-fn entry<'a>(bytes: &'a [u8], archive: &mut ZipArchive<Cursor<&[u8]>>, name: &[u8]) -> Result<Option<&'a [u8]>, String> {
-    let Some(index) = archive.index_for_name_raw(name) else { return Ok(None) };
-    let name = String::from_utf8_lossy(name);
-    let entry = archive.by_index_raw(index).map_err(|error| format!("broken entry {name}: {error}"))?;
-    if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-        return Err(format!("its entry {name} is compressed or encrypted; torch.save doesn't do that"));
+/// What an archive is that torch didn't write.
+fn other_archive(archive: &Archive) -> String {
+    let has = |ending: &[u8]| archive.names().any(|name| name.ends_with(ending));
+    let first = archive.names().next().map(|name| String::from_utf8_lossy(name).escape_debug().take(80).collect::<String>()).unwrap_or_default();
+    match () {
+        () if has(b".weights.h5") => "a Keras model, which detrim doesn't read: it reads PyTorch's checkpoints (.safetensors, .pth)".into(),
+        () if has(b".npy") => "an .npz archive of NumPy's, not a checkpoint: save the state dict with torch.save or safetensors".into(),
+        () if has(b"models/model.json") || has(b"serialized_exported_program.json") => {
+            "a program of torch.export (.pt2): save the weights instead, torch.save(model.state_dict(), FILE)".into()
+        }
+        () if [&b".safetensors"[..], b".pth", b".pt", b".bin", b".ckpt"].iter().any(|ending| has(ending)) => {
+            format!("a zip archive that holds a checkpoint ({first}, …): unpack it and give the file in it")
+        }
+        () => format!("a zip archive, but none of torch.save: it holds no data.pkl (but {first}, …)"),
     }
-    let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
-    let range = start.zip(usize::try_from(entry.size()).ok()).and_then(|(start, size)| Some(start..start.checked_add(size)?));
-    let data = range.and_then(|range| bytes.get(range));
-    data.map(Some).ok_or_else(|| format!("its entry {name} reaches beyond the end of the file"))
 }

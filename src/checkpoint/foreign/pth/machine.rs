@@ -16,13 +16,13 @@ pub struct Machine<'a> {
     /// Heights of the stack.
     pub marks: Vec<usize>,
     pub memo: HashMap<u64, Id>,
-    /// Entries of dictionaries that a call copied: the only values that can become large in one step.
-    copied: usize,
+    /// What calls have looked through: the only steps that can take long.
+    looked_at: usize,
 }
 
 impl<'a> Machine<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, place: 0, values: Values(Vec::new()), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copied: 0 }
+        Self { bytes, place: 0, values: Values(Vec::new()), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), looked_at: 0 }
     }
 
     pub fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
@@ -84,13 +84,11 @@ impl<'a> Machine<'a> {
 
     pub fn call(&mut self) -> Result<(), String> {
         let (arguments, function) = (self.pop()?, self.pop()?);
-        let value = self.values.call(function, arguments)?;
-        if let Value::Dict(entries) = &value {
-            self.copied += entries.len();
-            if self.copied > MAX_STEPS {
-                return Err("too many values".into());
-            }
+        self.looked_at += self.values.length(function, arguments);
+        if self.looked_at > MAX_STEPS {
+            return Err("too many values".into());
         }
+        let value = self.values.call(function, arguments)?;
         self.push(value)
     }
 
@@ -128,13 +126,31 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(from))
     }
 
-    /// Adds to the collection on top of the stack; other objects forget what they are given.
+    /// Adds to the list on top of the stack; other objects forget what they are given.
     pub fn extend(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
+        if let Some(Value::Sequence(list)) = self.values.0.get_mut(top as usize) {
+            list.extend_from_slice(items);
+        }
+        Ok(())
+    }
+
+    /// Adds keys and values to the dictionary on top of the stack. An object of an unknown class that is given some is a dictionary, too.
+    pub fn set(&mut self, items: &[Id]) -> Result<(), String> {
+        let top = self.top()?;
         match self.values.0.get_mut(top as usize) {
-            Some(Value::Sequence(list)) => list.extend_from_slice(items),
             Some(Value::Dict(entries)) => entries.extend(pairs(items)),
+            Some(value @ Value::Inert) => *value = Value::Dict(pairs(items)),
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives an object its state. Of one that we don't know this is all there is to know.
+    pub fn build(&mut self) -> Result<(), String> {
+        let (state, top) = (self.pop()?, self.top()?);
+        if let Some(value @ Value::Inert) = self.values.0.get_mut(top as usize) {
+            *value = Value::Object(state);
         }
         Ok(())
     }

@@ -5,53 +5,43 @@
 //! executed. Every size is checked against the file before anything is allocated for it.
 
 mod archive;
+mod content;
 mod legacy;
 mod machine;
 mod pickle;
 mod value;
+mod zip;
 
-use crate::checkpoint::tensors::{RawTensor, Tensors};
+use super::Contents;
+use crate::checkpoint::tensors::RawTensor;
 use pickle::Pickle;
 use std::collections::HashMap;
 use value::{StorageRef, TensorRef, Value};
-
-/// Under which names training programs keep the model's tensors.
-const MODEL_KEYS: [&str; 4] = ["model", "state_dict", "model_state_dict", "model_ema"];
 
 /// The bytes of a file's storages, by their keys.
 type Storages<'a> = HashMap<&'a [u8], &'a [u8]>;
 
 /// Whether the bytes begin as a file of `torch.save` does.
 pub fn is_pth(bytes: &[u8]) -> bool {
-    archive::is_archive(bytes) || legacy::is_legacy(bytes)
+    zip::is_archive(bytes) || legacy::is_legacy(bytes)
 }
 
-/// Reads the model's tensors. An error says what is wrong, but not in which file.
-pub fn read(bytes: &[u8]) -> Result<Tensors<'_>, String> {
-    let (pickle, storages) = if archive::is_archive(bytes) { archive::read(bytes)? } else { legacy::read(bytes)? };
-    let state = state_dict(&pickle).ok_or("it holds no tensors under names (the state dict of a model was expected)")?;
-    let mut tensors = Tensors::new();
-    for &(name, value) in state {
-        let (Some(name), Value::Tensor(tensor)) = (pickle.text(name), pickle.value(value)) else { continue };
-        let raw = place(&pickle, tensor, &storages).map_err(|problem| format!("tensor {name}: {problem}"))?;
-        tensors.insert(name.into(), raw);
+/// Reads all tensors that have names. An error says what is wrong, but not in which file.
+pub fn read(bytes: &[u8]) -> Result<Contents<'_>, String> {
+    let (pickle, storages) = if zip::is_archive(bytes) { archive::read(bytes)? } else { legacy::read(bytes)? };
+    let mut contents = Contents { options: content::options(&pickle), containers: content::containers(&pickle), ..Contents::default() };
+    for (name, tensor) in content::tensors(&pickle)? {
+        let raw = place(&pickle, tensor, &storages);
+        contents.tensors.insert(name, raw);
     }
-    Ok(tensors)
-}
-
-/// The dictionary of tensors: the file's object itself, or what lies under a well-known name in it.
-fn state_dict<'p>(pickle: &'p Pickle) -> Option<&'p [(value::Id, value::Id)]> {
-    let dict = |id| match pickle.value(id) {
-        Value::Dict(entries) => Some(&entries[..]),
-        _ => None,
-    };
-    let root = dict(pickle.root)?;
-    let inner = MODEL_KEYS.iter().filter_map(|key| {
-        let (_, value) = root.iter().rev().find(|(name, _)| pickle.text(*name) == Some(key))?;
-        dict(*value)
-    });
-    let holds_tensors = |entries: &&[(value::Id, value::Id)]| entries.iter().any(|(_, value)| matches!(pickle.value(*value), Value::Tensor(_)));
-    inner.chain([root]).find(holds_tensors)
+    if contents.tensors.is_empty() {
+        let keys: Vec<String> = content::keys(&pickle).into_iter().take(5).map(|key| key.escape_debug().take(40).collect()).collect();
+        let keys = if keys.is_empty() { "it is no dictionary".into() } else { format!("its keys are {}", keys.join(", ")) };
+        return Err(format!(
+            "it holds no tensors under names ({keys}; the state dict of a model was expected: torch.save(model.state_dict(), FILE))"
+        ));
+    }
+    Ok(contents)
 }
 
 /// A tensor's bytes.
@@ -74,6 +64,7 @@ fn place<'a>(pickle: &Pickle<'a>, tensor: &TensorRef, storages: &Storages<'a>) -
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     /// Made by `tests/make_pth_fixtures.py`.
     const FIXTURES: [(&str, &[u8]); 6] = [
@@ -85,6 +76,16 @@ mod tests {
         ("protocol 5, legacy", include_bytes!("../../../../tests/fixtures/pth/protocol5_legacy.pth")),
     ];
 
+    /// Of the state dict, wherever it lies.
+    fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, RawTensor<'_>>, String> {
+        let named = read(bytes)?.tensors.into_iter();
+        named
+            .map(|(name, tensor)| {
+                Ok((name.strip_prefix("model.").unwrap_or(&name).into(), tensor.map_err(|problem| format!("tensor {name}: {problem}"))?))
+            })
+            .collect()
+    }
+
     fn floats(numbers: impl Iterator<Item = usize>) -> Vec<f32> {
         numbers.map(|n| n as f32).collect()
     }
@@ -93,7 +94,7 @@ mod tests {
     fn every_kind_of_file_gives_the_same_tensors() {
         for (kind, bytes) in FIXTURES {
             assert!(is_pth(bytes), "{kind}");
-            let tensors = read(bytes).unwrap_or_else(|problem| panic!("{kind}: {problem}"));
+            let tensors = tensors(bytes).unwrap_or_else(|problem| panic!("{kind}: {problem}"));
             assert_eq!(tensors.len(), 10, "{kind}");
             let check = |name: &str, shape: &[usize], numbers: Vec<f32>| {
                 assert_eq!((&tensors[name].shape[..], tensors[name].to_f32().unwrap()), (shape, numbers), "{kind}: {name}");
@@ -115,13 +116,13 @@ mod tests {
     fn a_file_that_is_cut_off_says_so() {
         for (kind, bytes) in FIXTURES {
             for length in 1..bytes.len() {
-                let problem = read(&bytes[..length]).err();
+                let problem = tensors(&bytes[..length]).err();
                 // Behind the last storage there may be padding or nothing that matters.
                 assert!(problem.is_some() || length + 8 > bytes.len(), "{kind} cut to {length}");
             }
         }
         let (_, legacy) = FIXTURES[1];
-        let problem = read(&legacy[..legacy.len() - 20]).unwrap_err();
+        let problem = tensors(&legacy[..legacy.len() - 20]).unwrap_err();
         assert!(problem.contains("tensor ") && problem.contains("storage"), "{problem}");
     }
 
@@ -148,6 +149,71 @@ mod tests {
         assert!(problem.contains("too many values"), "{problem}");
     }
 
+    /// The same with a list that holds no pairs, of which nothing is copied but all is looked at.
+    #[test]
+    fn looking_through_a_list_again_and_again_is_refused() {
+        let list = [&b"]("[..], &b"N".repeat(20_000), b"e\x85q\x02"].concat();
+        let calls = b"ccollections\nOrderedDict\nh\x02R0".repeat(2_000);
+        let problem = Pickle::load(&pickle(&[&list, &calls, b"N"])).err().unwrap();
+        assert!(problem.contains("too many values"), "{problem}");
+    }
+
+    /// A dictionary that holds itself twice over, level by level, has as many paths as leaves of a tree of that depth; a cycle has no end.
+    #[test]
+    fn shared_and_circular_dictionaries_are_walked_through_once() {
+        let mut program = b"}q\x00".to_vec();
+        for level in 1..=100u8 {
+            program.extend([&b"}q"[..], &[level], b"(U\x01ah", &[level - 1], b"U\x01bh", &[level - 1], b"u"].concat());
+        }
+        let nested = pickle(&[&program]);
+        assert!(content::tensors(&Pickle::load(&nested).unwrap()).unwrap().is_empty());
+        let circular = pickle(&[b"}q\x00U\x01ah\x00s"]);
+        assert!(content::tensors(&Pickle::load(&circular).unwrap()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn options_of_a_training_program_are_read() {
+        for (kind, bytes) in FIXTURES {
+            let options = read(bytes).unwrap().options;
+            let expected = if kind.starts_with("state") { 0 } else { 4 };
+            assert_eq!(options.len(), expected, "{kind}: {options:?}");
+            if expected > 0 {
+                assert_eq!((&options["backbone"], &options["masks"], &options["lr"]), (&"resnet50".into(), &false.into(), &1e-4.into()), "{kind}");
+            }
+        }
+    }
+
+    /// torch names the archive's folder after the file: no name of it may matter.
+    #[test]
+    fn an_archive_may_be_called_anything() {
+        let (_, bytes) = FIXTURES[0];
+        let archive = zip::Archive::read(bytes).unwrap();
+        let entries: Vec<(&str, &[u8])> =
+            archive.names().map(|name| (std::str::from_utf8(name).unwrap(), archive.entry(name).unwrap().unwrap())).collect();
+        let expected = tensors(bytes).unwrap();
+        for length in 1..=64 {
+            let folder = "d".repeat(length);
+            let renamed: Vec<(String, &[u8])> =
+                entries.iter().map(|(name, data)| (format!("{folder}/{}", name.split_once('/').unwrap().1), *data)).collect();
+            let file = zip::tests::archive(&renamed.iter().map(|(name, data)| (&name[..], *data)).collect::<Vec<_>>(), false);
+            assert_eq!(tensors(&file).unwrap(), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn archives_that_torch_did_not_save_are_named() {
+        for (entries, word) in [
+            (&[("m/data.pkl", &b"N."[..]), ("m/code/__torch__.py", b"")][..], "TorchScript"),
+            (&[("config.json", b""), ("model.weights.h5", b"")], "Keras"),
+            (&[("a.npy", b"")], "NumPy"),
+            (&[("model/model.safetensors", b"")], "unpack"),
+            (&[("a.txt", b"")], "a.txt"),
+        ] {
+            let problem = read(&zip::tests::archive(entries, false)).err().unwrap();
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+
     #[test]
     fn nothing_is_called() {
         let program = pickle(&[b"cos\nsystem\nX\x04\x00\x00\x00true\x85R"]);
@@ -166,8 +232,8 @@ mod tests {
                 let place = place.index(bytes.len());
                 bytes[place] = byte;
             }
-            if let Ok(tensors) = read(&bytes) {
-                tensors.values().for_each(|tensor| drop(tensor.to_f32()));
+            if let Ok(contents) = read(&bytes) {
+                contents.tensors.values().flatten().for_each(|tensor| drop(tensor.to_f32()));
             }
         }
 

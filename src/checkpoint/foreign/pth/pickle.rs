@@ -35,6 +35,44 @@ impl<'a> Pickle<'a> {
     pub fn values(&self) -> &[Value<'a>] {
         &self.values.0
     }
+
+    /// Keys and values of a dictionary, or of an object's attributes (an `argparse.Namespace`'s options, say). OmegaConf keeps a
+    /// configuration's entries in the attribute `_content`.
+    pub fn entries(&self, id: Id) -> Option<&[(Id, Id)]> {
+        let attributes = self.attributes(id)?;
+        match self.attribute(attributes, "_content").map(|content| self.value(content)) {
+            Some(Value::Dict(content)) => Some(content),
+            _ => Some(attributes),
+        }
+    }
+
+    /// The value of OmegaConf's node; anything else is its own value.
+    pub fn node(&self, id: Id) -> Id {
+        let attributes = self.attributes(id).filter(|_| matches!(self.value(id), Value::Object(_)));
+        attributes.and_then(|attributes| self.attribute(attributes, "_val")).unwrap_or(id)
+    }
+
+    fn attribute(&self, attributes: &[(Id, Id)], name: &str) -> Option<Id> {
+        // Objects have few; a large dictionary isn't searched.
+        const MOST: usize = 32;
+        let found = attributes.iter().take(MOST).find(|&&(key, _)| self.values.text(key) == Some(name.as_bytes()));
+        found.map(|&(_, value)| value)
+    }
+
+    fn attributes(&self, id: Id) -> Option<&[(Id, Id)]> {
+        let dict = |id| match self.value(id) {
+            Value::Dict(entries) => Some(&entries[..]),
+            _ => None,
+        };
+        match self.value(id) {
+            // With slots, the state is a pair of dictionaries.
+            Value::Object(state) => match self.value(*state) {
+                Value::Sequence(parts) => parts.iter().find_map(|&part| dict(part)),
+                _ => dict(*state),
+            },
+            _ => dict(id),
+        }
+    }
 }
 
 impl<'a> Machine<'a> {
@@ -56,12 +94,12 @@ impl<'a> Machine<'a> {
             0x88 => self.push(Value::Bool(true))?,
             0x89 => self.push(Value::Bool(false))?,
             b'F' => {
-                self.line()?;
-                self.push(Value::Inert)?;
+                let number = std::str::from_utf8(self.line()?).ok().and_then(|line| line.parse().ok());
+                self.push(number.map_or(Value::Inert, Value::Float))?;
             }
             b'G' => {
-                self.take(8)?;
-                self.push(Value::Inert)?;
+                let number = f64::from_be_bytes(self.array()?);
+                self.push(Value::Float(number))?;
             }
             b'I' | b'L' => {
                 let line = self.line()?;
@@ -143,11 +181,11 @@ impl<'a> Machine<'a> {
             }
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.extend(&[key, value])?;
+                self.set(&[key, value])?;
             }
             b'u' => {
                 let items = self.items()?;
-                self.extend(&items)?;
+                self.set(&items)?;
             }
             // Objects
             b'c' => {
@@ -164,8 +202,7 @@ impl<'a> Machine<'a> {
                 self.discard()?;
                 self.call()?;
             }
-            // An object's state: none of the objects that we know has one that matters.
-            b'b' => self.discard()?,
+            b'b' => self.build()?,
             b'i' => {
                 self.line()?;
                 self.line()?;

@@ -13,9 +13,12 @@ pub type Id = u32;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// Anything that no tensor depends on: None, a float, an object of whatever class.
+    /// Anything that no tensor depends on: None, an object of whatever class.
     Inert,
+    /// An object of whatever class, and its state.
+    Object(Id),
     Int(i64),
+    Float(f64),
     /// A number of more than 64 bits, as it is written.
     Long(&'a [u8]),
     Bool(bool),
@@ -34,6 +37,8 @@ pub enum Global {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
+    /// Of a subclass of tensors: calls one of the others.
+    RebuildFromType,
     Storage(Dtype),
 }
 
@@ -65,6 +70,7 @@ impl Global {
             (b"collections", b"OrderedDict") => Global::OrderedDict,
             (b"torch._utils", b"_rebuild_tensor" | b"_rebuild_tensor_v2") => Global::RebuildTensor,
             (b"torch._utils", b"_rebuild_parameter" | b"_rebuild_parameter_with_state") => Global::RebuildParameter,
+            (b"torch._tensor", b"_rebuild_from_type_v2") => Global::RebuildFromType,
             (_, name) if torch => Global::Storage(match name {
                 b"DoubleStorage" => Dtype::F64,
                 b"FloatStorage" => Dtype::F32,
@@ -127,8 +133,19 @@ impl<'a> Values<'a> {
                 Some(Value::Tensor(tensor)) => Ok(Value::Tensor(tensor.clone())),
                 _ => Err("a parameter holds no tensor".into()),
             },
+            // `(function, type, arguments, state)`
+            Global::RebuildFromType => match *arguments {
+                [inner, _, arguments, ..] if *self.get(inner) != Value::Global(Global::RebuildFromType) => self.call(inner, arguments),
+                _ => Err("a tensor is described in an unknown way".into()),
+            },
             Global::Storage(_) => Ok(Value::Inert),
         }
+    }
+
+    /// How many values a call looks through.
+    pub fn length(&self, function: Id, arguments: Id) -> usize {
+        let list = || self.sequence(*self.sequence(arguments)?.first()?).map(<[Id]>::len);
+        if *self.get(function) == Value::Global(Global::OrderedDict) { list().unwrap_or(0) } else { 0 }
     }
 
     /// `OrderedDict([[key, value], …])`, as Python 2 pickled it; no argument makes an empty one.
