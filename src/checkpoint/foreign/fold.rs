@@ -1,6 +1,7 @@
 //! Makes our network's weights of a foreign file's: batch norm folded into the convolution before it, convolutions channels-last.
 
-use super::rename::{Named, Renamed};
+use super::rename::Renamed;
+use super::root::Named;
 use crate::config::{Backbone, Config};
 use crate::layout::{Entry, Role};
 use crate::weights::{HostTensor, Weights};
