@@ -1,6 +1,6 @@
 //! The wasm-bindgen surface: what `www/detrim/engine.js` calls. Everything above it (fetching, workers, falling back) is JavaScript's.
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Beside, Checkpoint, Guess};
 use crate::config::Architecture;
 use crate::detector::{self, Device};
 use crate::error::Error;
@@ -8,7 +8,7 @@ use crate::eval::{self, profile::Profile};
 use crate::forward::{self, Case, Runner};
 use crate::hash;
 use crate::image::Picture;
-use js_sys::Function;
+use js_sys::{Function, Uint8Array};
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use wasm_bindgen::{Clamped, prelude::*};
@@ -51,16 +51,23 @@ pub struct Model(Checkpoint<Architecture>);
 
 #[wasm_bindgen]
 impl Model {
-    /// `sha256` is what the bytes must hash to, in hexadecimal, or nothing.
+    /// Our own file, or the files of a checkpoint's weights and what lies beside them: `config.json` and `preprocessor_config.json`. `name`
+    /// is for messages; `sha256` is what each file must hash to, in hexadecimal, or nothing.
     #[wasm_bindgen(constructor)]
-    pub fn new(bytes: Vec<u8>, sha256: Option<String>) -> Result<Model, JsValue> {
+    pub fn new(
+        weights: Vec<Uint8Array>,
+        config: Option<String>,
+        preprocessor: Option<String>,
+        name: &str,
+        sha256: Option<Vec<String>>,
+    ) -> Result<Model, JsValue> {
+        let weights: Vec<Vec<u8>> = weights.iter().map(Uint8Array::to_vec).collect();
         if let Some(expected) = sha256 {
-            let found = hash::sha256(&bytes);
-            if !found.eq_ignore_ascii_case(&expected) {
-                return Err(js_error("checksum", &format!("the model's sha256 is {found}, not {expected}")));
-            }
+            check_hashes(&weights, &expected)?;
         }
-        Ok(Self(checkpoint::read_any(&bytes, "the model").map_err(fail)?))
+        let files: Vec<&[u8]> = weights.iter().map(Vec::as_slice).collect();
+        let beside = Beside { config, preprocessor };
+        Ok(Self(checkpoint::import(&files, &beside, name, &Guess::default()).map_err(fail)?))
     }
 
     #[wasm_bindgen(unchecked_return_type = "Card")]
@@ -84,6 +91,19 @@ impl Model {
     fn detr(&self) -> Result<Checkpoint, JsValue> {
         self.0.clone().into_detr("this").map_err(fail)
     }
+}
+
+fn check_hashes(files: &[Vec<u8>], expected: &[String]) -> Result<(), JsValue> {
+    if files.len() != expected.len() {
+        return Err(js_error("argument", &format!("the model has {} files, and {} sha256 were given", files.len(), expected.len())));
+    }
+    for (bytes, expected) in files.iter().zip(expected) {
+        let found = hash::sha256(bytes);
+        if !found.eq_ignore_ascii_case(expected) {
+            return Err(js_error("checksum", &format!("the model's sha256 is {found}, not {expected}")));
+        }
+    }
+    Ok(())
 }
 
 /// A network that is ready to run.

@@ -92,9 +92,9 @@ mod tests {
     use super::*;
     use detrim::checkpoint::{self, Guess};
 
-    fn config() -> Config {
+    fn config() -> Architecture {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-speed.safetensors");
-        checkpoint::open(&file, &Guess::default()).unwrap().config
+        checkpoint::open_any(&file, &Guess::default()).unwrap().config
     }
 
     #[test]

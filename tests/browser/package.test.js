@@ -47,7 +47,7 @@ const TSCONFIG = {
 
 test('the packed package works in an application that Vite builds', async (t) => {
   const { folder, names } = await install(t);
-  for (const needed of ['detrim/index.js', 'detrim/worker.js', 'detrim/wasm/detrim_bg.wasm', 'detrim/local.js', 'detrim/wasm/THIRD-PARTY-NOTICES.txt', 'types/index.d.ts', 'types/model.d.ts', 'README.md', 'LICENSE-APACHE', 'LICENSE-MIT']) {
+  for (const needed of ['detrim/index.js', 'detrim/worker.js', 'detrim/wasm/detrim_bg.wasm', 'detrim/local.js', 'detrim/wasm/THIRD-PARTY-NOTICES.txt', 'types/index.d.ts', 'types/checkpoint.d.ts', 'types/file.d.ts', 'README.md', 'LICENSE-APACHE', 'LICENSE-MIT']) {
     assert.ok(names.includes(needed), `${needed} is not in the package: ${names}`);
   }
   assert.ok(!names.some((name) => /^(app|node_modules|bindgen|dist|samples)\/|\.stamp|\.test\./.test(name)), String(names));

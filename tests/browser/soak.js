@@ -1,11 +1,11 @@
-// Whether memory stays flat over thousands of pictures: `node tests/browser/soak.js [--frames 10000] [--backend cpu|webgpu] [--model FILE]
-// [--samples 40] [--out FILE.json]`, with the site built before. WebGPU is Chromium's software adapter, on which a small model is advisable.
+// Whether memory stays flat over thousands of pictures: `node tests/browser/soak.js [--frames 10000] [--backend cpu|webgpu]
+// [--model FILE|FOLDER] [--samples 40] [--out FILE.json]`, with the site built before. WebGPU is Chromium's software adapter, on which a small model is advisable.
 //
 // The pictures come in turns from everything that a picture can come from; some are broken, some are given up. After every sample garbage is
 // collected, and what is left is measured: WebAssembly's memory, JavaScript's heap, and the processes of the browser as the system sees them (Linux).
 // It ends with an error where any of them still grows in the second half. The first part is for warming up: caches fill, heaps find their size.
 
-import { readFile, readdir, writeFile } from 'node:fs/promises';
+import { readFile, readdir, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -20,12 +20,12 @@ const MAX_GROWTH = { wasm: 0, heap: 0.1, processes: 0.05 };
 
 /**
  * In the page: a detector, and `run` for more pictures.
- * @param {{backend: 'cpu' | 'webgpu'}} options
+ * @param {{backend: 'cpu' | 'webgpu', address: string}} options
  */
-async function prepare({ backend }) {
+async function prepare({ backend, address }) {
   /** @type {typeof import('../../www/detrim/index.js')} */
   const { Detrim } = await import(/** @type {string} */ ('/detrim/index.js'));
-  const detector = await Detrim.load('/soak.safetensors', { backend });
+  const detector = await Detrim.load(address, { backend });
   const cat = await createImageBitmap(await (await fetch('/samples/chelsea.png')).blob());
   const canvas = Object.assign(document.createElement('canvas'), { width: 320, height: 240 });
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext('2d'));
@@ -120,13 +120,16 @@ async function main(argv) {
   const [frames, count] = [Number(values.frames), Number(values.samples)];
   const backend = /** @type {'cpu' | 'webgpu'} */ (values.backend);
   if (!(frames >= count && count >= 8 && Number.isInteger(count)) || !['cpu', 'webgpu'].includes(backend)) {
-    throw new Error('usage: node tests/browser/soak.js [--frames N] [--backend cpu|webgpu] [--model FILE] [--samples N, 8 or more] [--out FILE.json]');
+    throw new Error('usage: node tests/browser/soak.js [--frames N] [--backend cpu|webgpu] [--model FILE|FOLDER] [--samples N, 8 or more] [--out FILE.json]');
   }
   const listed = JSON.parse(await readFile(path.join(REPOSITORY, 'models', 'index.json'), 'utf8'))[0];
   const model = values.model ?? path.join(REPOSITORY, 'models', listed.file);
-  const { page, browser, close } = await openBench({ '/soak.safetensors': model }, { webgpu: backend === 'webgpu' });
+  const isFolder = (await stat(model)).isDirectory();
+  const address = isFolder ? '/soak/' : '/soak.safetensors';
+  const files = isFolder ? Object.fromEntries((await readdir(model)).map((name) => [`${address}${name}`, path.join(model, name)])) : { [address]: model };
+  const { page, browser, close } = await openBench(files, { webgpu: backend === 'webgpu' });
   try {
-    await page.evaluate(prepare, { backend });
+    await page.evaluate(prepare, { backend, address });
     const session = await page.context().newCDPSession(page);
     const begun = performance.now();
     /** @type {Sample[]} */

@@ -131,6 +131,35 @@ test('a call that is given up frees the worker, too', { timeout: 120_000 }, asyn
   assert.equal(site.requests.filter((request) => request.path === MODEL).length, 1);
 });
 
+test('a picture’s file may be bytes, a response, or on its way', async (t) => {
+  const { page, api } = await embed(t, { expected: [/404/] });
+  const { found, errors } = await page.evaluate(async ({ api, MODEL, CAT }) => {
+    const { Detrim } = api;
+    const d = await Detrim.load(MODEL, { backend: 'cpu' });
+    const bytes = new Uint8Array(await (await fetch(CAT)).arrayBuffer());
+    /** @type {Record<string, string>} */
+    const found = {};
+    const sources = { address: CAT, buffer: bytes.buffer, bytes, response: await fetch(CAT), fetching: fetch(CAT), bitmap: createImageBitmap(new Blob([bytes])) };
+    for (const [kind, source] of Object.entries(sources)) found[kind] = await d.detect(source).then(([{ label, score }]) => `${label} ${score.toFixed(3)}`, String);
+    // The caller's frame is taken at once.
+    const frame = new VideoFrame(await createImageBitmap(new Blob([bytes])), { timestamp: 0 });
+    const taken = d.detect(frame);
+    frame.close();
+    const [{ label }] = await taken;
+    const errors = [];
+    for (const source of /** @type {any[]} */ ([new Uint8ClampedArray(16), new Float32Array(16), new Uint8Array(16), fetch('/nowhere.png'), (async () => { throw new Error('no luck'); })()])) {
+      errors.push(await d.detect(source).then(() => 'none', (error) => `${error.code}: ${error.message}`));
+    }
+    return { found: { ...found, frame: label }, errors };
+  }, { api, MODEL, CAT });
+  const { frame, address, ...others } = /** @type {Record<string, string>} */ (found);
+  assert.equal(frame, 'cat');
+  assert.match(address, /^cat 0\./);
+  for (const [kind, cat] of Object.entries(others)) assert.equal(cat, address, kind);
+  assert.deepEqual(errors.map((error) => error.replace(/:.*/s, '')), ['source', 'source', 'source', 'network', 'source']);
+  assert.match(errors[4], /no luck/);
+});
+
 test('labels are one, several, or any collection of them', async (t) => {
   const { page, api } = await embed(t);
   const { counts, errors } = await page.evaluate(async ({ api, MODEL, CAT }) => {

@@ -1,6 +1,7 @@
 // The detector's life on this page: loaded, switched to another backend or model, asked. Only this file uses the package.
 
 import { codeOf, explain, isAbort } from './errors.js';
+import { explainHub, repositoryOf } from './hub.js';
 import { readListing } from './listing.js';
 import { recall, remember } from './memory.js';
 import { dismiss, notify } from './notices.js';
@@ -32,7 +33,9 @@ export async function readModels() {
   const wanted = new URLSearchParams(location.search).get(CHOSEN);
   const named = (/** @type {string | null} */ name) => models.find((m) => m.name === name);
   const model = named(wanted) ?? named(recall(CHOSEN)) ?? models[0];
-  if (wanted && model.name !== wanted) notify('warning', 'model', `There is no model “${wanted}” here; using ${model.name}.`);
+  const repository = wanted?.startsWith('hf:') && repositoryOf(wanted);
+  if (repository) explainHub(repository);
+  else if (wanted && model.name !== wanted) notify('warning', 'model', `There is no model “${wanted}” here; using ${model.name}.`);
   update({ models, model });
 }
 
@@ -90,6 +93,8 @@ async function start(signal) {
   used?.detector.dispose();
   const loaded = { detector, model, backend: state.backend };
   used = loaded;
+  // Of its own models the page's list tells.
+  if (model.files) Object.assign(model, { labels: detector.info.labels });
   ready = Promise.resolve(loaded);
   loading = null;
   detector.onchange = (event) => changed(loaded, event);
@@ -106,7 +111,7 @@ async function start(signal) {
 async function open(model, backend, signal, onProgress) {
   const { Detrim } = await import('../detrim/index.js');
   signal.throwIfAborted();
-  return await Detrim.load(new URL(`models/${model.file}`, document.baseURI), {
+  return await Detrim.load(model.files ?? new URL(`models/${model.file}`, document.baseURI), {
     backend,
     signal,
     sha256: model.sha256,
@@ -268,12 +273,31 @@ export async function switchModel(name) {
 }
 
 /**
+ * Takes a model of the visitor's own into the menu, where it can be loaded.
+ * @param {Model} model
+ */
+export async function useModel(model) {
+  const others = () => state.models.filter((m) => m !== model && !(m.files && m.name === model.name));
+  update({ models: [...others(), model] });
+  try {
+    await choose({ model });
+  } catch (error) {
+    if (used?.model !== model) update({ models: state.models.filter((m) => m !== model) });
+    throw error;
+  }
+  // Its labels are known now.
+  update({ models: [...state.models] });
+}
+
+/**
  * Loads a choice; once it is there, its model is that of the next visit too.
  * @param {Partial<Pick<import('./state.js').State, 'model' | 'backend'>>} choice
  */
 async function choose(choice) {
   update(choice);
-  const { model: { name } } = await load();
+  const { model: { name, files } } = await load();
+  // The next visit won't have the files.
+  if (files) return;
   remember(CHOSEN, name);
   // What was chosen by hand wins over what the address said.
   const address = new URL(location.href);

@@ -1,7 +1,10 @@
 // Ways for a photo to come in: chosen, dropped, pasted.
 
 import { byId } from './dom.js';
+import { filesOf } from './dropped.js';
+import { explainHub, repositoryOf } from './hub.js';
 import { notify } from './notices.js';
+import { isModelFile, openModel } from './own_model.js';
 import { add } from './pictures.js';
 
 const input = byId('file', HTMLInputElement);
@@ -42,10 +45,24 @@ function startDrop() {
   document.addEventListener('drop', (event) => {
     event.preventDefault();
     over(0);
-    const files = [...(event.dataTransfer?.files ?? [])];
-    if (files.length > 0) void add(files);
-    else notify('warning', 'file', 'That was a link, not a file. Save the picture first: this page contacts no other site.');
+    if (event.dataTransfer) void take(event.dataTransfer);
   });
+}
+
+/** @param {DataTransfer} transfer */
+async function take(transfer) {
+  const repository = repositoryOf(transfer.getData('text/plain'));
+  const files = await filesOf(transfer);
+  const model = files.filter(isModelFile);
+  const pictures = files.filter((file) => !isModelFile(file));
+  if (model.length > 0) void openModel(model);
+  // Beside a model may lie a licence or a description, which are no pictures.
+  if (pictures.length > 0 && (model.length === 0 || pictures.some(({ type }) => type.startsWith('image/')))) {
+    void add(model.length === 0 ? pictures : pictures.filter(({ type }) => type.startsWith('image/')));
+  }
+  if (files.length > 0) return;
+  if (repository) explainHub(repository);
+  else notify('warning', 'file', 'That was a link, not a file. Save the picture first: this page contacts no other site.');
 }
 
 async function paste() {

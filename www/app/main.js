@@ -13,6 +13,7 @@ import { startInputs } from './inputs.js';
 import { startList } from './list.js';
 import { startModels } from './models.js';
 import { notify } from './notices.js';
+import { startOwnModel } from './own_model.js';
 import { startOverlay } from './overlay.js';
 import { startPictures } from './pictures.js';
 import { startRunsOn } from './runs_on.js';
@@ -39,7 +40,7 @@ if (typeof WebAssembly === 'object' && typeof Worker === 'function') {
 function start() {
   const backend = address.get('backend');
   if (backend === 'cpu' || backend === 'webgpu' || backend === 'auto') update({ backend });
-  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startCompare, startSecond, startSave, startEmbed, startShortcuts, startAnnounce]) part();
+  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startOwnModel, startCompare, startSecond, startSave, startEmbed, startShortcuts, startAnnounce]) part();
   describe();
   if (address.has('bench')) startBench();
   void startSamples();

@@ -33,13 +33,14 @@
  */
 
 /**
- * An entry of models/index.json.
+ * An entry of models/index.json, or a model of the visitor's own.
  * @typedef {object} Model
  * @property {string} name
  * @property {string} file
  * @property {number} bytes
- * @property {string} sha256
+ * @property {string} [sha256]
  * @property {unknown[]} labels
+ * @property {File[]} [files] the visitor's own
  * @property {{on?: string, AP?: number, speed?: number}} [metrics] `speed`: times as fast as the first model, as wasm
  * @property {number} [threshold]
  * @property {string} [licence]

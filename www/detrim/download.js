@@ -10,16 +10,21 @@ import { aborted } from './signals.js';
  * @returns {Promise<Blob>}
  */
 export async function download(url, signal, onBytes) {
-  /** @type {Response} */
-  let response;
+  return await receive(await get(url, signal), shortened(url), signal, onBytes);
+}
+
+/**
+ * @param {string | URL} url
+ * @param {AbortSignal} [signal]
+ */
+export async function get(url, signal) {
   try {
-    response = await fetch(url, { signal });
+    return await fetch(url, { signal });
   } catch (error) {
     if (signal?.aborted) throw aborted(signal);
     throw DetrimError.from(error, 'network', isElsewhere(url)
       ? `${shortened(url)}: it can't be fetched; if it is there, its server must allow other sites to read it (CORS: Access-Control-Allow-Origin)` : shortened(url));
   }
-  return await receive(response, shortened(url), signal, onBytes);
 }
 
 /**

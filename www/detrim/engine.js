@@ -7,6 +7,7 @@ import { count } from './download.js';
 import { toPixels } from './source.js';
 
 /** @import { AttentionMaps, Bench, Info, Profile, Times } from './index.js' */
+/** @import { ModelFiles } from './checkpoint.js' */
 /** @import { Frame, Pixels } from './source.js' */
 
 /**
@@ -17,7 +18,7 @@ import { toPixels } from './source.js';
  *   | {kind: 'crash', message: string}} EngineEvent
  */
 
-/** @typedef {{model: Blob, sha256?: string, backend: 'auto' | 'webgpu' | 'cpu', why?: string | null}} LoadRequest */
+/** @typedef {{model: ModelFiles, sha256?: string[], backend: 'auto' | 'webgpu' | 'cpu', why?: string | null}} LoadRequest */
 /** @typedef {{label: string, score: number, query: number, box: {xmin: number, ymin: number, xmax: number, ymax: number}}} Found */
 /** @typedef {{detections: Found[], times: Times, width: number, height: number}} Detected */
 
@@ -75,7 +76,7 @@ export class Engine {
   async load(request) {
     this.#request = request;
     await this.prepare();
-    const { size } = request.model;
+    const size = request.model.weights.reduce((sum, file) => sum + file.size, 0);
     this.#emit({ kind: 'progress', phase: 'load', loaded: 0, total: size });
     await this.#open(request.backend, request.why ?? null);
     this.#emit({ kind: 'progress', phase: 'load', loaded: size, total: size });
@@ -111,16 +112,16 @@ export class Engine {
   }
 
   async #read() {
-    const { model, sha256 } = /** @type {LoadRequest} */ (this.#request);
-    /** @type {ArrayBuffer} */
+    const { model: { weights, config, preprocessor, name }, sha256 } = /** @type {LoadRequest} */ (this.#request);
+    /** @type {ArrayBuffer[]} */
     let bytes;
     try {
-      bytes = await model.arrayBuffer();
+      bytes = await Promise.all(weights.map(file => file.arrayBuffer()));
     } catch (error) {
       throw DetrimError.from(error, 'model', 'the model\'s file can\'t be read');
     }
     try {
-      return new Model(new Uint8Array(bytes), sha256);
+      return new Model(bytes.map(buffer => new Uint8Array(buffer)), config, preprocessor, name, sha256);
     } catch (error) {
       throw typed(error);
     }

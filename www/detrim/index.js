@@ -8,9 +8,9 @@
  * @module
  */
 
+import { gather, hubOrigin } from './checkpoint.js';
 import { DetrimError } from './errors.js';
 import { here } from './here.js';
-import { fetchModel } from './model.js';
 import { RemoteEngine } from './remote.js';
 import { abortable, aborted, follow } from './signals.js';
 import { toFrame, toPixels } from './source.js';
@@ -22,7 +22,8 @@ const GONE = 'the detector was disposed of';
 
 export { DetrimError };
 /** @typedef {import('./errors.js').ErrorCode} ErrorCode */
-/** @typedef {import('./model.js').ModelSource} ModelSource */
+/** @typedef {import('./checkpoint.js').ModelSource} ModelSource */
+/** @typedef {import('./checkpoint.js').CheckpointParts} CheckpointParts */
 /** @typedef {import('./source.js').Source} Source */
 
 /**
@@ -33,7 +34,8 @@ export { DetrimError };
  * @property {boolean} [worker] false: compute on the calling thread, which then stands still meanwhile
  * @property {string | URL} [workerUrl] where this package's `worker.js` lies, for pages on another origin than the package, and for some bundlers
  * @property {string | URL} [wasmUrl] where this package's `wasm/detrim_bg.wasm` lies, where that isn't beside the script that computes
- * @property {string} [sha256] what the model's sha256 must be, in hexadecimal
+ * @property {string | string[]} [sha256] what the weights' sha256 must be, in hexadecimal; of several files, each one's
+ * @property {boolean | string | URL} [hub] whether `hf:OWNER/NAME` may be fetched from Hugging Face, or from which origin instead
  */
 
 /**
@@ -130,12 +132,15 @@ export class Detrim extends EventTarget {
   /**
    * Loads a model and gets everything ready. Only the model, the worker's script and the WebAssembly file are fetched.
    *
-   * @param {ModelSource | PromiseLike<ModelSource>} model its address or itself
+   * @param {ModelSource | PromiseLike<ModelSource>} model detrim's own file, or a checkpoint as Hugging Face keeps it: the address of its folder
+   *   (which ends in a slash), `hf:OWNER/NAME`, its parts, or its files as somebody chose them
    * @param {LoadOptions} [options]
    * @returns {Promise<Detrim>}
    */
-  static async load(model, { backend = 'auto', onProgress, signal, worker = true, workerUrl, wasmUrl, sha256 } = {}) {
+  static async load(model, { backend = 'auto', onProgress, signal, worker = true, workerUrl, wasmUrl, sha256, hub } = {}) {
     if (!['auto', 'webgpu', 'cpu'].includes(backend)) throw new DetrimError('argument', `there is no backend '${backend}'`);
+    const hashes = typeof sha256 === 'string' ? [sha256] : sha256;
+    const origin = hubOrigin(hub);
     if (signal?.aborted) throw aborted(signal);
     const detrim = new Detrim();
     detrim.#onProgress = onProgress;
@@ -143,8 +148,8 @@ export class Detrim extends EventTarget {
     const download = new AbortController();
     try {
       const onBytes = (/** @type {number} */ loaded, /** @type {number | null} */ total) => onProgress?.({ phase: 'download', loaded, total });
-      const [file] = await abortable(signal, Promise.all([fetchModel(model, download.signal, onBytes), detrim.#start(worker, workerUrl, wasmUrl)]));
-      await abortable(signal, detrim.#running.load({ model: file, sha256, backend }));
+      const [files] = await abortable(signal, Promise.all([gather(model, { hub: origin, signal: download.signal, onBytes }), detrim.#start(worker, workerUrl, wasmUrl)]));
+      await abortable(signal, detrim.#running.load({ model: files, sha256: hashes, backend }));
     } catch (error) {
       download.abort();
       detrim.dispose();
@@ -157,7 +162,7 @@ export class Detrim extends EventTarget {
   /**
    * What is in a picture.
    *
-   * @param {Source} source
+   * @param {Source | PromiseLike<Source>} source
    * @param {DetectOptions} [options]
    * @returns {Promise<Detections>}
    */
@@ -175,7 +180,7 @@ export class Detrim extends EventTarget {
    * Where a query looked in a picture: the last decoder layer's cross-attention. Always computed on the CPU, by a network that is loaded with the
    * first call; of the last picture all queries are remembered.
    *
-   * @param {Source} source
+   * @param {Source | PromiseLike<Source>} source
    * @param {number} query a {@link Detection}'s
    * @param {object} [options]
    * @param {AbortSignal} [options.signal]
@@ -271,7 +276,7 @@ export class Detrim extends EventTarget {
    *
    * @template {'detect' | 'attention'} Name
    * @param {Name} name
-   * @param {Source} source
+   * @param {Source | PromiseLike<Source>} source
    * @param {Omit<Parameters<Calls[Name]>[0], 'frame' | 'owned'>} args
    * @param {AbortSignal | undefined} signal
    * @returns {Promise<Awaited<ReturnType<Calls[Name]>>>}

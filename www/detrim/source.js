@@ -1,14 +1,13 @@
 // From anything that shows a picture to its pixels: first to a frame that can be sent to a worker, there to RGBA.
 
 import { DetrimError } from './errors.js';
-import { download } from './download.js';
-import { called } from './model.js';
+import { called, tag, toBlob } from './file.js';
 import { isLying, takeOrientation, uprightTransform } from './orientation.js';
 
 /**
- * Whatever a picture can come from. A `<video>` gives its current frame.
+ * Whatever a picture can come from. A `<video>` gives its current frame; bytes are those of a picture's file.
  *
- * @typedef {string | URL | Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | HTMLVideoElement | VideoFrame} Source
+ * @typedef {string | URL | Blob | ArrayBuffer | Uint8Array | Response | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | HTMLVideoElement | VideoFrame} Source
  */
 
 /**
@@ -38,18 +37,44 @@ const CORS = 'the picture comes from another host without its permission to read
 /**
  * Waits for what isn't there yet, an `<img loading="lazy">` out of sight for one: who calls ends that when it is given up.
  *
- * @param {Source} source
+ * @param {Source | PromiseLike<Source>} source
  * @param {AbortSignal} [signal] ends a download
  * @returns {Promise<{frame: Frame, owned: boolean}>} `owned`: the frame is ours to give away or close
  */
 export async function toFrame(source, signal) {
+  // What isn't a promise is taken at once: the caller may close a frame as soon as this returns.
+  return take(isPromise(source) ? await source.then(undefined, promiseFailed) : source, signal);
+}
+
+/** @param {unknown} source @returns {source is PromiseLike<Source>} */
+function isPromise(source) {
+  return typeof source === 'object' && source !== null && 'then' in source && typeof source.then === 'function';
+}
+
+/** @param {unknown} error @returns {never} */
+function promiseFailed(error) {
+  throw DetrimError.from(error, 'source', 'the picture');
+}
+
+/**
+ * @param {Source} source
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<{frame: Frame, owned: boolean}>}
+ */
+async function take(source, signal) {
   // By its tag and not by instanceof, so that an element of another window is known too.
-  const kind = Object.prototype.toString.call(source).slice(8, -1);
+  const kind = tag(source);
   try {
     switch (kind) {
       case 'String':
       case 'URL':
-        return { frame: await download(/** @type {string | URL} */ (source), signal), owned: true };
+      case 'ArrayBuffer':
+      case 'SharedArrayBuffer':
+      case 'Uint8Array':
+      case 'DataView':
+      case 'Response':
+      case 'FileSystemFileHandle':
+        return { frame: await toBlob(/** @type {string | URL | ArrayBuffer | Uint8Array | Response} */ (source), signal), owned: true };
       case 'Blob':
       case 'File':
       case 'ImageData':
@@ -72,7 +97,7 @@ export async function toFrame(source, signal) {
   } catch (error) {
     throw DetrimError.from(error, 'source', `can't get a picture from this ${kind}`);
   }
-  throw new DetrimError('source', `can't get a picture from ${called(source)}: an address, Blob, ImageBitmap, ImageData, <img>, <canvas>, <video> or VideoFrame was expected`);
+  throw new DetrimError('source', `can't get a picture from ${called(source)}: an address, Blob, a file's bytes, Response, ImageBitmap, ImageData, <img>, <canvas>, <video> or VideoFrame was expected`);
 }
 
 /** @param {ImageBitmapSource} source */
@@ -93,7 +118,7 @@ async function bitmap(source) {
  * @param {unknown} problem
  */
 export function notSent(frame, problem) {
-  if (Object.prototype.toString.call(frame) === '[object ImageBitmap]' && isTainted(/** @type {ImageBitmap} */ (frame))) {
+  if (tag(frame) === 'ImageBitmap' && isTainted(/** @type {ImageBitmap} */ (frame))) {
     return new DetrimError('source', CORS, { cause: problem });
   }
   return DetrimError.from(problem, 'source', 'the picture can\'t be given to the worker');

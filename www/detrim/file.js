@@ -1,54 +1,66 @@
-// Where a model can come from: an address, or bytes in any form that JavaScript has them in.
+// Where a file can come from: an address, or bytes in any form that JavaScript has them in.
 
-import { HEAD, mistakenModel } from './contents.js';
+import { HEAD, mistaken } from './contents.js';
 import { download, receive, shortened } from './download.js';
 import { DetrimError } from './errors.js';
 
 /**
- * Whatever a model can come from.
+ * Whatever a file can come from.
  *
- * @typedef {string | URL | Blob | ArrayBuffer | ArrayBufferView | Response | FileSystemFileHandle} ModelSource
+ * @typedef {string | URL | Blob | ArrayBuffer | ArrayBufferView | Response | FileSystemFileHandle} FileSource
  */
 
 const EXPECTED = 'an address (a string or URL), Blob, File, ArrayBuffer, typed array or Response was expected';
 
 /**
- * @param {ModelSource | PromiseLike<ModelSource>} source
+ * @param {FileSource} source
  * @param {AbortSignal} signal
  * @param {(loaded: number, total: number | null) => void} onBytes
+ * @param {string} [what] which of a model's files it is to be, if not its weights
  * @returns {Promise<Blob>}
  */
-export async function fetchModel(source, signal, onBytes) {
-  const model = await promised(source);
-  const blob = await toBlob(model, signal, onBytes);
-  const name = tag(model) === 'String' || tag(model) === 'URL' ? shortened(/** @type {string | URL} */ (model)) : 'the model';
+export async function fetchFile(source, signal, onBytes, what) {
+  const blob = await toBlob(source, signal, onBytes);
+  const name = nameOf(source, what);
   if (blob.size === 0) throw new DetrimError('model', `${name}: the file is empty`);
-  const problem = mistakenModel(new Uint8Array(await read(blob.slice(0, HEAD))));
+  const head = new Uint8Array(await read(blob.slice(0, HEAD)));
+  const problem = mistaken(head);
   if (problem) throw new DetrimError('model', `${name}: this is ${problem}`);
   return blob;
 }
 
-/** @param {ModelSource | PromiseLike<ModelSource>} source */
-async function promised(source) {
-  try {
-    return await source;
-  } catch (error) {
-    throw DetrimError.from(error, 'network', 'the model');
+/**
+ * What a file is called in messages.
+ *
+ * @param {FileSource} source
+ * @param {string} [what] which of a model's files it is to be
+ */
+export function nameOf(source, what) {
+  switch (tag(source)) {
+    case 'String':
+    case 'URL':
+      return shortened(/** @type {string | URL} */ (source));
+    case 'Response':
+      return shortened(/** @type {Response} */ (source).url) || 'the file';
+    case 'File':
+    case 'FileSystemFileHandle':
+      return shortened(/** @type {File | FileSystemFileHandle} */ (source).name) || 'the file';
   }
+  return `the model${what ? `'s ${what}` : ''}`;
 }
 
 /**
- * @param {ModelSource} model
- * @param {AbortSignal} signal
- * @param {(loaded: number, total: number | null) => void} onBytes
+ * @param {FileSource} model
+ * @param {AbortSignal} [signal]
+ * @param {(loaded: number, total: number | null) => void} [onBytes]
  * @returns {Promise<Blob>}
  */
-async function toBlob(model, signal, onBytes) {
+export async function toBlob(model, signal, onBytes) {
   if (ArrayBuffer.isView(model)) return new Blob([unshared(model)]);
   // By its tag and not by instanceof, so that what another window made is known too.
   switch (tag(model)) {
     case 'String':
-      if (String(model).trim() === '') throw new DetrimError('argument', `the model's address is empty; ${EXPECTED}`);
+      if (String(model).trim() === '') throw new DetrimError('argument', `the address is empty; ${EXPECTED}`);
       return await download(String(model), signal, onBytes);
     case 'URL':
       return await download(/** @type {URL} */ (model), signal, onBytes);
@@ -59,13 +71,12 @@ async function toBlob(model, signal, onBytes) {
     case 'SharedArrayBuffer':
       return new Blob([unshared(new Uint8Array(/** @type {ArrayBuffer} */ (model)))]);
     case 'Response': {
-      const response = /** @type {Response} */ (model);
-      return await receive(response, response.url ? shortened(response.url) : 'the model', signal, onBytes);
+      return await receive(/** @type {Response} */ (model), nameOf(model), signal, onBytes);
     }
     case 'FileSystemFileHandle':
       return await /** @type {FileSystemFileHandle} */ (model).getFile();
   }
-  throw new DetrimError('argument', `no model can be loaded from ${called(model)}: ${EXPECTED}`);
+  throw new DetrimError('argument', `no file can be loaded from ${called(model)}: ${EXPECTED}`);
 }
 
 /** The bytes in memory of their own, which a Blob demands. @param {ArrayBufferView} view @returns {ArrayBufferView<ArrayBuffer>} */
@@ -83,8 +94,8 @@ async function read(blob) {
   }
 }
 
-/** @param {unknown} value */
-function tag(value) {
+/** What something is, whichever window made it. @param {unknown} value */
+export function tag(value) {
   return Object.prototype.toString.call(value).slice(8, -1);
 }
 
