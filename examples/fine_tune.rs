@@ -30,14 +30,14 @@ pub fn fine_tune(student: &Path, teacher: &Path, labels: &Path, images: &Path, s
     let mut state = State { provenance: student.card.provenance.clone(), ..State::new(trainable(&student.weights)) };
 
     // Labelled images in two augmented views. The backbones are frozen: their features are computed once, into a folder.
-    let pictures = Pictures::open(&[labels.into()], images, &config.labels, false)?;
+    let pictures = Pictures::open(&[labels.into()], images, &config.labels, false, false)?;
     let views = Views::new(2, 0, 0.0, &pictures);
     let cache = tempfile::tempdir()?;
     let features = |of: &Checkpoint| Features::open_or_build(cache.path(), of, of.config.backbone.stages(), &pictures, &views, &Silent);
     let (ours, theirs) = (features(&student)?, features(&teacher)?);
     let batch = 4;
     let data = Data::new(pictures, ours, 0.0, batch, 0)?.taught(Teacher::new(&teacher, config, &state.weights, 1.0)?, theirs);
-    data.problems().for_each(|problem| eprintln!("left out: {problem}"));
+    data.pictures().problems.iter().chain(data.undecoded()).for_each(|problem| eprintln!("{problem}"));
 
     let shards = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(batch);
     let criterion = Criterion::new(config.class_activation);

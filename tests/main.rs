@@ -14,6 +14,7 @@ mod gpu;
 mod hostile;
 mod importance;
 mod kernels;
+mod labels;
 mod losses;
 mod naive;
 mod parity;

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Eight pictures of one or two coloured rectangles, whose colour is their class.
-fn pictures(folder: &Path) -> PathBuf {
+pub fn pictures(folder: &Path) -> PathBuf {
     let colours = [[200, 40, 40], [40, 180, 60], [50, 70, 210]];
     let (mut images, mut annotations) = (Vec::new(), Vec::new());
     for i in 0..8u32 {
@@ -40,7 +40,7 @@ fn pictures(folder: &Path) -> PathBuf {
 }
 
 /// A small new transformer, on the backbone of the page's model.
-fn train(folder: &Path, out: &str, options: &[&str]) -> Command {
+pub fn train(folder: &Path, out: &str, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
     let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/detr-lite0-base.safetensors");
     command.current_dir(folder).args(["train", "--labels", "labels.json", "--images", ".", "--cache", "cache", "--views", "1", "--out", out]);
@@ -49,13 +49,13 @@ fn train(folder: &Path, out: &str, options: &[&str]) -> Command {
     command
 }
 
-fn run(mut command: Command) -> Output {
+pub fn run(mut command: Command) -> Output {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 

@@ -2,11 +2,12 @@
 
 use super::bars::Bars;
 use super::model::{self, GuessArguments};
-use super::{complain, print, relate};
+use super::{complain, locate, open_annotations, print, relate};
 use anyhow::{Result, bail, ensure};
 use comfy_table::{Table, presets};
 use detrim::eval::coco::bootstrap::{self, Interval, Intervals};
-use detrim::eval::coco::dataset::{Category, Dataset, Scored, read_detections};
+use detrim::eval::coco::dataset::{Category, Dataset};
+use detrim::eval::coco::detections::{Scored, read_detections};
 use detrim::eval::coco::matching::threshold;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
 use detrim::eval::coco::operating::OperatingPoint;
@@ -65,8 +66,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let mut dataset = Dataset::open(&arguments.annotations)?;
-    complain(&arguments.annotations.display().to_string(), "left out", &dataset.problems);
+    let mut dataset = open_annotations(&arguments.annotations.display().to_string(), &arguments.annotations)?;
     let open = |file: &Option<PathBuf>| file.as_deref().map(|file| read(file, &dataset)).transpose();
     let (given, other) = (open(&arguments.detections)?, open(&arguments.against)?);
     if let Some(limit) = arguments.limit {
@@ -77,7 +77,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let detections = match given {
         Some(detections) => detections,
-        None => detect(&arguments, &dataset)?,
+        None => detect(&arguments, &mut dataset)?,
     };
     if let Some(path) = &arguments.save {
         write(path, &serde_json::to_vec(&detections)?)?;
@@ -133,27 +133,30 @@ pub fn run(arguments: Arguments) -> Result<()> {
 
 /// Detections from a file. Those that go with nothing in the annotations are told; if all are so, they are of another dataset.
 fn read(file: &Path, annotations: &Dataset) -> Result<Vec<Scored>> {
-    let detections = read_detections(file)?;
-    let (name, strays) = (file.display().to_string(), annotations.strays(&detections));
-    if let Some(first) = strays.first() {
-        ensure!(strays.len() < detections.len(), "{name}: all detections are of pictures or categories that the annotations don't have ({first})");
+    let (detections, problems) = read_detections(file)?;
+    let (name, strays) = (file.display(), annotations.strays(&detections));
+    let told = strays.left_out();
+    if let Some(first) = told.first() {
+        ensure!(strays.total() < detections.len(), "{name}: all detections are of pictures or categories that the annotations don't have ({first})");
     }
-    complain(&name, "detections count for nothing", &strays);
+    for sentence in problems.iter().chain(&told) {
+        eprintln!("{name}: {sentence}");
+    }
     Ok(detections)
 }
 
 /// In how many pictures only `ours` found something.
 fn without(dataset: &Dataset, ours: &[Scored], theirs: &[Scored]) -> usize {
-    let pictures = |found: &[Scored]| -> HashSet<u64> { found.iter().map(|found| found.image_id).collect() };
-    let (ours, theirs) = (pictures(ours), pictures(theirs));
-    dataset.images.iter().filter(|image| ours.contains(&image.id) && !theirs.contains(&image.id)).count()
+    let pictures = |found: &[Scored]| -> HashSet<usize> { found.iter().filter_map(|found| Some(dataset.places(found).ok()?.0)).collect() };
+    pictures(ours).difference(&pictures(theirs)).count()
 }
 
 /// Runs the model over the pictures, with a progress bar.
-fn detect(arguments: &Arguments, dataset: &Dataset) -> Result<Vec<Scored>> {
+fn detect(arguments: &Arguments, dataset: &mut Dataset) -> Result<Vec<Scored>> {
     let (Some(model), Some(images)) = (&arguments.model, &arguments.images) else { bail!("--model and --images go together") };
     let checkpoint = model::open(model, &arguments.guess)?;
-    relate(&arguments.annotations.display().to_string(), dataset, &checkpoint.config.labels);
+    relate(&arguments.annotations.display().to_string(), dataset, &checkpoint.config.labels, "none of them can be found")?;
+    locate(dataset, images);
     let bars = Bars::default();
     bars.begin("pictures", dataset.images.len());
     let run = run::detect_all(&checkpoint, dataset, images, || bars.step());
@@ -179,7 +182,7 @@ struct Class<'a> {
 
 fn classes<'a>(dataset: &'a Dataset, evaluation: &Evaluation) -> Vec<Class<'a>> {
     let class = |(index, category): (usize, &'a Category)| {
-        let boxes = dataset.annotations.iter().filter(|a| a.category_id == category.id).count();
+        let boxes = dataset.annotations.iter().filter(|a| a.category == index).count();
         let (ap, ap50) = evaluation.category(index);
         Class { name: &category.name, boxes, ap, ap50 }
     };
@@ -191,8 +194,8 @@ fn metrics_table(metrics: &Metrics, intervals: &Intervals) -> Table {
     table.load_style(presets::NOTHING);
     for (name, value) in metrics.named() {
         let interval = match name {
-            "AP" => between(intervals.ap, percent),
-            "AP50" => between(intervals.ap50, percent),
+            "AP" if value.is_some() => between(intervals.ap, percent),
+            "AP50" if value.is_some() => between(intervals.ap50, percent),
             _ => String::new(),
         };
         table.add_row([name.into(), value.map_or("–".into(), percent), interval]);

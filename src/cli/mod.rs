@@ -23,10 +23,13 @@ pub mod report;
 pub mod train;
 pub mod trim;
 
+use anyhow::Context;
 use detrim::config::Label;
 use detrim::detector::Device;
 use detrim::eval::coco::dataset::Dataset;
+use detrim::eval::coco::image_folder::ImageFolder;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 /// What to compute on.
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
@@ -61,10 +64,31 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Tells how annotations go with a model's classes where no name is the same: others may have been meant.
-fn relate(of: &str, annotations: &Dataset, labels: &[Label]) {
-    if let Some(related) = annotations.by_id(labels) {
-        eprintln!("warning: {of}: {related}");
+/// Tells how annotations go with a model's classes where that isn't plain, a line each; what becomes of boxes without a class is `lost`.
+fn relate(of: &str, annotations: &Dataset, labels: &[Label], lost: &str) -> anyhow::Result<()> {
+    let categories = annotations.categories_of(labels).with_context(|| of.to_string())?;
+    for sentence in annotations.relation(labels, &categories, lost) {
+        eprintln!("warning: {of}: {sentence}");
+    }
+    Ok(())
+}
+
+/// Opens annotations, and tells what of them is left out and what was assumed.
+fn open_annotations(of: &str, file: &Path) -> anyhow::Result<Dataset> {
+    let dataset = Dataset::open(file)?;
+    for sentence in dataset.problems.iter().chain(&dataset.notes) {
+        eprintln!("{of}: {sentence}");
+    }
+    if let Some(sentence) = dataset.all_crowds() {
+        eprintln!("warning: {of}: {sentence}");
+    }
+    Ok(dataset)
+}
+
+/// Finds the pictures of annotations, and tells of those that are called otherwise there.
+fn locate(annotations: &mut Dataset, folder: &Path) {
+    if let Some(sentence) = ImageFolder::new(folder).locate(&mut annotations.images) {
+        eprintln!("{}: {sentence}", folder.display());
     }
 }
 

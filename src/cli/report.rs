@@ -126,12 +126,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let parent_sha256 = super::model::sha256(path)?;
     let (dataset, annotations_sha256) = match annotations {
         Some(path) => {
-            let mut dataset = Dataset::open(path)?;
-            super::complain(&path.display().to_string(), "left out", &dataset.problems);
+            let name = path.display().to_string();
+            let mut dataset = super::open_annotations(&name, path)?;
             dataset.truncate(arguments.limit.unwrap_or(usize::MAX));
-            ensure!(!dataset.images.is_empty(), "{}: there are no pictures", path.display());
-            dataset.categories_of(&config.labels)?;
-            super::relate(&path.display().to_string(), &dataset, &config.labels);
+            ensure!(!dataset.images.is_empty(), "{name}: there are no pictures");
+            super::relate(&name, &dataset, &config.labels, "none of them can be found")?;
+            if let Some(photos) = photos {
+                super::locate(&mut dataset, photos);
+            }
             (dataset, sha256(&std::fs::read(path).with_context(|| path.display().to_string())?))
         }
         None => (Dataset::default(), String::new()),

@@ -57,6 +57,9 @@ pub struct Arguments {
     /// Boxes in COCO's format to fine-tune on; see detrim train
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
+    /// Find the model's classes among the labels' categories by name (model), or by number in files that share no name with it (ids)
+    #[arg(long, value_parser = ["model", "ids"], default_value = "model")]
+    classes: String,
     /// Measure how often a list of detections among the labels is right; see detrim train
     #[arg(long)]
     calibrate: bool,
@@ -122,6 +125,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     heal(&arguments, &work, last, &parent).parse::<train::Arguments>()?;
     let whole = model::open(file, &arguments.guess)?;
     one_size(whole.config.pixels.resize)?;
+    train::classes::ensure_common(&arguments.labels, &whole.config, arguments.classes == "ids")?;
     let sha256 = model::sha256(file)?;
     let Arguments { pictures, importance, seed, .. } = &arguments;
     let asked = serde_json::json!({
@@ -273,6 +277,7 @@ fn heal(arguments: &Arguments, work: &Path, Round { trimmed, healing, .. }: &Rou
     for labels in &arguments.labels {
         line.option("--labels", labels);
     }
+    line.option("--classes", &arguments.classes);
     if arguments.calibrate {
         line.put("--calibrate");
     }

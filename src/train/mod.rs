@@ -5,6 +5,7 @@
 //! → AdamW.
 
 pub mod anchors;
+pub mod classes;
 pub mod clip;
 pub mod data;
 pub mod denoise;

@@ -1,11 +1,11 @@
 //! What a run begins with: options, network and state.
 
 use super::Arguments;
+use super::classes::{Classes, choose, declared};
 use crate::cli::model;
 use anyhow::{Context, Result, bail, ensure};
 use detrim::checkpoint::Guess;
 use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
-use detrim::eval::coco::dataset::Dataset;
 use detrim::hash::sha256;
 use detrim::train::anchors::anchored;
 use detrim::train::folder::Folder;
@@ -16,13 +16,12 @@ use detrim::train::state;
 use detrim::train::step::trainable;
 use indicatif::HumanCount;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Options that decide what each step is given, and how its sums are rounded: a run with others is another run.
 const FIXED: [&str; 9] = ["batch", "views", "seed", "calibrate", "close_ups", "repeat_rare", "unfreeze", "shards", "labels_sha256"];
 /// Options of which a run makes its network when it begins.
-const NETWORK: [&str; 8] = ["model", "backbone", "anchors", "state", "d_model", "encoder_layers", "decoder_layers", "queries"];
+const NETWORK: [&str; 9] = ["model", "backbone", "anchors", "state", "classes", "d_model", "encoder_layers", "decoder_layers", "queries"];
 /// Options that change how a run goes on.
 const CHANGEABLE: [&str; 13] =
     ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "groups", "teacher", "teach_weight", "images", "dev", "device"];
@@ -85,8 +84,8 @@ pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Option
     Ok(now)
 }
 
-/// Where the run is: in its folder, in the state of another run, or at a model.
-pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> {
+/// Where the run is: in its folder, in the state of another run, or at a model. And which classes it learns, where it begins.
+pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State, Option<Classes>)> {
     if folder.last().exists() {
         let (config, state) = state::read(&folder.last())?;
         if let Some(stages) = state.stages().filter(|&stages| stages != arguments.unfreeze) {
@@ -95,9 +94,9 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
             bail!("{file}: the run was begun with --unfreeze {stages}, not {asked}; begin one with --state {file} in another folder to change it");
         }
         eprintln!("going on at step {}", state.step);
-        return Ok((config, state));
+        return Ok((config, state, None));
     }
-    let (config, state) = match (&arguments.model, &arguments.backbone, &arguments.state) {
+    let (mut config, mut state) = match (&arguments.model, &arguments.backbone, &arguments.state) {
         (Some(path), ..) => {
             let model = model::open(path, &arguments.guess)?;
             let mut weights = trainable(&model.weights);
@@ -108,6 +107,7 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
             (model.config, State { provenance: model.card.provenance, ..State::new(weights) })
         }
         (_, Some(path), _) => {
+            ensure!(matches!(arguments.classes, None | Some(Classes::Labels)), "--classes: a new transformer has no classes but the labels'");
             let parent = model::open_backbone(path, &arguments.guess)?;
             let start = fresh(config(arguments, &parent.config)?, &parent.weights, arguments.seed)?;
             (start.config, State::new(trainable(&start.weights)))
@@ -117,29 +117,16 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State)> 
     };
     let step = HumanCount(state.step);
     ensure!(state.step < arguments.steps, "the state is at step {step} already: --steps counts all steps, those before too");
-    Ok((config, state))
+    let classes = match &arguments.backbone {
+        Some(_) => Classes::Labels,
+        None => choose(arguments.classes, &arguments.labels, &mut config, &mut state, arguments.seed)?,
+    };
+    Ok((config, state, Some(classes)))
 }
 
 /// The transformer that a run from a backbone begins with.
 fn config(arguments: &Arguments, parent: &Config) -> Result<Config> {
-    let mut categories = BTreeMap::new();
-    for file in &arguments.labels {
-        for category in Dataset::open(file)?.categories {
-            // Boxes go by the classes' names; the first file's ids are the model's.
-            if categories.values().any(|name| *name == category.name) {
-                continue;
-            }
-            if let Some(other) = categories.insert(category.id, category.name.clone()) {
-                bail!("{}: category {} is {:?} here and {other:?} in an earlier label file", file.display(), category.id, category.name);
-            }
-        }
-    }
-    if categories.is_empty() {
-        bail!("the label files declare no categories, so that there is nothing to learn");
-    }
-    let label =
-        |(id, name): (u64, String)| Ok(Label { id: u32::try_from(id).with_context(|| format!("category {name:?} has the number {id}"))?, name });
-    let labels: Vec<Label> = categories.into_iter().map(label).collect::<Result<_>>()?;
+    let labels: Vec<Label> = declared(&arguments.labels)?;
     let Guess { heads, activation, class_activation, .. } = arguments.guess.guess();
     let heads = heads.unwrap_or(8);
     ensure!(heads > 0 && arguments.d_model.is_multiple_of(heads), "--heads {heads}: --d-model {} must be a multiple", arguments.d_model);

@@ -1,13 +1,13 @@
 //! Held-out pictures, by which the best state of a run is chosen.
 
-use crate::cli::{complain, relate};
-use anyhow::{Context, Result, ensure};
+use crate::cli::{complain, locate, open_annotations, relate};
+use anyhow::{Result, ensure};
 use detrim::checkpoint::Checkpoint;
 use detrim::config::Label;
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
 use detrim::eval::coco::run::detect_all;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Pictures that nothing is learnt from.
 pub struct Dev<'a> {
@@ -21,16 +21,15 @@ impl<'a> Dev<'a> {
     /// Tells of what can't be used. Fails if a detector with these labels can't be measured at all.
     pub fn open(file: &Path, images: &'a Path, labels: &[Label], since: u64) -> Result<Self> {
         let name = format!("--dev {}", file.display());
-        let dataset = Dataset::open(file)?;
-        complain(&name, "left out", &dataset.problems);
+        let mut dataset = open_annotations(&name, file)?;
         ensure!(!dataset.annotations.is_empty(), "{name}: there are no boxes");
-        dataset.categories_of(labels).context(name.clone())?;
-        relate(&name, &dataset, labels);
-        let paths = dataset.images.iter().map(|image| images.join(&image.file_name));
-        let missing: Vec<PathBuf> = paths.filter(|path| !path.is_file()).collect();
+        relate(&name, &dataset, labels, "none of them can be found")?;
+        locate(&mut dataset, images);
+        let missing: Vec<String> = dataset.images.iter().filter_map(|image| image.absent.clone()).collect();
         let pictures = dataset.images.len();
-        ensure!(missing.len() < pictures, "{name}: none of its {pictures} pictures is in {}", images.display());
-        let missing: Vec<String> = missing.iter().map(|path| path.display().to_string()).collect();
+        if let Some(first) = missing.first() {
+            ensure!(missing.len() < pictures, "{name}: none of its {pictures} pictures is in {} ({first})", images.display());
+        }
         complain(&name, &format!("of {pictures} pictures are not there"), &missing);
         Ok(Self { dataset, images, since })
     }

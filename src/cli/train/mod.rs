@@ -1,6 +1,7 @@
 //! `detrim train`
 
 mod begin;
+pub mod classes;
 mod dev;
 mod work;
 
@@ -10,6 +11,7 @@ use super::{complain, count};
 use anyhow::{Context, Result};
 use begin::{begin, options};
 use candle_core::Device;
+use classes::Classes;
 use detrim::checkpoint::Checkpoint;
 use detrim::train::data::{Data, Features, Pictures, Views};
 use detrim::train::denoise::Noise;
@@ -38,6 +40,7 @@ use work::work;
 #[command(after_help = "Examples:\n  \
     detrim train --out run --backbone lite0.safetensors --labels people.json --labels teacher.json --images photos --cache features --dev dev.json\n  \
     detrim train --out finer --model trimmed.safetensors --labels people.json --images photos --cache features --rate 1e-5 --steps 5000\n  \
+    detrim train --out own --model model.safetensors --labels own.json --images photos --cache features --classes labels --rate 1e-4 --steps 5000\n  \
     detrim train --out healed --model trimmed.safetensors --anchors run/last.safetensors --teacher parent.safetensors --labels people.json \
 --images photos --cache features --rate 1e-4 --steps 5000\n  \
     detrim eval --model run/best.safetensors --annotations dev.json --images photos")]
@@ -63,6 +66,9 @@ pub struct Arguments {
     /// writes it, is of the pictures and categories of the file before it
     #[arg(long, value_name = "JSON", required = true)]
     labels: Vec<PathBuf>,
+    /// The classes to learn [default: model where the model has a class of the name of every category that has boxes, else labels]
+    #[arg(long, value_enum)]
+    classes: Option<Classes>,
     /// Take a teacher's box for as sure as boxes with its score are right, instead of as its score: measured where an earlier file of people's
     /// labels has the same classes of the same pictures
     #[arg(long)]
@@ -169,7 +175,11 @@ pub fn run(arguments: Arguments) -> Result<bool> {
     let device = arguments.device.device()?;
     let folder = Folder::open(&arguments.out)?;
     let mut options = options(&arguments, &folder)?;
-    let (config, mut state) = begin(&arguments, &folder)?;
+    let (config, mut state, classes) = begin(&arguments, &folder)?;
+    if let Some(classes) = classes {
+        options.insert("classes".into(), serde_json::to_value(classes)?);
+    }
+    let by_id = options.get("classes") == Some(&serde_json::to_value(Classes::Ids)?);
     let shards = options.get("shards").and_then(Value::as_u64).with_context(|| format!("{}: no number of shards", folder.options().display()))?;
     let since = options.entry("dev_since").or_insert(state.step.into()).as_u64().unwrap_or_default();
     let dev = arguments.dev.as_deref().map(|file| Dev::open(file, &arguments.images, &config.labels, since)).transpose()?;
@@ -180,13 +190,13 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         had if had > arguments.groups => eprintln!("groups of queries that are dropped: {}", had - arguments.groups),
         _ => {}
     }
-    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels, arguments.calibrate)?;
+    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels, arguments.calibrate, by_id)?;
     eprintln!("{}", pictures.counts);
     for surety in &pictures.sureties {
         eprintln!("{surety}");
     }
-    for related in &pictures.by_id {
-        eprintln!("warning: {related}");
+    for note in pictures.notes.iter().chain(&pictures.problems) {
+        eprintln!("{note}");
     }
     let bars = Bars::default();
     let views = Views::new(arguments.views, arguments.seed, arguments.close_ups, &pictures);
@@ -225,7 +235,7 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         data = data.taught(teacher, features);
     }
     eprintln!("every picture is seen once in {:.0} steps", data.steps_per_epoch().ceil());
-    complain("--labels", "left out", &data.problems().map(str::to_string).collect::<Vec<_>>());
+    complain("--images", "could not be decoded and are left out", data.undecoded());
     let settings = Settings {
         method: Method {
             criterion: Criterion::new(config.class_activation),

@@ -1,6 +1,7 @@
 //! Which detections are right, by COCO's rules (`pycocotools/cocoeval.py`, `computeIoU` and `evaluateImg`).
 
-use super::dataset::{Annotation, Dataset, Scored};
+use super::dataset::{Annotation, Dataset};
+use super::detections::Scored;
 use std::collections::HashMap;
 
 /// COCO counts at ten thresholds of intersection over union: 0.50, 0.55 … 0.95.
@@ -67,15 +68,15 @@ struct Cell<'a> {
 /// Matches of each category (in the dataset's order) in each size class (in the order of [`Area::EVERY`]).
 pub fn match_all(dataset: &Dataset, detections: &[Scored]) -> Vec<[Matches; 4]> {
     use rayon::prelude::*;
-    let (images, categories) = (dataset.image_index(), dataset.category_index());
     let mut cells: Vec<HashMap<usize, Cell>> = vec![HashMap::new(); dataset.categories.len()];
+    // pycocotools looks annotations up by their ids: of those that share one it has the last, for each of them.
+    let last: HashMap<u32, &Annotation> = dataset.annotations.iter().filter_map(|truth| Some((truth.id?, truth))).collect();
     for truth in &dataset.annotations {
-        if let (Some(&image), Some(&category)) = (images.get(&truth.image_id), categories.get(&truth.category_id)) {
-            cells[category].entry(image).or_default().truths.push(truth);
-        }
+        let truth = truth.id.and_then(|id| last.get(&id)).copied().unwrap_or(truth);
+        cells[truth.category].entry(truth.image).or_default().truths.push(truth);
     }
     for found in detections {
-        if let (Some(&image), Some(&category)) = (images.get(&found.image_id), categories.get(&found.category_id)) {
+        if let Ok((image, category)) = dataset.places(found) {
             cells[category].entry(image).or_default().found.push(found);
         }
     }
@@ -102,7 +103,7 @@ fn match_category(cells: HashMap<usize, Cell>, images: usize) -> [Matches; 4] {
 
 /// Best detection first, each takes the true box that it overlaps most and that none has taken; boxes that don't count come last.
 fn match_picture(image: usize, area: Area, truths: &[&Annotation], found: &[&Scored], overlaps: &[Vec<f64>], matches: &mut Matches) {
-    let ignored: Vec<bool> = truths.iter().map(|t| t.iscrowd != 0 || !area.holds(t.area())).collect();
+    let ignored: Vec<bool> = truths.iter().map(|t| t.crowd || !area.holds(t.area)).collect();
     let mut order: Vec<usize> = (0..truths.len()).collect();
     order.sort_by_key(|&t| ignored[t]);
     matches.positives[image] = ignored.iter().filter(|&&i| !i).count() as u32;
@@ -115,7 +116,7 @@ fn match_picture(image: usize, area: Area, truths: &[&Annotation], found: &[&Sco
             let mut best: Option<usize> = None;
             let mut least = threshold(index).min(1.0 - 1e-10);
             for &t in &order {
-                if taken[t] && truths[t].iscrowd == 0 {
+                if taken[t] && !truths[t].crowd {
                     continue;
                 }
                 if best.is_some_and(|b| !ignored[b]) && ignored[t] {
@@ -126,13 +127,15 @@ fn match_picture(image: usize, area: Area, truths: &[&Annotation], found: &[&Sco
                     best = Some(t);
                 }
             }
+            let outside = !area.holds(found[d].bbox[2] * found[d].bbox[3]);
             let ignore = match best {
                 Some(t) => {
                     taken[t] = true;
-                    judged.matched |= 1 << index;
-                    ignored[t]
+                    let zero = truths[t].is_zero();
+                    judged.matched |= u16::from(!zero) << index;
+                    ignored[t] || zero && outside
                 }
-                None => !area.holds(found[d].bbox[2] * found[d].bbox[3]),
+                None => outside,
             };
             judged.ignored |= u16::from(ignore) << index;
         }
@@ -148,6 +151,6 @@ fn overlap(found: &Scored, truth: &Annotation) -> f64 {
         return 0.0;
     }
     let both = width * height;
-    let either = if truth.iscrowd != 0 { w0 * h0 } else { w0 * h0 + w1 * h1 - both };
+    let either = if truth.crowd { w0 * h0 } else { w0 * h0 + w1 * h1 - both };
     both / either
 }

@@ -1,6 +1,7 @@
 //! COCO's twelve box metrics (`pycocotools/cocoeval.py`, `accumulate` and `summarize`).
 
-use super::dataset::{Dataset, Scored};
+use super::dataset::Dataset;
+use super::detections::Scored;
 use super::matching::{Area, MOST_DETECTIONS, Matches, THRESHOLDS, match_all};
 use serde::Serialize;
 

@@ -1,9 +1,10 @@
 //! Runs a detector over all pictures of a dataset, on all cores.
 
-use super::dataset::{Dataset, Image, Scored, turned};
+use super::dataset::{Category, Dataset, Image, turned};
+use super::detections::Scored;
 use crate::checkpoint::Checkpoint;
 use crate::detector::{Detection, Detections, Detector, Device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::{image, share};
 use std::path::Path;
 use std::sync::Mutex;
@@ -25,14 +26,19 @@ const RANKED: usize = 100;
 /// Each thread has its own copy of the network.
 pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, done: impl Fn() + Sync) -> Result<Run> {
     let categories = dataset.categories_of(&checkpoint.config.labels)?;
+    let classes: Vec<Option<&Category>> = categories.into_iter().map(|place| dataset.categories.get(place?)).collect();
     let all = Mutex::new(Vec::new());
     let load = || pollster::block_on(Detector::load(checkpoint, Device::Cpu));
     share::each(dataset.images.len(), load, |detector, index| {
         let picture = &dataset.images[index];
-        let found = image::open(&folder.join(&picture.file_name)).and_then(|pixels| pollster::block_on(detector.rank(&pixels, RANKED)));
+        let pixels = match &picture.absent {
+            Some(problem) => Err(Error::Image(problem.clone())),
+            None => image::open(&folder.join(&picture.file_name)),
+        };
+        let found = pixels.and_then(|pixels| pollster::block_on(detector.rank(&pixels, RANKED)));
         let measured = |found: Detections| {
-            let turned = turned(&picture.file_name, [picture.width, picture.height], [found.width, found.height]);
-            (scored(picture, &found, &categories), turned)
+            let turned = picture.size.and_then(|size| turned(&picture.file_name, size, [found.width, found.height]));
+            (scored(picture, &found, &classes), turned)
         };
         let found = found.map(measured).map_err(|error| error.to_string());
         all.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, found));
@@ -55,15 +61,17 @@ pub fn detect_all(checkpoint: &Checkpoint, dataset: &Dataset, folder: &Path, don
     Ok(run)
 }
 
-/// Detections in COCO's form. Annotations are in pixels of the size they state, which need not be the file's.
-fn scored(image: &Image, found: &Detections, categories: &[Option<u64>]) -> Vec<Scored> {
-    let (across, down) = (image.width / found.width as f64, image.height / found.height as f64);
+/// Detections in COCO's form. Annotations are in pixels of the size they state, which need not be the file's; where they state none, it is.
+fn scored(image: &Image, found: &Detections, classes: &[Option<&Category>]) -> Vec<Scored> {
+    let actual = [found.width, found.height].map(|side| side as f64);
+    let [width, height] = image.size.unwrap_or(actual);
+    let (across, down) = (width / actual[0], height / actual[1]);
     let coco = |detection: &Detection| {
         let b = detection.bounds;
         let [left, top, right, bottom] = [b.xmin, b.ymin, b.xmax, b.ymax].map(f64::from);
         let bbox = [left * across, top * down, (right - left) * across, (bottom - top) * down];
-        let category_id = categories[detection.class]?;
-        Some(Scored { image_id: image.id, category_id, bbox, score: f64::from(detection.score) })
+        let category_id = classes[detection.class]?.id.clone();
+        Some(Scored { image_id: image.id.clone(), category_id, bbox, score: f64::from(detection.score) })
     };
     found.detections.iter().filter_map(coco).collect()
 }

@@ -4,7 +4,8 @@ use super::{Costs, Quality};
 use crate::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
 use crate::error::{Error, Result};
 use crate::eval::coco::bootstrap::paired;
-use crate::eval::coco::dataset::{Dataset, Scored, read_detections};
+use crate::eval::coco::dataset::Dataset;
+use crate::eval::coco::detections::{Scored, read_detections};
 use crate::eval::coco::metrics::Evaluation;
 use crate::eval::coco::run::detect_all;
 use crate::eval::cost::cost;
@@ -112,7 +113,7 @@ impl<'a> Judge<'a> {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let kept = folder.join(format!("{stem}-{}.json", &key[..12]));
         if kept.is_file() {
-            return read_detections(&kept);
+            return Ok(read_detections(&kept)?.0);
         }
         self.progress.begin(&format!("detecting with {stem}"), pictures);
         let run = detect_all(checkpoint, labelled.dataset, labelled.photos, || self.progress.step())?;

@@ -322,7 +322,7 @@ pub(super) mod tests {
             let bytes = path.metadata().unwrap().len();
             list.push(Labelled { file_name: name.into(), bytes, size: [10, 20], targets: vec![], known: [].into() });
         }
-        Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![], by_id: vec![], sureties: vec![] }
+        Pictures { folder: folder.into(), list, counts: Counts::default(), problems: vec![], notes: vec![], sureties: vec![] }
     }
 
     /// And how many pictures' features had to be computed.

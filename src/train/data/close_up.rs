@@ -94,7 +94,7 @@ mod tests {
             })
             .collect();
         let pictures =
-            Pictures { folder: ".".into(), list: list.clone(), counts: Counts::default(), problems: vec![], by_id: vec![], sureties: vec![] };
+            Pictures { folder: ".".into(), list: list.clone(), counts: Counts::default(), problems: vec![], notes: vec![], sureties: vec![] };
         (list, Views::new(1001, 7, close_ups, &pictures))
     }
 

@@ -7,10 +7,14 @@
 use super::surety::{FEWEST, Scored, Surety, judge};
 use crate::config::Label;
 use crate::error::{Error, Result};
-use crate::eval::coco::dataset::{Annotation, Category, Dataset, Image, is_list, read_detections};
+use crate::eval::coco::categories::list;
+use crate::eval::coco::dataset::{Annotation, Category, Dataset, Image};
+use crate::eval::coco::detections::{is_list, read_detections};
+use crate::eval::coco::image_folder::ImageFolder;
+use crate::eval::coco::tally::Tally;
 use crate::train::Target;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,10 +26,10 @@ pub struct Pictures {
     /// In the order of their file names, which does not depend on how they are spread over label files.
     pub list: Vec<Labelled>,
     pub counts: Counts,
-    /// What was wrong and is left out, a sentence each.
+    /// What was wrong and is left out, a sentence for each file and kind.
     pub problems: Vec<String>,
-    /// Which files' categories go by their ids, and how, a sentence each.
-    pub by_id: Vec<String>,
+    /// What was assumed of the files, and how their categories go with the model's classes where that isn't plain, a sentence each.
+    pub notes: Vec<String>,
     /// What scores were found to mean, a sentence for each file whose scores were calibrated.
     pub sureties: Vec<String>,
 }
@@ -83,9 +87,6 @@ impl fmt::Display for Counts {
 /// Of a list of detections, boxes with a lower score are left out: a detector gives a hundred for each picture, most of them of nothing.
 const LEAST_SCORE: f64 = 0.1;
 
-/// The longest side that a picture may be said to have.
-const LONGEST: f64 = 1e6;
-
 impl Pictures {
     /// Reads COCO label files of pictures under `images`; `labels` are the model's classes. The same file name is the same picture
     /// in all files. A file without any annotation is a mere list of pictures and declares no classes.
@@ -93,17 +94,22 @@ impl Pictures {
     /// With `calibrate`, a file's scores become the share of boxes with such a score that are right, as is measured where an earlier file has
     /// labels of the same classes of the same pictures; that it can't be is an error.
     ///
+    /// Classes go by their names; with `by_id`, those of a file that shares no name with the model go by their ids.
+    ///
     /// What can't be used is left out and named in `problems`. It is an error if none of the pictures is there.
-    pub fn open(files: &[PathBuf], images: &Path, labels: &[Label], calibrate: bool) -> Result<Self> {
+    pub fn open(files: &[PathBuf], images: &Path, labels: &[Label], calibrate: bool, by_id: bool) -> Result<Self> {
         let mut reader = Reader {
             images,
+            photos: ImageFolder::new(images),
             labels,
             calibrate,
+            by_id,
             before: None,
             found: BTreeMap::new(),
+            absent: None,
             counts: Counts::default(),
             problems: Vec::new(),
-            by_id: Vec::new(),
+            notes: Vec::new(),
             sureties: Vec::new(),
         };
         for file in files {
@@ -115,15 +121,19 @@ impl Pictures {
 
 struct Reader<'a> {
     images: &'a Path,
+    photos: ImageFolder,
     labels: &'a [Label],
     calibrate: bool,
+    by_id: bool,
     /// Pictures and categories of the file before.
     before: Option<Dataset>,
     /// By file name.
     found: BTreeMap<String, Found>,
+    /// The first picture that can't be used, and why.
+    absent: Option<String>,
     counts: Counts,
     problems: Vec<String>,
-    by_id: Vec<String>,
+    notes: Vec<String>,
     sureties: Vec<String>,
 }
 
@@ -139,44 +149,35 @@ struct Found {
 impl Reader<'_> {
     fn read(&mut self, file: &Path) -> Result<()> {
         let in_file = |problem: String| format!("{}: {problem}", file.display());
-        let dataset = if is_list(file)? { self.detected(file)? } else { Dataset::open(file)? };
-        self.problems.extend(dataset.problems.iter().cloned().map(in_file));
-        let categories = match dataset.annotations.is_empty() {
-            true => vec![None; self.labels.len()],
-            false => {
-                self.by_id.extend(dataset.by_id(self.labels).map(in_file));
-                dataset.categories_of(self.labels).map_err(|error| Error::Dataset { file: file.display().to_string(), problem: error.to_string() })?
-            }
-        };
-        let classes: HashMap<u64, usize> = categories.iter().enumerate().filter_map(|(class, category)| Some(((*category)?, class))).collect();
-
-        let mut listed: HashMap<u64, &Image> = HashMap::new();
-        for image in &dataset.images {
-            if [image.width, image.height].iter().all(|side| (1.0..=LONGEST).contains(side)) {
-                listed.insert(image.id, image);
-                self.list(image);
-            } else {
-                self.problems.push(in_file(format!("{}: a picture can't have {}×{} pixels", image.file_name, image.width, image.height)));
-            }
+        let mut dataset = if is_list(file)? { self.detected(file)? } else { Dataset::open(file)? };
+        self.problems.extend(dataset.problems.drain(..).map(in_file));
+        self.notes.extend(dataset.notes.drain(..).map(in_file));
+        self.notes.extend(dataset.all_crowds().map(in_file));
+        self.notes.extend(self.photos.locate(&mut dataset.images).map(in_file));
+        self.photos.measure(&mut dataset.images);
+        let categories = self.categories(file, &dataset)?;
+        self.notes.extend(dataset.relation(self.labels, &categories, "they are left out").into_iter().map(in_file));
+        let mut classes: Vec<Option<usize>> = vec![None; dataset.categories.len()];
+        for (class, category) in categories.iter().enumerate().filter_map(|(class, category)| Some((class, (*category)?))) {
+            classes[category] = Some(class);
         }
 
+        let mut left_out = Tally::default();
+        for image in &dataset.images {
+            self.list(image, &mut left_out);
+        }
         let surety = match self.calibrate && dataset.annotations.iter().any(|annotation| annotation.score.is_some()) {
             true => Some(self.surety(file, &dataset, &classes)?),
             false => None,
         };
-        let mut strange: BTreeMap<u64, usize> = BTreeMap::new();
         for annotation in &dataset.annotations {
-            let Some(&class) = classes.get(&annotation.category_id) else {
-                *strange.entry(annotation.category_id).or_default() += 1;
-                continue;
-            };
+            let (image, Some(class)) = (&dataset.images[annotation.image], classes[annotation.category]) else { continue };
             // The picture may be one that was just left out.
-            let Some(image) = listed.get(&annotation.image_id) else { continue };
-            let Some(found) = self.found.get_mut(&image.file_name) else { continue };
+            let (Some(size), Some(found)) = (image.size, self.found.get_mut(&image.file_name)) else { continue };
             if found.bytes.is_none() || found.known[class] {
                 continue;
             }
-            match target(annotation, class, image) {
+            match target(annotation, class, size) {
                 Ok(mut target) => {
                     if let (Some(surety), Some(score)) = (surety, annotation.score.filter(|_| target.weight > 0.0)) {
                         target.weight = surety.of(score) as f32;
@@ -184,34 +185,54 @@ impl Reader<'_> {
                     found.targets.push(target);
                     *self.counts.of(annotation) += 1;
                 }
-                Err(problem) => self.problems.push(in_file(format!("{}: {} {problem}", image.file_name, self.labels[class].name))),
+                Err(problem) => left_out.add("box", problem, || {
+                    let (Annotation { bbox, score, .. }, name, [width, height]) = (annotation, &image.file_name, size);
+                    let score = score.map(|score| format!(", score {score}")).unwrap_or_default();
+                    format!("{name} of {width}×{height} pixels: {} {bbox:?}{score}", self.labels[class].name)
+                }),
             }
         }
-        for category in &dataset.categories {
-            if let Some(boxes) = strange.get(&category.id) {
-                self.problems.push(in_file(format!("the model has no class {:?}: {boxes} boxes are left out", category.name)));
-            }
-        }
+        self.problems.extend(left_out.left_out().into_iter().map(in_file));
 
         // Only now, since a file may list the same picture twice.
-        for image in listed.values() {
+        for image in &dataset.images {
             if let Some(found) = self.found.get_mut(&image.file_name) {
-                classes.values().for_each(|&class| found.known[class] = true);
+                classes.iter().flatten().for_each(|&class| found.known[class] = true);
             }
         }
-        self.before = Some(Dataset { annotations: Vec::new(), problems: Vec::new(), ..dataset });
+        dataset.annotations.clear();
+        self.before = Some(dataset);
         Ok(())
     }
 
+    /// The category (its place) of each class. A file without boxes says nothing of any.
+    fn categories(&self, file: &Path, dataset: &Dataset) -> Result<Vec<Option<usize>>> {
+        let fail = |problem: String| Error::Dataset { file: file.display().to_string(), problem };
+        let by_name = dataset.by_name(self.labels);
+        match dataset.annotations.is_empty() {
+            true => Ok(vec![None; self.labels.len()]),
+            false if by_name.iter().any(Option::is_some) => Ok(by_name),
+            false if self.by_id => dataset.categories_of(self.labels).map_err(|error| fail(error.to_string())),
+            false => {
+                let names = |names: Vec<&String>| list(names.into_iter().map(|name| format!("{name:?}")).collect());
+                let theirs = names(dataset.categories.iter().map(|category| &category.name).collect());
+                let ours = names(self.labels.iter().map(|label| &label.name).collect());
+                Err(fail(format!(
+                    "its categories ({theirs}) and the model's classes ({ours}) have no name in common: --classes labels learns its categories \
+                     instead of the model's classes, --classes ids goes by their numbers"
+                )))
+            }
+        }
+    }
+
     /// What a file's scores mean, by the labels that earlier files have of the same classes of the same pictures.
-    fn surety(&mut self, file: &Path, dataset: &Dataset, classes: &HashMap<u64, usize>) -> Result<Surety> {
-        let images: HashMap<u64, &Image> = dataset.images.iter().map(|image| (image.id, image)).collect();
+    fn surety(&mut self, file: &Path, dataset: &Dataset, classes: &[Option<usize>]) -> Result<Surety> {
         let mut boxes: BTreeMap<(&str, usize), Vec<Scored>> = BTreeMap::new();
         for annotation in &dataset.annotations {
-            let (Some(&class), Some(image)) = (classes.get(&annotation.category_id), images.get(&annotation.image_id)) else { continue };
+            let image = &dataset.images[annotation.image];
+            let (Some(class), Some(size)) = (classes[annotation.category], image.size) else { continue };
             let known = self.found.get(&image.file_name).is_some_and(|found| found.known[class]);
-            let crowd = annotation.iscrowd > 0;
-            if let (true, false, Some(score), Ok(target)) = (known, crowd, annotation.score, target(annotation, class, image)) {
+            if let (true, false, Some(score), Ok(target)) = (known, annotation.crowd, annotation.score, target(annotation, class, size)) {
                 boxes.entry((&image.file_name, class)).or_default().push((score, target.bounds));
             }
         }
@@ -242,22 +263,26 @@ impl Reader<'_> {
         };
         let mut dataset = before.clone();
         if dataset.categories.is_empty() {
-            dataset.categories = self.labels.iter().map(|label| Category { id: label.id.into(), name: label.name.clone() }).collect();
+            let categories = self.labels.iter().map(|label| Category { id: label.id.into(), name: label.name.clone() }).collect();
+            dataset = dataset.with_categories(categories);
         }
-        let mut detected = dataset.detected(&read_detections(file)?);
+        let (detections, problems) = read_detections(file)?;
+        let mut detected = dataset.detected(&detections);
+        detected.problems.extend(problems);
         detected.annotations.retain(|annotation| annotation.score >= Some(LEAST_SCORE));
         Ok(detected)
     }
 
     /// Makes sure that a picture is among those found.
-    fn list(&mut self, image: &Image) {
+    fn list(&mut self, image: &Image, left_out: &mut Tally) {
         if let Entry::Vacant(vacant) = self.found.entry(image.file_name.clone()) {
-            let path = self.images.join(&image.file_name);
-            let bytes = path.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
-            if bytes.is_none() {
-                self.problems.push(format!("{}: there is no such picture", path.display()));
+            let metadata = self.images.join(&image.file_name).metadata();
+            let bytes = metadata.ok().filter(|metadata| image.absent.is_none() && metadata.is_file()).map(|metadata| metadata.len());
+            if let (None, Some(problem)) = (bytes, &image.absent) {
+                self.absent.get_or_insert_with(|| problem.clone());
+                left_out.add("image", "not there, or not to be read", || problem.clone());
             }
-            let size = [image.width, image.height].map(|side| side as usize);
+            let size = image.size.unwrap_or_default().map(|side| side as usize);
             vacant.insert(Found { size, bytes, targets: Vec::new(), known: vec![false; self.labels.len()] });
         }
     }
@@ -278,13 +303,12 @@ impl Reader<'_> {
             |(file_name, Found { size, bytes, targets, known })| Some(Labelled { file_name, bytes: bytes?, size, targets, known: share(known) });
         let list: Vec<Labelled> = self.found.into_iter().filter_map(labelled).collect();
         if list.is_empty() {
-            return Err(Error::Dataset {
-                file: self.images.display().to_string(),
-                problem: format!("none of the {listed} pictures of the label files is here"),
-            });
+            let first = self.absent.map(|absent| format!(" ({absent})")).unwrap_or_default();
+            let problem = format!("none of the {listed} pictures of the label files is here{first}");
+            return Err(Error::Dataset { file: self.images.display().to_string(), problem });
         }
         let counts = Counts { pictures: list.len(), ..self.counts };
-        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems, by_id: self.by_id, sureties: self.sureties })
+        Ok(Pictures { folder: self.images.to_path_buf(), list, counts, problems: self.problems, notes: self.notes, sureties: self.sureties })
     }
 }
 
@@ -292,27 +316,27 @@ impl Counts {
     /// Where an annotation counts.
     fn of(&mut self, annotation: &Annotation) -> &mut usize {
         match annotation {
-            Annotation { iscrowd: 1.., .. } => &mut self.ignored,
+            Annotation { crowd: true, .. } => &mut self.ignored,
             Annotation { score: Some(_), .. } => &mut self.by_teacher,
             Annotation { score: None, .. } => &mut self.by_people,
         }
     }
 }
 
-/// What an annotation asks for, or why it can't be used.
-fn target(annotation: &Annotation, class: usize, image: &Image) -> Result<Target, String> {
+/// What an annotation asks for in a picture of a size, or why it can't be used.
+fn target(annotation: &Annotation, class: usize, [across, down]: [f64; 2]) -> Result<Target, &'static str> {
     let [left, top, width, height] = annotation.bbox;
     let clip = |start: f64, length: f64, side: f64| [start, start + length].map(|end| end.clamp(0.0, side) / side);
-    let ([left, right], [top, bottom]) = (clip(left, width, image.width), clip(top, height, image.height));
+    let ([left, right], [top, bottom]) = (clip(left, width, across), clip(top, height, down));
     let bounds = [(left + right) / 2.0, (top + bottom) / 2.0, right - left, bottom - top].map(|x| x as f32);
     if !bounds.iter().all(|x| x.is_finite()) || bounds[2] <= 0.0 || bounds[3] <= 0.0 {
-        return Err(format!("box {:?} has no area in a picture of {}×{} pixels", annotation.bbox, image.width, image.height));
+        return Err("it has no area within its image");
     }
-    let weight = match (annotation.iscrowd, annotation.score) {
-        (1.., _) => 0.0,
-        (0, None) => 1.0,
-        (0, Some(score)) if (0.0..=1.0).contains(&score) => score as f32,
-        (0, Some(score)) => return Err(format!("box {:?} has a score of {score}; it should be from 0 to 1", annotation.bbox)),
+    let weight = match (annotation.crowd, annotation.score) {
+        (true, _) => 0.0,
+        (false, None) => 1.0,
+        (false, Some(score)) if (0.0..=1.0).contains(&score) => score as f32,
+        (false, Some(_)) => return Err("its score isn't from 0 to 1"),
     };
     Ok(Target { class, bounds, weight })
 }
@@ -356,7 +380,7 @@ mod tests {
         }
         let paths: Vec<PathBuf> = (0..files.len()).map(|i| folder.path().join(format!("{i}.json"))).collect();
         paths.iter().zip(files).for_each(|(path, file)| std::fs::write(path, file.to_string()).unwrap());
-        Pictures::open(&paths, folder.path(), &labels(), calibrate)
+        Pictures::open(&paths, folder.path(), &labels(), calibrate, false)
     }
 
     const WHOLE: [f64; 4] = [0.0, 0.0, 100.0, 50.0];
@@ -432,7 +456,8 @@ mod tests {
         assert!(pictures.list[1].targets.is_empty() && pictures.list.iter().all(|p| *p.known == [true; 3]));
         assert_eq!(pictures.counts, Counts { pictures: 2, by_people: 0, by_teacher: 1, ignored: 0 });
         assert!(
-            pictures.problems.len() == 1 && pictures.problems[0].contains("1.json: detection 3: there is no picture 7"),
+            pictures.problems.len() == 1
+                && pictures.problems[0].contains("1.json: 1 detection is left out: no image has its image_id (detection 3: image_id 7"),
             "{:?}",
             pictures.problems
         );
@@ -455,15 +480,24 @@ mod tests {
     }
 
     #[test]
-    fn categories_go_by_id_where_no_name_fits() {
-        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(18, "Hund")]), "annotations": [mark(1, 18, WHOLE)] });
-        let pictures = open(&[file]).unwrap();
+    fn categories_go_by_id_only_where_that_is_asked_for() {
+        let by_id = |file: Value, by_id: bool| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("a"), "a").unwrap();
+            std::fs::write(folder.path().join("0.json"), file.to_string()).unwrap();
+            Pictures::open(&[folder.path().join("0.json")], folder.path(), &labels(), false, by_id)
+        };
+        let file =
+            |id: u64, name: &str| json!({ "images": [image(1, "a")], "categories": categories(&[(id, name)]), "annotations": [mark(1, id, WHOLE)] });
+        let pictures = by_id(file(18, "Hund"), true).unwrap();
         assert_eq!(pictures.list[0].targets[0].class, 1);
-        assert!(pictures.by_id.len() == 1 && pictures.by_id[0].contains("\"Hund\" for \"dog\""), "{:?}", pictures.by_id);
-        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(18, "dog")]), "annotations": [mark(1, 18, WHOLE)] });
-        assert_eq!(open(&[file]).unwrap().by_id, [""; 0]);
-        let file = json!({ "images": [image(1, "a")], "categories": categories(&[(5, "Hund")]), "annotations": [mark(1, 5, WHOLE)] });
-        let error = open(&[file]).unwrap_err().to_string();
+        assert!(pictures.notes.len() == 1 && pictures.notes[0].contains("\"Hund\" for \"dog\""), "{:?}", pictures.notes);
+        for asked in [false, true] {
+            assert_eq!(by_id(file(18, "dog"), asked).unwrap().notes, [""; 0]);
+        }
+        let error = by_id(file(18, "Hund"), false).unwrap_err().to_string();
+        assert!(error.contains("0.json") && error.contains("Hund") && error.contains("--classes labels"), "{error}");
+        let error = by_id(file(5, "Hund"), true).unwrap_err().to_string();
         assert!(error.contains("0.json") && error.contains("Hund") && error.contains("nothing in common"), "{error}");
     }
 
@@ -502,13 +536,23 @@ mod tests {
         assert_eq!(bounds, [[0.125, 0.75, 0.25, 0.5], [0.55, 0.6, 0.9, 0.8]]);
         assert_eq!(pictures.counts.by_people, 2);
         let problems = pictures.problems.join("\n");
-        for named in ["annotation 9: there is no picture 4", "annotation 10: there is no category 5", "gone: there is no such picture"] {
+        for named in [
+            "1 annotation is left out: no image has its image_id (annotation 9: image_id 4, ",
+            "1 annotation is left out: no category has its category_id (annotation 10: image_id 1, category_id 5, ",
+            "1 annotation is left out: its bbox has no area (annotation 3",
+            "2 images are left out: not there, or not to be read (the first: ",
+            "gone: there is no such image",
+            "1 box is left out: it has no area within its image (a of 100×50 pixels: dog [100.0, 0.0, 10.0, 10.0])",
+            "1 box is left out: its score isn't from 0 to 1 (a of 100×50 pixels: dog [0.0, 0.0, 100.0, 50.0], score 1.5)",
+        ] {
             assert!(problems.contains(named), "{named:?} is not in\n{problems}");
         }
-        for named in ["c: a picture can't have 100×0", "a: dog box [100.0, 0.0, 10.0, 10.0] has no area", "a score of 1.5", "\"dragon\": 1 boxes"] {
-            assert!(problems.contains(named), "{named:?} is not in\n{problems}");
-        }
-        assert_eq!(pictures.problems.len(), 8, "{problems}");
+        assert_eq!(pictures.problems.len(), 6, "{problems}");
+        assert!(
+            pictures.notes.iter().any(|note| note.ends_with("the model has no class \"dragon\" (1 box): they are left out")),
+            "{:?}",
+            pictures.notes
+        );
     }
 
     #[test]
