@@ -47,7 +47,7 @@ impl Family {
             Family::AttentionTiled => ("attention_tiled", &[ATTENTION, include_str!("kernels/attention_tiled.wgsl")]),
             Family::Deformable => ("deformable", &[ELEMENT, include_str!("kernels/deformable.wgsl")]),
             Family::Softmax => ("softmax", &[include_str!("kernels/softmax.wgsl")]),
-            Family::TopTokens => ("top_tokens", &[ELEMENT, ORDER, include_str!("kernels/top_tokens.wgsl")]),
+            Family::TopTokens => ("top_tokens", &[ORDER, include_str!("kernels/top_tokens.wgsl")]),
             Family::TopValues => ("top_values", &[ORDER, include_str!("kernels/top_values.wgsl")]),
             Family::Gather => ("gather", &[ELEMENT, include_str!("kernels/gather.wgsl")]),
             Family::Prepare => ("prepare", &[include_str!("kernels/prepare.wgsl")]),

@@ -1,8 +1,7 @@
-// Orders numbers by integers, which no driver's arithmetic can blur: the larger number has the larger key, equal ones have the
-// same, and a NaN has the smallest.
+// Orders numbers by their bits, since a driver needn't know a NaN or the smallest numbers: the larger number has the larger key,
+// equal ones have the same, and a NaN has the smallest.
 
-fn key(x: f32) -> u32 {
-    let bits = bitcast<u32>(x);
+fn key(bits: u32) -> u32 {
     let size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) {
         return 0u;

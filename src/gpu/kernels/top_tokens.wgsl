@@ -13,7 +13,11 @@ struct Parameters {
 }
 
 @group(0) @binding(0) var<uniform> p: Parameters;
-@group(0) @binding(1) var<storage, read> scores: array<Element>;
+#if VECTOR
+@group(0) @binding(1) var<storage, read> scores: array<vec4<u32>>;
+#else
+@group(0) @binding(1) var<storage, read> scores: array<u32>;
+#end
 @group(0) @binding(2) var<storage, read_write> keys: array<u32>;
 #else
 struct Parameters {
