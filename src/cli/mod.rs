@@ -93,7 +93,7 @@ fn relate(of: &str, annotations: &Dataset, labels: &[Label], lost: &str) -> anyh
 fn open_annotations(of: &str, file: &Path) -> anyhow::Result<Dataset> {
     let dataset = Dataset::open(file)?;
     for sentence in dataset.problems.iter().chain(&dataset.notes) {
-        eprintln!("{of}: {}", printable(&sentence));
+        eprintln!("{of}: {}", printable(sentence));
     }
     if let Some(sentence) = dataset.all_crowds() {
         eprintln!("warning: {of}: {}", printable(&sentence));

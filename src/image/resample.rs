@@ -111,7 +111,7 @@ pub fn resize(rgba: &[u8], [width, height]: [usize; 2], [out_width, out_height]:
     let band = out_height.div_ceil(bands()).max(out_height / height);
     let resize_band = |(index, out): (usize, &mut [u8])| match height == out_height {
         true => out.chunks_exact_mut(stride).enumerate().for_each(|(row, out)| narrow(index * band + row, out)),
-        false => resize_band(&narrow, &down, index * band, out, stride),
+        false => resize_band(narrow, &down, index * band, out, stride),
     };
     #[cfg(not(target_arch = "wasm32"))]
     out.par_chunks_mut(stride * band).enumerate().for_each(resize_band);

@@ -21,6 +21,9 @@ const FILTERS: [&str; 6] = ["nearest", "lanczos", "bilinear", "bicubic", "box", 
 /// `do_…` entries that say nothing about pixels that come as RGB.
 const HARMLESS: [&str; 3] = ["do_convert_annotations", "do_convert_rgb", "do_reduce_labels"];
 
+/// Mean and deviation of red, green and blue.
+type Normalisation = ([f32; 3], [f32; 3]);
+
 /// The defaults of a class of processors.
 struct Defaults {
     resize: Resize,
@@ -82,7 +85,7 @@ impl Preprocessor {
 
     /// What red, green and blue from 0 to 1 are reduced and divided by, with whatever they are multiplied by before; none where neither the
     /// file nor its class says anything. `mean` and `std` go before the file's.
-    pub fn normalisation(&self, mean: Option<[f32; 3]>, std: Option<[f32; 3]>) -> Result<Option<([f32; 3], [f32; 3])>, String> {
+    pub fn normalisation(&self, mean: Option<[f32; 3]>, std: Option<[f32; 3]>) -> Result<Option<Normalisation>, String> {
         let stated = self.flag("do_normalize")?.or(self.defaults().map(|defaults| defaults.normalize));
         let (own_mean, own_std) = (self.colours("image_mean")?, self.colours("image_std")?);
         let default = Pixels::detr();

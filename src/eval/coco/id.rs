@@ -23,7 +23,7 @@ impl Id {
     pub fn from_float(number: f64) -> Option<Self> {
         // (Every whole f64 below 2^127 is an i128.)
         let whole = number.fract() == 0.0 && number.abs() < 2f64.powi(127);
-        (!number.is_nan()).then(|| if whole { Self::Number(number as i128) } else { Self::Real(number) })
+        (!number.is_nan()).then_some(if whole { Self::Number(number as i128) } else { Self::Real(number) })
     }
 
     /// The number that it is, or that its text is.

@@ -125,7 +125,7 @@ fn quoted(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Gives `entry` every entry of the lists of an object, with the list's name; which of these names there were as lists.
-pub fn lists_of_object<'a>(text: &[u8], names: &'a [&'static str], entry: impl FnMut(&'static str, Value)) -> serde_json::Result<Vec<&'static str>> {
+pub fn lists_of_object(text: &[u8], names: &[&'static str], entry: impl FnMut(&'static str, Value)) -> serde_json::Result<Vec<&'static str>> {
     let text = quoted(text);
     let mut parser = serde_json::Deserializer::from_slice(&text);
     let mut object = Object { names, entry, seen: Vec::new() };

@@ -1,7 +1,7 @@
 //! Which tensors of a file under transformers' names a layer of ours is made of. A layer has several names where versions of transformers
 //! or ties between modules differ.
 
-use crate::config::{FusionBlock, ModelType, MultiScaleBackbone, Neck, RtDetr};
+use crate::config::{ModelType, MultiScaleBackbone, Neck, RtDetr};
 
 /// The modules that a layer of ours is made of; of each list the first that the file has.
 pub enum Foreign {
@@ -232,23 +232,20 @@ fn neck(config: &RtDetr, rest: &[&str]) -> Foreign {
             conv_norm(&format!("encoder.downsample_convs.{}.conv{}", number(name), if *part == "pointwise" { 1 } else { 2 }))
         }
         (neck, [name, rest @ ..]) => {
-            let (lists, block) = match neck {
-                Neck::Hybrid(neck) => (true, neck.block),
-                Neck::Lite(neck) => (false, neck.block),
-            };
+            let lists = matches!(neck, Neck::Hybrid(_));
             let direction = if name.starts_with("up") { "fpn" } else { "pan" };
             let module = if lists { format!("encoder.{direction}_blocks.{}", number(name)) } else { format!("encoder.{direction}_block") };
-            fusion_block(&module, block, rest, deimv2)
+            fusion_block(&module, rest, deimv2)
         }
         (_, []) => conv_norm("encoder"),
     }
 }
 
-fn fusion_block(module: &str, block: FusionBlock, rest: &[&str], deimv2: bool) -> Foreign {
+fn fusion_block(module: &str, rest: &[&str], deimv2: bool) -> Foreign {
     match rest {
         // The last one has the number of the convolutions in the file.
         ["conv4"] if deimv2 => conv_norm(&format!("{module}.conv2")),
-        [csp, rest @ ..] if csp.starts_with("csp") => fusion_block(&format!("{module}.csp_rep{}", number(csp)), block, rest, deimv2),
+        [csp, rest @ ..] if csp.starts_with("csp") => fusion_block(&format!("{module}.csp_rep{}", number(csp)), rest, deimv2),
         [name] if name.starts_with("repeat") => {
             let branch = |i: usize| {
                 let module = format!("{module}.bottlenecks.{}.conv{i}", number(name));
