@@ -6,7 +6,8 @@ use ::safetensors::SafeTensors;
 use detrim::Config;
 use detrim::checkpoint::{Card, Checkpoint, Guess, Storage, open, random, read_own, to_bytes};
 use detrim::config::{Attention, Backbone, DecoderLayer, EncoderLayer, Label, Pixels, ResNet, Resize};
-use detrim::eval::coco::dataset::{Dataset, read_detections};
+use detrim::eval::coco::dataset::Dataset;
+use detrim::eval::coco::detections::read_detections;
 use detrim::eval::coco::metrics::Evaluation;
 use detrim::image;
 use detrim::prune::budget::Meter;
@@ -208,11 +209,12 @@ fn coco(bytes: &[u8]) -> Outcome {
     let labels = folder.write("wild.json", parts.next().unwrap_or_default());
     let detections = folder.write("found.json", parts.next().unwrap_or(b"[]"));
     folder.write("1.png", &PICTURE);
-    let pictures =
-        Pictures::open(std::slice::from_ref(&labels), folder.0.path(), &MODEL.config.labels, false).map(drop).map_err(|error| error.to_string());
+    let pictures = Pictures::open(std::slice::from_ref(&labels), folder.0.path(), &MODEL.config.labels, false, false)
+        .map(drop)
+        .map_err(|error| error.to_string());
     let dataset = outcome(Dataset::open(&labels), "wild.json")?;
     let _ = dataset.categories_of(&MODEL.config.labels);
-    let detections = outcome(read_detections(&detections), "found.json")?;
+    let (detections, _) = outcome(read_detections(&detections), "found.json")?;
     let _ = dataset.strays(&detections);
     let metrics = Evaluation::new(&dataset, &detections).metrics();
     assert!(metrics.named().iter().all(|(_, value)| value.is_none_or(|value| (0.0..=1.0).contains(&value))), "{:?}", metrics.named());
