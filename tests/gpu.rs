@@ -127,7 +127,7 @@ fn a_whole_is_written_again_if_any_part_of_it_changes() {
     let whole = recorder.concat(&[&small, &sum, &fixed, &input], 2).unwrap();
     let more = recorder.add(&whole, &whole, Activation::None).unwrap();
     let after = recorder.multiply(&more, &whole).unwrap();
-    let program = block_on(recorder.finish(&[after.clone()])).unwrap();
+    let program = block_on(recorder.finish(std::slice::from_ref(&after))).unwrap();
     assert_eq!(program.dispatches(), 1 + 4 + 2, "the constants' part of the work is done once, but all of the whole is written again");
 
     let fixed = random(&[2, 3], 1).to_f32().into_owned();
