@@ -1,14 +1,14 @@
-//! detrim trims DETR, the end-to-end object detection transformer, and runs it: natively on candle or wgpu, and in the browser
+//! detrim trims detection transformers of the DETR family and runs them: natively on candle or wgpu, and in the browser
 //! on WebGPU or, without it, on the CPU.
 //!
 //! Data flows one way: [`checkpoint`] → [`config`] + [`weights`] → [`model`] (on a [`backend`]) → [`detector`] → the command line or the web.
 //!
 //! ```no_run
-//! use detrim::checkpoint::{Guess, open};
+//! use detrim::checkpoint::{Guess, open_any};
 //! use detrim::detector::{Detector, Device};
 //!
 //! # fn main() -> detrim::Result<()> {
-//! let checkpoint = open("models/detr-lite0-base.safetensors".as_ref(), &Guess::default())?;
+//! let checkpoint = open_any("models/detr-lite0-base.safetensors".as_ref(), &Guess::default())?;
 //! let mut detector = pollster::block_on(Detector::load(&checkpoint, Device::Cpu))?;
 //! let photo = detrim::image::open("photo.jpg".as_ref())?;
 //! for detection in pollster::block_on(detector.detect(&photo, checkpoint.threshold()))?.detections {
@@ -22,7 +22,7 @@
 //! |---|---|
 //! | open, convert and write checkpoints | [`checkpoint`] |
 //! | detect objects | [`detector::Detector`] |
-//! | run the network alone, or on a backend of your own | [`model::Detr`], [`backend::Backend`] |
+//! | run the network alone, or on a backend of your own | [`model::Network`], [`backend::Backend`] |
 //! | prune and reconstruct | [`prune::trim::carry_out`], with a plan by [`prune::recipe::Recipe`] |
 //! | quantise | [`prune::quantise::quantise`] |
 //! | train and fine-tune | [`train::run::State`] |

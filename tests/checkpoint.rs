@@ -3,7 +3,7 @@
 use crate::parity::reference;
 use candle_core::Tensor;
 use detrim::backend::Backend as _;
-use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_own, to_bytes, write_own};
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, read_any, read_own, to_bytes, write_own};
 use detrim::config::{Activation, Backbone, ClassActivation, EfficientNetLite, ResNet, Resize};
 use detrim::cpu::{self, Cpu};
 use detrim::model::Detr;
@@ -190,11 +190,11 @@ fn the_index_describes_the_embedded_models() {
         let bytes = std::fs::read(models.join(file)).unwrap();
         let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!((entry["bytes"].as_u64(), entry["sha256"].as_str()), (Some(bytes.len() as u64), Some(&hash[..])), "{file}");
-        let model = read_own(&bytes, file).unwrap();
+        let model = read_any(&bytes, file).unwrap();
         assert_eq!(model.card.name, name);
         assert_eq!(entry["threshold"].as_f64().map(|t| t as f32), model.card.threshold);
         assert_eq!(entry["licence"].as_str(), Some(&model.card.licence[..]));
-        let labels: Vec<&str> = model.config.labels.iter().filter(|l| !l.is_gap()).map(|l| &l.name[..]).collect();
+        let labels: Vec<&str> = model.config.labels().iter().filter(|l| !l.is_gap()).map(|l| &l.name[..]).collect();
         assert_eq!(entry["labels"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect::<Vec<_>>(), labels);
         assert!(models.join(format!("{name}.md")).is_file(), "{name} has no card");
     }

@@ -3,7 +3,7 @@
 use super::dataset::{Category, Dataset, Image, turned};
 use super::detections::Scored;
 use crate::checkpoint::Checkpoint;
-use crate::config::NetworkConfig;
+use crate::config::{Architecture, NetworkConfig};
 use crate::detector::{Detection, Detections, Detector, Device};
 use crate::error::{Error, Result};
 use crate::{image, share};
@@ -19,14 +19,22 @@ pub struct Run {
     pub turned: Vec<String>,
 }
 
-/// Detections of a picture, as many as published figures of DETR and Deformable DETR count.
-const RANKED: usize = 100;
+/// Detections of a picture, as many as published figures of an architecture count: of all classes together, where COCO's own limit of 100 is
+/// for each class.
+fn ranked(architecture: &Architecture) -> usize {
+    match architecture {
+        Architecture::Detr(_) => 100,
+        Architecture::RtDetr(_) => 300,
+    }
+}
 
 /// The best detections of every picture under `folder`, whatever their scores; `done` is called after each picture.
 ///
 /// Each thread has its own copy of the network.
 pub fn detect_all(checkpoint: &Checkpoint<impl NetworkConfig + Sync>, dataset: &Dataset, folder: &Path, done: impl Fn() + Sync) -> Result<Run> {
-    let categories = dataset.categories_of(checkpoint.config.architecture().labels())?;
+    let architecture = checkpoint.config.architecture();
+    let most = ranked(&architecture);
+    let categories = dataset.categories_of(architecture.labels())?;
     let classes: Vec<Option<&Category>> = categories.into_iter().map(|place| dataset.categories.get(place?)).collect();
     let all = Mutex::new(Vec::new());
     let load = || pollster::block_on(Detector::load(checkpoint, Device::Cpu));
@@ -36,7 +44,7 @@ pub fn detect_all(checkpoint: &Checkpoint<impl NetworkConfig + Sync>, dataset: &
             Some(problem) => Err(Error::Image(problem.clone())),
             None => image::open(&folder.join(&picture.file_name)),
         };
-        let found = pixels.and_then(|pixels| pollster::block_on(detector.rank(&pixels, RANKED)));
+        let found = pixels.and_then(|pixels| pollster::block_on(detector.rank(&pixels, most)));
         let measured = |found: Detections| {
             let turned = picture.size.and_then(|size| turned(&picture.file_name, size, [found.width, found.height]));
             (scored(picture, &found, &classes), turned)
