@@ -207,6 +207,110 @@ fn the_command_filters_and_prints_json() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// A folder as a phone and a Mac leave it, read by somebody who may not read all of it.
+#[cfg(unix)]
+#[test]
+fn the_command_tells_what_it_leaves_out_of_a_folder() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let allow = |path: &Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    std::fs::create_dir_all(root.join("in/locked")).unwrap();
+    for (name, fixture) in
+        [("a.jfif", "rgb.jpg"), ("b.jpe", "orientation_6.jpg"), ("c.gif", "first_frame.gif"), ("d.BMP", "rgb.bmp"), ("e.tif", "rgb.tif")]
+    {
+        std::fs::copy(in_repository("tests/fixtures/pictures").join(fixture), root.join("in").join(name)).unwrap();
+    }
+    for (name, content) in [("._a.jfif", &b"\0\x05\x16\x07"[..]), ("f.HEIC", b""), ("g.heic", b""), ("h.avif", b""), ("notes.txt", b"")] {
+        std::fs::write(root.join("in").join(name), content).unwrap();
+    }
+    // Where others can read them too: root may read everything, and so somebody else runs the command.
+    let (program, model) = (root.join("detrim"), root.join("model.safetensors"));
+    std::fs::copy(env!("CARGO_BIN_EXE_detrim"), &program).unwrap();
+    std::fs::copy(model_file(), &model).unwrap();
+    for (path, mode) in [(root, 0o755), (&program, 0o755), (&model, 0o644), (&root.join("in/locked"), 0)] {
+        allow(path, mode);
+    }
+    let mut command = Command::new(&program);
+    if std::fs::metadata(root).unwrap().uid() == 0 {
+        command.uid(65534).gid(65534);
+    }
+    let output = command.args(["detect", "in", "--backend", "cpu", "--model", as_text(&model)]).current_dir(root).output().unwrap();
+    allow(&root.join("in/locked"), 0o755);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    for name in ["a.jfif", "b.jpe", "c.gif", "d.BMP", "e.tif"] {
+        assert!(stdout.contains(&format!("in/{name} (32×24)")), "{name}: {stdout}{stderr}");
+    }
+    for told in [
+        "warning: in/locked: Permission denied",
+        "note: in: left out: 1 .avif, 2 .heic (convert to JPEG, PNG or WebP first), 1 ._ (macOS' own, beside the pictures), 1 file that isn't a picture (.txt)",
+        "not all that was named could be read",
+    ] {
+        assert!(stderr.contains(told), "{told}: {stderr}");
+    }
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_the_command_writes_appears_whole_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let (model, photo) = (model_file(), in_repository("tests/fixtures/pictures/lying.webp"));
+    let program = env!("CARGO_BIN_EXE_detrim");
+    let run = |shell: &str| {
+        let script =
+            format!("ulimit -c 0; {shell} '{program}' detect '{}' --model '{}' --backend cpu --threshold 0 \"$@\"", as_text(&photo), as_text(&model));
+        move |arguments: &[&str]| Command::new("sh").args(["-c", &script, "sh"]).args(arguments).current_dir(root).output().unwrap()
+    };
+    let names = || {
+        let mut names: Vec<String> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    std::fs::write(root.join("out.json"), "old").unwrap();
+    // Elsewhere files have names before they are whole.
+    if cfg!(target_os = "linux") {
+        // No file may become larger than a kilobyte: the system ends the program while it writes.
+        let output = run("ulimit -f 1;")(&["--json", "out.json"]);
+        assert!(!output.status.success());
+        assert_eq!((std::fs::read_to_string(root.join("out.json")).unwrap(), names()), ("old".into(), vec!["out.json".into()]));
+    }
+
+    std::os::unix::fs::symlink("out.json", root.join("link.json")).unwrap();
+    let output = run("")(&["--json", "link.json", "--draw", "drawn.gif"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let records: Value = serde_json::from_slice(&std::fs::read(root.join("out.json")).unwrap()).unwrap();
+    assert_eq!(records[0]["width"].as_u64(), Some(320));
+    assert!(root.join("link.json").is_symlink());
+    assert_eq!(image::open(&root.join("drawn.gif")).unwrap().full_size, [320, 216]);
+
+    let output = run("")(&["--json", "/dev/stdout"]);
+    let stdout = text(&output.stdout);
+    assert!(stdout.starts_with(as_text(&photo)) && stdout.ends_with("]\n"), "{stdout}");
+
+    for (arguments, problem) in
+        [(&["--draw", "drawn.heic"][..], "drawn.heic"), (&["--json", "absent/out.json"], "folder isn't there"), (&["--json", "."], "directory")]
+    {
+        let stderr = text(&run("")(arguments).stderr);
+        assert!(stderr.contains(problem) && stderr.matches(problem).count() == 1, "{stderr}");
+    }
+    assert_eq!(names(), ["drawn.gif", "link.json", "out.json"]);
+}
+
+#[test]
+fn a_cause_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (coffee, model) = (sample("coffee.png"), model_file());
+    for arguments in [["detect", as_text(&coffee), "--model", "nowhere.safetensors"], ["detect", "nowhere.jpg", "--model", as_text(&model)]] {
+        let output = detrim(&arguments, folder.path());
+        let stderr = text(&output.stderr);
+        assert!(!output.status.success() && stderr.contains("nowhere"), "{stderr}");
+        assert!(stderr.matches("No such file").count() <= 1 && stderr.matches("nowhere").count() == 1, "{stderr}");
+    }
+}
+
 #[test]
 fn without_a_model_the_command_says_how_to_get_one() {
     // The program under test lies in the repository, whose models/ it would find: a copy elsewhere doesn't.

@@ -55,6 +55,23 @@ Image.fromarray((np.asarray(rgb.convert("L")).astype(np.uint16) * 257)).save(out
 rgb.save(out / "progressive.jpg", quality=95, subsampling=0, progressive=True)
 for name in ("grey.png", "palette.png", "bits.png"):
     Image.open(out / name).convert("RGB").save(out / name.replace(".png", "_rgb.png"))
+# On white, where they are transparent; of a palette and of grey too.
+def on_white(image):
+    image = image.convert("RGBA")
+    paper = Image.new("RGB", image.size, "white")
+    paper.paste(image, mask=image.getchannel("A"))
+    return paper
+
+
+on_white(alpha).save(out / "alpha_rgb.png")
+alpha.convert("LA").save(out / "grey_alpha.png")
+on_white(alpha.convert("LA")).save(out / "grey_alpha_rgb.png")
+rgb.quantize(16).save(out / "palette_alpha.png", transparency=bytes(range(0, 256, 17)))
+on_white(Image.open(out / "palette_alpha.png")).save(out / "palette_alpha_rgb.png")
+rgb.quantize(16).save(out / "first_frame.gif", save_all=True, append_images=[rgb.rotate(180).quantize(16)], transparency=3)
+on_white(Image.open(out / "first_frame.gif")).save(out / "first_frame_rgb.png")
+rgb.save(out / "rgb.bmp")
+rgb.save(out / "rgb.tif", compression="tiff_lzw")
 exif = Image.Exif()
 for orientation in range(1, 9):
     exif[0x0112] = orientation
@@ -63,3 +80,7 @@ for orientation in range(1, 9):
             7: Image.TRANSVERSE, 8: Image.ROTATE_270}[orientation]
     turned = rgb if back is None else rgb.transpose(back)
     turned.save(out / f"orientation_{orientation}.jpg", quality=95, subsampling=0, exif=exif)
+    turned.save(out / f"orientation_{orientation}.webp", lossless=True, exif=exif)
+    turned.save(out / f"orientation_{orientation}.png", exif=exif)
+    if orientation == 6:
+        turned.save(out / "orientation_6.tif", tiffinfo={0x0112: orientation})

@@ -36,11 +36,16 @@ fn resizing_gives_pillow_s_bytes() {
 }
 
 #[test]
-fn pngs_and_lossless_webps_decode_exactly() {
+fn lossless_files_decode_exactly_and_on_white() {
     let same = [
         ("rgb.webp", "rgb.png"),
-        ("alpha.png", "rgb.png"),
-        ("alpha.webp", "rgb.png"),
+        ("rgb.bmp", "rgb.png"),
+        ("rgb.tif", "rgb.png"),
+        ("alpha.png", "alpha_rgb.png"),
+        ("alpha.webp", "alpha_rgb.png"),
+        ("grey_alpha.png", "grey_alpha_rgb.png"),
+        ("palette_alpha.png", "palette_alpha_rgb.png"),
+        ("first_frame.gif", "first_frame_rgb.png"),
         ("grey.png", "grey_rgb.png"),
         ("grey16.png", "grey_rgb.png"),
         ("palette.png", "palette_rgb.png"),
@@ -68,7 +73,104 @@ fn photos_are_turned_upright() {
         assert_eq!([turned.width, turned.height], [upright.width, upright.height], "orientation {orientation}");
         let (_, mean) = difference(&rgb(&turned), &rgb(&upright));
         assert!(mean < 1.5, "orientation {orientation}: differs by {mean} on average");
+        for format in ["webp", "png"] {
+            assert!(picture(&format!("orientation_{orientation}.{format}")) == upright, "{format}, orientation {orientation}");
+        }
     }
+    assert!(picture("orientation_6.tif") == upright);
+}
+
+/// PNG allows EXIF data after the pixels too.
+#[test]
+fn a_png_is_turned_by_what_comes_last() {
+    let file = std::fs::read(fixture("orientation_6.png")).unwrap();
+    let start = file.windows(4).position(|four| four == b"eXIf").unwrap() - 4;
+    let length = u32::from_be_bytes(file[start..start + 4].try_into().unwrap()) as usize + 12;
+    let (chunk, end) = (&file[start..start + length], file.len() - 12);
+    let moved = [&file[..start], &file[start + length..end], chunk, &file[end..]].concat();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("late.png");
+    std::fs::write(&path, moved).unwrap();
+    assert!(open(&path).unwrap() == picture("rgb.png"));
+}
+
+/// Wherever a file is cut off, browsers refuse it, but for the last bytes of some formats, which hold nothing of the picture.
+#[test]
+fn a_file_that_is_cut_off_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    // A GIF's other frames aren't looked at.
+    let after_the_first_frame = 311;
+    let formats = [
+        ("rgb.jpg", 0),
+        ("progressive.jpg", 0),
+        ("cmyk.jpg", 0),
+        ("orientation_6.jpg", 0),
+        ("rgb.png", 4),
+        ("alpha.png", 4),
+        ("palette.png", 4),
+        ("orientation_6.png", 4),
+        ("rgb.webp", 0),
+        ("alpha.webp", 0),
+        ("orientation_6.webp", 0),
+        ("rgb.bmp", 0),
+        ("rgb.tif", 0),
+        ("first_frame.gif", after_the_first_frame),
+    ];
+    for (name, spare) in formats {
+        let file = std::fs::read(fixture(name)).unwrap();
+        let path = folder.path().join(name);
+        for cut in 0..file.len() - spare {
+            std::fs::write(&path, &file[..cut]).unwrap();
+            let problem = open(&path).err().unwrap_or_else(|| panic!("{name} passes with {cut} of {} bytes", file.len())).to_string();
+            assert!(problem.contains(name), "{problem}");
+        }
+    }
+    let jpeg = std::fs::read(fixture("progressive.jpg")).unwrap();
+    let path = folder.path().join("half.jpg");
+    std::fs::write(&path, &jpeg[..jpeg.len() / 2]).unwrap();
+    assert!(open(&path).unwrap_err().to_string().ends_with("is cut off: its end is missing (was it downloaded or copied only in part?)"));
+}
+
+/// A PNG of one colour, written row by row.
+fn plain_png(path: &Path, [width, height]: [u32; 2], grey: u8) {
+    let mut encoder = png::Encoder::new(std::io::BufWriter::new(std::fs::File::create(path).unwrap()), width, height);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_compression(png::Compression::Fastest);
+    let mut writer = encoder.write_header().unwrap();
+    let mut rows = writer.stream_writer().unwrap();
+    let row = vec![grey; width as usize];
+    (0..height).for_each(|_| std::io::Write::write_all(&mut rows, &row).unwrap());
+    rows.finish().unwrap();
+}
+
+#[test]
+fn what_has_more_pixels_than_are_held_is_made_smaller_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.png");
+    for (size, held) in [([9001, 8000], [4501, 4000]), ([1, 200_000], [1, 50_000]), ([150_001, 2], [50_001, 2])] {
+        plain_png(&path, size.map(|side| side as u32), 77);
+        let picture = open(&path).unwrap();
+        assert_eq!(([picture.width, picture.height], picture.full_size), (held, size));
+        assert!(picture.rgba.as_chunks::<4>().0.iter().all(|pixel| *pixel == [77, 77, 77, 255]));
+        let pixels = Pixels { resize: Resize::Stretch { height: 60, width: 40 }, mean: [0.0; 3], std: [1.0; 3] };
+        assert!(prepare(&picture, &pixels).unwrap().to_f32().iter().all(|value| (value * 255.0 - 77.0).abs() < 1.01), "{size:?}");
+    }
+}
+
+/// What a shell gives in place of a file.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read_as_a_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let bytes = std::fs::read(fixture("rgb.png")).unwrap();
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, bytes).unwrap()
+    });
+    assert!(open(&pipe).unwrap() == picture("rgb.png"));
+    writer.join().unwrap();
 }
 
 #[test]
@@ -87,9 +189,9 @@ fn what_is_no_picture_is_named() {
     bomb[29..33].copy_from_slice(&crc.to_be_bytes());
     for (name, bytes, problem) in [
         ("empty.png", &[][..], "is empty"),
-        ("text.jpg", b"hello, this is not a picture", "is not a JPEG, PNG or WebP"),
-        ("cut.png", &whole[..whole.len() / 2], "can't be decoded"),
-        ("cut.jpg", &std::fs::read(fixture("rgb.jpg")).unwrap()[..40], "can't be decoded"),
+        ("text.jpg", b"hello, this is not a picture", "is not a JPEG, PNG, WebP, GIF, BMP or TIFF picture"),
+        ("cut.png", &whole[..whole.len() / 2], "is cut off"),
+        ("cut.jpg", &std::fs::read(fixture("rgb.jpg")).unwrap()[..40], "is cut off"),
         ("photo.jpg", b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
         ("bomb.png", &bomb, "60000×60000"),
     ] {

@@ -15,7 +15,7 @@ pub const HELD_OUT: usize = 64;
 
 /// So many pictures of some folders, and so many others, with a progress bar. What can't be read is told of.
 pub fn read(folders: &[PathBuf], pictures: usize, held_out: usize, seed: u64, pixels: &Pixels, bars: &Bars) -> Result<(Inputs, Inputs)> {
-    let files = expand(folders)?;
+    let files = expand(folders)?.files;
     bars.begin("reading pictures", (pictures + held_out).min(files.len()));
     let mut problems = Vec::new();
     let inputs = Inputs::open(&files, pictures + held_out, seed, pixels, &|| bars.step(), &mut |_, error| problems.push(error.to_string()));

@@ -1,8 +1,8 @@
 //! `detrim detect`
 
 use super::model::{self, GuessArguments};
-use super::photos::{Drawings, expand};
-use super::{default_model, draw, print};
+use super::photos::{Drawings, Photos, expand, format_of};
+use super::{default_model, draw, print, sentence};
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::Checkpoint;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// Detect objects in photos.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// JPEG, PNG or WebP files, or directories of them.
+    /// JPEG, PNG, WebP, GIF, BMP or TIFF files, or directories of them.
     #[arg(required = true, value_name = "PHOTO")]
     photos: Vec<PathBuf>,
     /// The detector: detrim's own file or a DETR checkpoint [default: the first of models/index.json].
@@ -76,7 +76,7 @@ struct Found<'a> {
 }
 
 pub fn run(arguments: Arguments) -> Result<()> {
-    let photos = expand(&arguments.photos)?;
+    let Photos { files: photos, unreadable } = expand(&arguments.photos)?;
     let mut drawings = arguments.draw.as_deref().map(|path| Drawings::new(path, photos.len())).transpose()?;
     let checkpoint = model::open(&default_model::find(arguments.model.as_deref())?, &arguments.guess)?;
     let wanted = classes(&checkpoint.config.labels, &arguments.labels)?;
@@ -100,7 +100,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
             Err(error) => {
                 failed += 1;
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", sentence(&error));
                 anyhow::Ok(())
             }
         })?;
@@ -114,6 +114,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         if to_stdout { print(&text)? } else { output::write(path, text.as_bytes())? }
     }
     ensure!(failed == 0, "{failed} of {} photos failed", photos.len());
+    ensure!(unreadable == 0, "not all that was named could be read");
     Ok(())
 }
 
@@ -126,7 +127,7 @@ fn load(checkpoint: &Checkpoint, backend: Backend) -> Result<Detector> {
             // A graphics adapter that is a program on the processor is slower than the processor.
             let hardware = pollster::block_on(Gpu::open()).is_ok_and(|gpu| !gpu.is_software());
             let gpu = hardware.then(|| load(Device::Gpu)).transpose().unwrap_or_else(|error| {
-                eprintln!("note: using the CPU, because: {error:#}");
+                eprintln!("note: using the CPU, because: {}", sentence(&error));
                 None
             });
             gpu.map_or_else(|| load(Device::Cpu), Ok)
@@ -148,7 +149,7 @@ fn detect(detector: &mut Detector, photo: &Path, threshold: f32, wanted: Option<
 
 fn save_drawing(picture: &Picture, found: &Detections, path: &Path) -> Result<()> {
     let name = || path.display().to_string();
-    let format = ::image::ImageFormat::from_path(path).with_context(name)?;
+    let format = format_of(path)?;
     let mut bytes = Cursor::new(Vec::new());
     draw::draw(picture, &found.detections)?.write_to(&mut bytes, format).with_context(name)?;
     Ok(output::write(path, bytes.get_ref())?)

@@ -19,15 +19,17 @@ struct Area {
 /// The picture with a frame around each detection and its label and score at a corner.
 pub fn draw(picture: &Picture, detections: &[Detection]) -> Result<RgbImage> {
     let (width, height) = (picture.width as u32, picture.height as u32);
+    // Boxes are in pixels of the file, which may have more than are drawn on.
+    let scale = [width as f32 / picture.full_size[0] as f32, height as f32 / picture.full_size[1] as f32];
     let rgb = picture.rgba.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
     let mut image = RgbImage::from_raw(width, height, rgb).context("the picture has fewer bytes than pixels")?;
     let font = FontRef::try_from_slice(dejavu::sans::bold()).context("the built-in font can't be read")?;
-    // As large as can be read when the picture fills a screen.
-    let size = (width.max(height) as f32 / 45.0).max(13.0);
+    // As large as can be read when the picture fills a screen, and no larger than a narrow picture has room for.
+    let size = (width.max(height) as f32 / 45.0).min(width.min(height) as f32 / 6.0).max(13.0);
     let line = (size / 7.0).max(1.5);
     let font = font.into_scaled(size);
 
-    let frames: Vec<Area> = detections.iter().map(|detection| frame(detection.bounds, width as f32, height as f32)).collect();
+    let frames: Vec<Area> = detections.iter().map(|detection| frame(detection.bounds, scale, width as f32, height as f32)).collect();
     let mut labels: Vec<(Area, Vec<Glyph>)> = Vec::new();
     for (detection, frame) in detections.iter().zip(&frames) {
         let (glyphs, text_width) = line_of_text(&font, &format!("{} {:.2}", detection.label, detection.score));
@@ -49,12 +51,12 @@ pub fn draw(picture: &Picture, detections: &[Detection]) -> Result<RgbImage> {
 }
 
 /// The part of a box that lies in the picture.
-fn frame(bounds: Bounds, width: f32, height: f32) -> Area {
+fn frame(bounds: Bounds, [across, down]: [f32; 2], width: f32, height: f32) -> Area {
     Area {
-        left: bounds.xmin.clamp(0.0, width),
-        top: bounds.ymin.clamp(0.0, height),
-        right: bounds.xmax.clamp(0.0, width),
-        bottom: bounds.ymax.clamp(0.0, height),
+        left: (bounds.xmin * across).clamp(0.0, width),
+        top: (bounds.ymin * down).clamp(0.0, height),
+        right: (bounds.xmax * across).clamp(0.0, width),
+        bottom: (bounds.ymax * down).clamp(0.0, height),
     }
 }
 
@@ -157,6 +159,19 @@ mod tests {
         }
         // The label lies above the frame and holds ink.
         assert!((20..60).flat_map(|x| (22..40).map(move |y| (x, y))).any(|(x, y)| *image.get_pixel(x, y) == Rgb(INK.map(|value| value as u8))));
+    }
+
+    #[test]
+    fn boxes_are_in_pixels_of_the_file_and_a_thread_of_a_picture_is_drawn_on_too() {
+        let picture = Picture { full_size: [400, 450], ..Picture::new(200, 150, [90, 90, 90, 255].repeat(200 * 150)).unwrap() };
+        let image = draw(&picture, &[detection("cat", [40.0, 120.0, 240.0, 420.0])]).unwrap();
+        let colour = Rgb(colour_of("cat").map(|value| value as u8));
+        for (x, y) in [(20, 100), (119, 100), (70, 139)] {
+            assert_eq!(*image.get_pixel(x, y), colour, "{x}, {y}");
+        }
+        // Letters as large as a long side asks for would be larger than a screen.
+        let picture = Picture { full_size: [1, 1 << 27], ..Picture::new(1, 1 << 16, vec![90; 1 << 18]).unwrap() };
+        assert_eq!(draw(&picture, &[detection("cat", [0.0, 9.0, 1.0, 1e8])]).unwrap().height(), 1 << 16);
     }
 
     #[test]

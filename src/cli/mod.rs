@@ -64,6 +64,19 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// An error and its causes as one sentence. Many errors tell of their cause by themselves: what has been said is not said again.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if cause.starts_with(&text) {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Tells how annotations go with a model's classes where that isn't plain, a line each; what becomes of boxes without a class is `lost`.
 fn relate(of: &str, annotations: &Dataset, labels: &[Label], lost: &str) -> anyhow::Result<()> {
     let categories = annotations.categories_of(labels).with_context(|| of.to_string())?;
@@ -104,5 +117,22 @@ fn complain(of: &str, what: &str, problems: &[String]) {
     }
     if problems.len() > NAMED {
         eprintln!("  and {} more", problems.len() - NAMED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+    use detrim::Error;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let missing = || std::io::Error::other("No such file");
+        let io = || Error::Io { file: "a.jpg".into(), source: missing() };
+        assert_eq!(sentence(&io().into()), "a.jpg: No such file");
+        assert_eq!(sentence(&anyhow!(missing()).context("a.jpg")), "a.jpg: No such file");
+        assert_eq!(sentence(&Err::<(), _>(io()).context("a.jpg").unwrap_err()), "a.jpg: No such file");
+        assert_eq!(sentence(&anyhow!(io()).context("the model can't be read")), "the model can't be read: a.jpg: No such file");
     }
 }

@@ -134,15 +134,16 @@ impl Detector {
             }
             // Resizing is part of what is replayed on the device, and so of its time.
             Network::Gpu(detr) => {
-                let [height, width] = target_size(self.config.pixels.resize, picture.width, picture.height)?;
+                let [height, width] = target_size(self.config.pixels.resize, picture.full_size[0], picture.full_size[1])?;
                 (detr.run(picture, height, width).await?, 0.0, None)
             }
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();
-        let detections = post(&self.config, &output, [picture.width, picture.height])?;
+        let [width, height] = picture.full_size;
+        let detections = post(&self.config, &output, [width, height])?;
         let times = Times { pre, network, post: milliseconds(start), parts };
-        Ok(Detections { detections, times, width: picture.width, height: picture.height })
+        Ok(Detections { detections, times, width, height })
     }
 
     pub fn config(&self) -> &Config {

@@ -106,14 +106,22 @@ impl GpuDetr {
     /// A picture, to be resized to `height` × `width` and normalised on the device.
     pub async fn run(&mut self, picture: &Picture, height: usize, width: usize) -> Result<Output<HostTensor>> {
         picture.check()?;
-        if picture.rgba.len() as u64 > self.recorder.gpu.device.limits().max_storage_buffer_binding_size {
-            // Too large for one buffer, as a 48-megapixel photo is: the host can make it smaller.
+        if !self.holds([picture.width, picture.height], width) {
             return self.infer(&image::prepare(picture, &self.pixels)?).await;
         }
         self.warm_up([picture.width, picture.height], height, width).await?;
         let Some(Entry { resize: Some(resize), .. }) = self.programs.last() else { return Err(nothing()) };
         resize.program.write(&self.recorder.gpu, &resize.picture, &picture.rgba);
         output(self.run_last(true).await?)
+    }
+
+    /// Whether a picture fits into one buffer, and so does what it becomes when its rows are resized. A 48-megapixel photo doesn't, nor one that is
+    /// thin as a thread: the host makes those smaller.
+    fn holds(&self, [from_width, from_height]: [usize; 2], width: usize) -> bool {
+        const MAX_SIDE: usize = 1 << 16;
+        let bytes = |width: usize| (width as u64).saturating_mul(from_height as u64).saturating_mul(4);
+        let limit = self.recorder.gpu.device.limits().max_storage_buffer_binding_size;
+        from_width.max(from_height) <= MAX_SIDE && bytes(from_width.max(width)) <= limit
     }
 
     /// Records what [`GpuDetr::run`] needs for pictures of this width and height, so that the first one doesn't wait for it.

@@ -41,7 +41,7 @@ pub fn target_size(rule: Resize, width: usize, height: usize) -> Result<[usize; 
 /// The network's input, `[1, height, width, 3]`.
 pub fn prepare(picture: &Picture, pixels: &Pixels) -> Result<HostTensor> {
     picture.check()?;
-    let [height, width] = target_size(pixels.resize, picture.width, picture.height)?;
+    let [height, width] = target_size(pixels.resize, picture.full_size[0], picture.full_size[1])?;
     let bytes = resize(&picture.rgba, [picture.width, picture.height], [width, height]);
     // A byte has 256 values: each channel's normalised ones are computed once.
     let tables = [0, 1, 2].map(|c| {
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn normalises_each_channel_by_itself() {
-        let picture = Picture::new(1, 1, vec![0, 51, 255, 7]).unwrap();
+        let picture = Picture::new(1, 1, vec![0, 51, 255, 255]).unwrap();
         let pixels = Pixels { mean: [0.5, 0.2, 0.0], std: [0.5, 0.1, 2.0], resize: Resize::Stretch { height: 1, width: 2 } };
         let input = prepare(&picture, &pixels).unwrap();
         assert_eq!(input.shape, [1, 1, 2, 3]);
@@ -95,6 +95,14 @@ mod tests {
         for (found, expected) in input.to_f32().iter().zip([expected, expected].concat()) {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
+    }
+
+    #[test]
+    fn the_size_is_that_of_the_whole_file() {
+        // Made smaller by 3 while it was read: 10 × 7 pixels held of 30 × 20, which to the nearest would be another shape.
+        let picture = Picture { full_size: [30, 20], ..Picture::new(10, 7, vec![255; 280]).unwrap() };
+        let pixels = Pixels { mean: [0.0; 3], std: [1.0; 3], resize: Resize::ShortestSide { short: 100, long: 1000 } };
+        assert_eq!(prepare(&picture, &pixels).unwrap().shape, [1, 100, 150, 3]);
     }
 
     #[test]

@@ -242,7 +242,7 @@ fn kept(x: &Tensor) -> Result<HostTensor> {
 
 /// A picture at the size of the network's input; to take it from there is to take it from the file.
 fn fit(picture: &Picture, pixels: &Pixels) -> Result<Picture> {
-    let [height, width] = target_size(pixels.resize, picture.width, picture.height)?;
+    let [height, width] = target_size(pixels.resize, picture.full_size[0], picture.full_size[1])?;
     let rgb = resize(&picture.rgba, [picture.width, picture.height], [width, height]);
     Picture::new(width, height, rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect())
 }

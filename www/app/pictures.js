@@ -1,5 +1,6 @@
 // The photos of this visit: added, shown, run one after another, cleared and brought back.
 
+import { isLying, takeOrientation, uprightTransform } from '../detrim/orientation.js';
 import { detect } from './engine.js';
 import { explain, isAbort } from './errors.js';
 import { byId, make } from './dom.js';
@@ -59,8 +60,29 @@ export async function add(blobs, about = {}) {
   else dismiss('file');
 }
 
-/** @param {Blob} blob @param {string} name @param {string} credit @returns {Promise<Picture>} */
-async function open(blob, name, credit) {
+/**
+ * A file that every browser shows upright: one that only some would turn is drawn anew, so that boxes lie where they belong.
+ * @param {Blob} file
+ * @returns {Promise<Blob>}
+ */
+async function upright(file) {
+  const { blob, orientation } = await takeOrientation(file);
+  if (orientation === 1) return file;
+  const bitmap = await createImageBitmap(blob);
+  const { width, height } = bitmap;
+  const canvas = make('canvas', isLying(orientation) ? { width: height, height: width } : { width, height });
+  const context = canvas.getContext('2d');
+  context?.setTransform(...uprightTransform(orientation, width, height));
+  context?.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const drawn = await new Promise((/** @type {BlobCallback} */ resolve) => canvas.toBlob(resolve, 'image/png'));
+  if (!drawn) throw new Error('the browser gave no canvas of this size');
+  return drawn;
+}
+
+/** @param {Blob} file @param {string} name @param {string} credit @returns {Promise<Picture>} */
+async function open(file, name, credit) {
+  const blob = await upright(file);
   const bitmap = await createImageBitmap(blob);
   const { width, height } = bitmap;
   const scale = Math.min(1, THUMB / Math.min(width, height));

@@ -3,6 +3,7 @@
 import { DetrimError } from './errors.js';
 import { download } from './download.js';
 import { called } from './model.js';
+import { isLying, takeOrientation, uprightTransform } from './orientation.js';
 
 /**
  * Whatever a picture can come from. A `<video>` gives its current frame.
@@ -19,8 +20,8 @@ import { called } from './model.js';
 /** RGBA, and the size of the picture, whose pixels may have been more. @typedef {{pixels: ImageData, width: number, height: number}} Pixels */
 
 /**
- * Upright as browsers show it, but with the file's own numbers: neither a colour profile nor alpha changes them, as in the
- * pictures that the networks are trained on.
+ * Upright as browsers show it, but with the file's own numbers: no colour profile changes them, as in the pictures that the networks are
+ * trained on. Alpha isn't multiplied in before the picture is put on white, so that it is rounded once, as by the native command.
  *
  * @type {ImageBitmapOptions}
  */
@@ -28,6 +29,7 @@ const AS_STORED = { imageOrientation: 'from-image', colorSpaceConversion: 'none'
 
 /** Phones refuse larger canvases. */
 const MOST_PIXELS = 4096 * 4096;
+const MOST_SIDE = 16384;
 
 /** Why pixels can't be read, and what to do. */
 const CORS = 'the picture comes from another host without its permission to read the pixels (CORS): load it with `crossorigin="anonymous"`, and have that '
@@ -118,14 +120,16 @@ export async function toPixels(frame, owned) {
   /** @type {ImageBitmap | VideoFrame | undefined} */
   let picture;
   try {
-    if ('data' in frame && frame.data instanceof Uint8ClampedArray) {
+    if ('data' in frame && frame.data instanceof Uint8ClampedArray && fits(frame.width, frame.height)) {
       return { pixels: frame, width: frame.width, height: frame.height };
     }
     const ready = 'close' in frame;
-    picture = ready ? /** @type {ImageBitmap | VideoFrame} */ (frame) : await bitmap(/** @type {Blob | ImageData} */ (frame));
+    const { blob, orientation } = 'arrayBuffer' in frame ? await takeOrientation(frame) : { blob: frame, orientation: 1 };
+    picture = ready ? /** @type {ImageBitmap | VideoFrame} */ (frame) : await bitmap(/** @type {Blob | ImageData} */ (blob));
     owned ||= !ready;
-    const [width, height] = 'displayWidth' in picture ? [picture.displayWidth, picture.displayHeight] : [picture.width, picture.height];
-    return { pixels: draw(picture, width, height), width, height };
+    const [across, down] = 'displayWidth' in picture ? [picture.displayWidth, picture.displayHeight] : [picture.width, picture.height];
+    const [width, height] = isLying(orientation) ? [down, across] : [across, down];
+    return { pixels: draw(picture, across, down, orientation), width, height };
   } catch (error) {
     throw DetrimError.from(error, 'source', error instanceof DOMException && error.name === 'SecurityError'
       ? CORS : 'the picture can\'t be read');
@@ -137,25 +141,38 @@ export async function toPixels(frame, owned) {
 /** One canvas for all frames: browsers are slow to give back a canvas's memory. @type {OffscreenCanvas | HTMLCanvasElement | undefined} */
 let canvas;
 
+/** Whether a canvas may be so large. @param {number} width @param {number} height */
+function fits(width, height) {
+  return width * height <= MOST_PIXELS && Math.max(width, height) <= MOST_SIDE;
+}
+
 /**
+ * On white, upright, and made smaller where a canvas couldn't hold it.
+ *
  * @param {ImageBitmap | VideoFrame} picture
  * @param {number} width
  * @param {number} height
+ * @param {number} [orientation]
  * @returns {ImageData}
  */
-function draw(picture, width, height) {
-  const shrink = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
-  const [w, h] = shrink < 1 ? [Math.floor(width * shrink), Math.floor(height * shrink)] : [width, height];
-  canvas ??= typeof OffscreenCanvas !== 'undefined' ? new OffscreenCanvas(w, h) : document.createElement('canvas');
-  canvas.width = w;
-  canvas.height = h;
+function draw(picture, width, height, orientation = 1) {
+  const shrink = fits(width, height) ? 1 : Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
+  // A picture may be as thin as a thread.
+  const [w, h] = [width, height].map(side => Math.min(MOST_SIDE, Math.max(1, Math.floor(side * shrink))));
+  const [across, down] = isLying(orientation) ? [h, w] : [w, h];
+  canvas ??= typeof OffscreenCanvas !== 'undefined' ? new OffscreenCanvas(across, down) : document.createElement('canvas');
+  canvas.width = across;
+  canvas.height = down;
   const context = /** @type {OffscreenCanvasRenderingContext2D | CanvasRenderingContext2D | null} */ (
     canvas.getContext('2d', { willReadFrequently: true }));
   if (!context) throw new DetrimError('unsupported', 'the browser gave no 2D canvas');
+  context.fillStyle = 'white';
+  context.fillRect(0, 0, across, down);
   context.imageSmoothingQuality = 'high';
+  context.setTransform(...uprightTransform(orientation, w, h));
   context.drawImage(picture, 0, 0, w, h);
   try {
-    return context.getImageData(0, 0, w, h);
+    return context.getImageData(0, 0, across, down);
   } catch (error) {
     // What is drawn to it from now on could not be read either.
     canvas = undefined;

@@ -223,7 +223,7 @@ fn build(
             if decoded[index] == 0
                 && let Ok(pixels) = image::open(&pictures.folder.join(&picture.file_name))
             {
-                let problem = turned(&picture.file_name, picture.size.map(|side| side as f64), [pixels.width, pixels.height]);
+                let problem = turned(&picture.file_name, picture.size.map(|side| side as f64), pixels.full_size);
                 lying.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(problem);
                 write(layout.features(index).start, &network.features(&views.view(picture, number).apply(&pixels))?)?;
                 write(layout.flag(index), &[1])?;

@@ -92,7 +92,8 @@ impl View {
                 rgba.extend(pixel);
             }
         }
-        Picture { width: across.length, height: down.length, rgba }
+        let [width, height] = [across.length, down.length];
+        Picture { width, height, rgba, full_size: [width, height] }
     }
 
     /// What a picture of `[width, height]` pixels shows in this view: boxes are cut at its edges and lose their weight or are left
