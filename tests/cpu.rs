@@ -1,11 +1,13 @@
 //! The backends on candle's tensors against the naive one: the CPU's own kernels, and the operations that have gradients.
 
+mod operators;
+
 use crate::kernels::{check_kernels, check_refusals, compare, random};
 use crate::operators::check_operators;
 use candle_core::{Device, Tensor, Var};
 use detrim::HostTensor;
 use detrim::autograd::Autograd;
-use detrim::backend::{Backend, Padding, Pool, Window};
+use detrim::backend::{Backend, Padding, Window};
 use detrim::config::Activation;
 use detrim::cpu::{self, Cpu};
 
@@ -101,9 +103,6 @@ fn every_operation_has_the_right_gradient() {
             backend.depthwise(&x[0], &conv, Activation::None).unwrap()
         });
     }
-    check_gradients("max pool", &[random(&[1, 5, 6, 2], 1)], |backend, x| {
-        backend.pool(&x[0], Window::new(3, 2, Padding::Even(1)), Pool::Max).unwrap()
-    });
 }
 
 /// The gradients of the first would be lost without a word.
