@@ -86,7 +86,8 @@ impl ImageFolder {
     pub fn measure(&self, images: &mut [Image]) {
         images.par_iter_mut().filter(|image| image.size.is_none() && image.absent.is_none()).for_each(|image| {
             match image::open(&self.folder.join(&image.file_name)) {
-                Ok(pixels) => image.size = Some([pixels.width as f64, pixels.height as f64]),
+                // (A very large one is decoded smaller.)
+                Ok(pixels) => image.size = Some(pixels.full_size.map(|side| side as f64)),
                 Err(error) => image.absent = Some(error.to_string()),
             }
         });
