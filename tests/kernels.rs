@@ -235,21 +235,25 @@ impl<B: Backend> Bench<'_, B> {
     }
 
     fn attentions(&self) {
-        // Batch, queries, keys, heads, head width, shape of the bias.
+        // Batch, queries, keys, heads, widths of a head's keys and values, shape of the bias.
         let cases = [
-            (1, 1, 1, 1, 1, None),
-            (1, 20, 20, 4, 32, None),
-            (1, 7, 127, 8, 8, Some((1, 1))),
-            (2, 13, 37, 3, 5, Some((2, 1))),
-            (2, 11, 9, 2, 31, Some((1, 11))),
-            (1, 5, 83, 5, 12, Some((1, 1))),
-            (3, 17, 70, 1, 64, Some((3, 17))),
+            (1, 1, 1, 1, [1, 1], None),
+            (1, 20, 20, 4, [32, 32], None),
+            (1, 7, 127, 8, [8, 8], Some((1, 1))),
+            (2, 13, 37, 3, [5, 5], Some((2, 1))),
+            (2, 11, 9, 2, [31, 31], Some((1, 11))),
+            (1, 5, 83, 5, [12, 12], Some((1, 1))),
+            (3, 17, 70, 1, [64, 64], Some((3, 17))),
+            (1, 9, 35, 3, [8, 4], None),
+            (2, 5, 33, 2, [4, 36], Some((2, 5))),
+            (1, 6, 17, 4, [8, 3], Some((1, 1))),
+            (2, 7, 40, 3, [1, 50], None),
         ];
-        for (batch, queries, keys, heads, head_width, bias_shape) in cases {
+        for (batch, queries, keys, heads, [head_width, value_width], bias_shape) in cases {
             let width = heads * head_width;
             let (q, expected_q) = self.tensor(&[batch, queries, width], 1);
             let (k, expected_k) = self.tensor(&[batch, keys, width], 2);
-            let (v, expected_v) = self.tensor(&[batch, keys, width], 3);
+            let (v, expected_v) = self.tensor(&[batch, keys, heads * value_width], 3);
             let bias = bias_shape.map(|(n, rows)| {
                 let mut bias = random(&[n, rows, keys], 4).to_f32().into_owned();
                 // Every third key hidden, as by a mask.
@@ -258,7 +262,11 @@ impl<B: Backend> Bench<'_, B> {
             });
             let found = self.backend.attention(&q, &k, &v, heads, bias.as_ref().map(|b| &b.0)).unwrap();
             let expected = Naive.attention(&expected_q, &expected_k, &expected_v, heads, bias.as_ref().map(|b| &b.1)).unwrap();
-            self.check(&format!("attention {batch}x{queries}x{keys}, {heads} heads of {head_width}, bias {bias_shape:?}"), &found, &expected);
+            self.check(
+                &format!("attention {batch}x{queries}x{keys}, {heads} heads of {head_width} and {value_width}, bias {bias_shape:?}"),
+                &found,
+                &expected,
+            );
         }
         // Scores too large for exp() must not overflow.
         let large = HostTensor::f32(&[1, 3, 4], random(&[1, 3, 4], 5).to_f32().iter().map(|x| x * 100.0).collect());
