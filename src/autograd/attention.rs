@@ -32,6 +32,7 @@ impl Attention {
             (&[batch, queries, row], &[b, keys, r], &[c, values, value_row])
                 if (b, r) == (batch, row)
                     && (c, values) == (batch, keys)
+                    && ![batch, queries, keys, row, value_row].contains(&0)
                     && row.is_multiple_of(self.heads)
                     && value_row.is_multiple_of(self.heads) =>
             {

@@ -172,7 +172,7 @@ pub fn sampler(value: &Tensor, offsets: &Tensor, weights: &Tensor, boxes: &Tenso
     let Deformable { heads, levels, points, .. } = deformable;
     let (all_points, sizes) = (heads * deformable.all_points(), [offsets, weights, boxes].map(Tensor::dims));
     let fits = *heads > 0
-        && row > 0
+        && ![batch, queries, row].contains(&0)
         && row.is_multiple_of(*heads)
         && all_points > 0
         && points.len() == levels.len()
