@@ -147,9 +147,10 @@ test('a picture’s file may be bytes, a response, or on its way', async (t) => 
     frame.close();
     const [{ label }] = await taken;
     const errors = [];
-    for (const source of /** @type {any[]} */ ([new Uint8ClampedArray(16), new Float32Array(16), new Uint8Array(16), fetch('/nowhere.png'), (async () => { throw new Error('no luck'); })()])) {
+    for (const source of /** @type {any[]} */ ([new Uint8ClampedArray(16), new Float32Array(16), new Uint8Array(16), fetch('/nowhere.png')])) {
       errors.push(await d.detect(source).then(() => 'none', (error) => `${error.code}: ${error.message}`));
     }
+    errors.push(await d.detect(Promise.reject(new Error('no luck'))).then(() => 'none', (error) => `${error.code}: ${error.message}`));
     return { found: { ...found, frame: label }, errors };
   }, { api, MODEL, CAT });
   const { frame, address, ...others } = /** @type {Record<string, string>} */ (found);

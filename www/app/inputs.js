@@ -61,7 +61,7 @@ async function take(transfer) {
     void add(model.length === 0 ? pictures : pictures.filter(({ type }) => type.startsWith('image/')));
   }
   if (files.length > 0) return;
-  if (repository) explainHub(repository);
+  if (repository) notify('info', 'hub', explainHub(repository));
   else notify('warning', 'file', 'That was a link, not a file. Save the picture first: this page contacts no other site.');
 }
 

@@ -40,7 +40,6 @@ pub struct Contents<'a> {
 
 /// How much of a detector a file must hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "nothing is trained there"))]
 pub enum Least {
     Detector,
     /// A backbone, as it comes from training on ImageNet. Its checkpoint has the paper's transformer in its config, but no weights of one.
