@@ -5,14 +5,14 @@
 //! ```
 
 use anyhow::{Result, bail};
-use detrim::checkpoint::{Guess, open};
+use detrim::checkpoint::{Guess, open_any};
 use detrim::detector::{Detections, Detector, Device};
 use detrim::image;
 use std::path::Path;
 
-/// What a model (detrim's own file or a DETR checkpoint) finds in an image file.
+/// What a model (detrim's own file or any supported checkpoint) finds in an image file.
 pub fn detect(model: &Path, photo: &Path) -> Result<Detections> {
-    let checkpoint = open(model, &Guess::default())?;
+    let checkpoint = open_any(model, &Guess::default())?;
     // What the file didn't say.
     checkpoint.guesses.iter().for_each(|assumption| eprintln!("assumed: {assumption}"));
     // Loading and detecting are async for the browser's sake; natively, pollster waits.
