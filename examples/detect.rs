@@ -10,7 +10,7 @@ use detrim::detector::{Detections, Detector, Device};
 use detrim::image;
 use std::path::Path;
 
-/// What a model (detrim's own file or a DETR checkpoint) finds in an image file.
+/// What a model (detrim's own file or any supported checkpoint) finds in an image file.
 pub fn detect(model: &Path, photo: &Path) -> Result<Detections> {
     let checkpoint = open_any(model, &Guess::default())?;
     // What the file didn't say.
