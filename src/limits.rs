@@ -87,7 +87,7 @@ mod tests {
         let found = takes(&largest, [800, 1333]);
         assert!(found.macs * 5 < Limits::default().macs && found.macs * 30 > Limits::default().macs, "{found:?}");
         // The stem's output: 64 channels at half the size.
-        assert_eq!(takes(&Config::detr(Backbone::Resnet(ResNet::of_depth(18, false).unwrap())), [64, 96]).bytes, 32 * 48 * 64 * 4);
+        assert_eq!(takes(&Config::detr(Backbone::Resnet(ResNet::of_depth(18, false).unwrap())), [640, 960]).bytes, 320 * 480 * 64 * 4);
         let problem = within(&largest, [8192, 8192], Limits::default()).unwrap_err().to_string();
         assert!(problem.contains("GMAC") && problem.contains("--max-gmac") && problem.contains("8192 × 8192"), "{problem}");
         let allowed = Limits { macs: u64::MAX, ..Limits::default() };

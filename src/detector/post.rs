@@ -53,8 +53,11 @@ fn each(
     [width, height]: [usize; 2],
     classes: impl Fn(&[f32]) -> Vec<(usize, f32)>,
 ) -> Result<Vec<Detection>> {
-    // A network that selects tokens has no more queries than the picture has tokens.
-    let queries = output.boxes.shape.get(1).copied().unwrap_or_default().min(config.queries());
+    let queries = match config {
+        Architecture::Detr(_) => config.queries(),
+        // It selects tokens, and has no more queries than the picture has of these.
+        Architecture::RtDetr(_) => output.boxes.shape.get(1).copied().unwrap_or_default().min(config.queries()),
+    };
     let logits = finite("class logits", &output.logits, [1, queries, config.classes()])?;
     let boxes = finite("boxes", &output.boxes, [1, queries, 4])?;
     let mut found = Vec::new();

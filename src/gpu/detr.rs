@@ -292,7 +292,8 @@ mod tests {
         block_on(detr.infer(&numbers(96, 64))).unwrap();
         let both = detr.info().activation_bytes;
         detr.most_bytes = both + 1000;
-        let picture = Picture::new(300, 200, vec![100; 300 * 200 * 4]).unwrap();
+        // Smaller than a program, which it can take the place of.
+        let picture = Picture::new(60, 40, vec![100; 60 * 40 * 4]).unwrap();
         block_on(detr.run(&picture, 96, 64)).unwrap();
         assert_eq!(detr.programs.len(), 1);
         assert!(detr.info().activation_bytes <= detr.most_bytes);
