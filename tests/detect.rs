@@ -292,7 +292,7 @@ fn what_the_command_writes_appears_whole_where_it_is_asked_for() {
     assert!(stdout.starts_with(as_text(&photo)) && stdout.ends_with("]\n"), "{stdout}");
 
     for (arguments, problem) in
-        [(&["--draw", "drawn.heic"][..], "drawn.heic"), (&["--json", "absent/out.json"], "folder isn't there"), (&["--json", "."], "directory")]
+        [(&["--draw", "drawn.heic"][..], "drawn.heic: "), (&["--json", "absent/out.json"], "folder isn't there"), (&["--json", "."], "directory")]
     {
         let stderr = text(&run("")(arguments).stderr);
         assert!(stderr.contains(problem) && stderr.matches(problem).count() == 1, "{stderr}");
