@@ -29,7 +29,8 @@ export function startModels() {
       facts.textContent = factsOf(model);
     }
   });
-  watch(['model'], () => {
+  // With `models`: what a visitor's own model knows is only known when it is loaded.
+  watch(['models', 'model'], () => {
     about.textContent = state.model ? describe(state.model) : '';
   });
 }
