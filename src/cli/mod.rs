@@ -104,7 +104,7 @@ fn open_annotations(of: &str, file: &Path) -> anyhow::Result<Dataset> {
 /// Finds the pictures of annotations, and tells of those that are called otherwise there.
 fn locate(annotations: &mut Dataset, folder: &Path) {
     if let Some(sentence) = ImageFolder::new(folder).locate(&mut annotations.images) {
-        eprintln!("{}: {sentence}", folder.display());
+        eprintln!("{}: {}", folder.display(), printable(&sentence));
     }
 }
 

@@ -7,7 +7,7 @@ mod work;
 
 use super::bars::Bars;
 use super::model::{self, GuessArguments};
-use super::{complain, count};
+use super::{complain, count, printable};
 use anyhow::{Context, Result};
 use begin::{begin, options};
 use candle_core::Device;
@@ -196,7 +196,7 @@ pub fn run(arguments: Arguments) -> Result<bool> {
         eprintln!("{surety}");
     }
     for note in pictures.notes.iter().chain(&pictures.problems) {
-        eprintln!("{note}");
+        eprintln!("{}", printable(note));
     }
     let bars = Bars::default();
     let views = Views::new(arguments.views, arguments.seed, arguments.close_ups, &pictures);
