@@ -41,7 +41,7 @@ pub struct AttentionMaps {
     /// Of the feature map, which spans the picture.
     pub rows: usize,
     pub columns: usize,
-    /// `[heads, rows, columns]`; each head's sum is 1.
+    /// `[heads, rows, columns]`; each head's sum is 1, or less by the weight of sampling points outside of the picture.
     pub weights: Vec<f32>,
 }
 

@@ -385,7 +385,7 @@ test('?bench shows medians of each stage for each backend that works', async (t)
 });
 
 test('?bench saves a profile of this device for the trimmer', async (t) => {
-  const { page } = await open(t, { webgpu: false, page: '?bench' });
+  const { page } = await open(t, { webgpu: false, page: '?bench&model=detr-lite0-base' });
   await ready(page, 'cpu');
   await page.locator('#bench-size').selectOption('320,320');
   await page.locator('input[name="bench-backend"][value="webgpu"]').uncheck();

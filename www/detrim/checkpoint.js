@@ -149,7 +149,7 @@ export function sortFiles(files) {
   const config = one(named(/^config( \(\d+\))?\.json$/i));
   const weights = named(/\.(safetensors|pth?|bin)$/i).sort((a, b) => (a.name < b.name ? -1 : 1));
   if (weights.length === 0) throw new DetrimError('argument', `no weights (a .safetensors file) are among ${list(files)}`);
-  if (weights.length > 1) checkShards(weights);
+  checkShards(weights);
   return { weights, config, preprocessor };
 }
 
@@ -157,7 +157,7 @@ export function sortFiles(files) {
 function checkShards(files) {
   const places = files.map(({ name }) => /^(.*)-(\d+)-of-(\d+)\.\w+$/.exec(name));
   const [, stem, , count] = places[0] ?? [];
-  if (places.some(place => place?.[1] !== stem || place?.[3] !== count)) {
+  if (files.length > 1 && places.some(place => !place || place[1] !== stem || place[3] !== count)) {
     throw new DetrimError('argument', `these are several models: ${list(files)}; one at a time, with its config.json`);
   }
   const present = new Set(places.map(place => Number(place?.[2])));

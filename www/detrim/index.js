@@ -88,7 +88,7 @@ export { DetrimError };
  * @property {number} heads
  * @property {number} rows
  * @property {number} columns
- * @property {Float32Array} weights head by head, row by row; each head's sum is 1
+ * @property {Float32Array} weights head by head, row by row; each head's sum is 1, or less by what it sampled outside of the picture (RT-DETR and its descendants)
  */
 
 /**
