@@ -42,6 +42,7 @@ test('the same photo through two models: boxes, count and time of each, under on
   assert.notEqual(await picture(page), single);
   await page.locator('.chip', { hasText: name }).click();
 
+  await page.locator('#threshold').fill('50');
   await pick(page, 'Chelsea the cat');
   await says(page, /: 1 object,/);
   assert.match(String(await page.locator('#second-picture').getAttribute('aria-label')), /cat \d+%/);

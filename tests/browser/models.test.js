@@ -19,7 +19,7 @@ test('the menu tells size, accuracy and time; what is loaded answers until the c
   assert.equal(await row(page, second.name).locator('.facts').innerText(), `${(second.bytes / 1e6).toFixed(1)} MB · 1.3× as fast`, 'until it has been timed here');
 
   await row(page, second.name).click();
-  await page.waitForFunction(() => /model 1\.0 MB of \d\d\./.test(document.getElementById('status')?.textContent ?? ''));
+  await page.waitForFunction(() => /model 1\.0 MB of \d+\.\d MB/.test(document.getElementById('status')?.textContent ?? ''));
   await page.locator('#samples').getByRole('button', { name: 'Chelsea the cat' }).click();
   await page.locator('#app[data-runs="1"]:not([data-shown=""])').waitFor();
   assert.deepEqual(await labels(page), ['cat'], 'the first answers meanwhile');

@@ -176,7 +176,7 @@ test('pictures that are thin as a thread or larger than a canvas end no engine',
 test('the page shows a WebP that is stored lying upright, with its box where it belongs', async (t) => {
   const { page } = await open(t);
   await ready(page, 'cpu');
-  await page.locator('input[type=file]').setInputFiles({ name: 'lying.webp', mimeType: 'image/webp', buffer: await fixture('lying.webp') });
+  await page.locator('#file').setInputFiles({ name: 'lying.webp', mimeType: 'image/webp', buffer: await fixture('lying.webp') });
   await page.locator('#app[data-runs="1"]:not([data-shown=""])').waitFor();
   const shown = await page.locator('#photo').evaluate((photo) => [/** @type {HTMLImageElement} */ (photo).naturalWidth, /** @type {HTMLImageElement} */ (photo).naturalHeight]);
   assert.deepEqual(shown, [320, 216]);

@@ -88,7 +88,7 @@ test('without a report, a network or WebGPU, it says so', async (t) => {
   await writeFile(path.join(out, 'report.json'), '{"rows": [{"name": "parent", "costs": {"size": [64, 64]}}]}');
   await says(/parent\.safetensors/, out);
   await writeFile(path.join(out, 'parent.safetensors'), 'nothing of the kind');
-  await says(/^.*error: parent: .*not a model of detrim/s, out, '--backend', 'cpu');
+  await says(/^.*error: parent: .*not a checkpoint that detrim knows/s, out, '--backend', 'cpu');
   await writeFile(path.join(out, 'parent.safetensors'), await convert(path.join(REPOSITORY, 'tests', 'fixtures', 'basic')));
   await says(/no WebGPU: .*\n.*nothing could be measured/, out, '--backend', 'webgpu', '--chromium=--disable-gpu', '--chromium=--disable-software-rasterizer');
 });
