@@ -37,12 +37,14 @@ fn our_file_gives_back_what_was_written() {
     assert_eq!((checkpoint.config.labels[15].id, checkpoint.config.labels[15].name.as_str()), (17, "cat"));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("x.safetensors");
-    write_own(&file, &checkpoint, Storage::F32).unwrap();
-    let bytes = std::fs::read(&file).unwrap();
-    assert_eq!(bytes, to_bytes(&checkpoint, Storage::F32).unwrap());
-    let again = read_own(&bytes, "x").unwrap();
-    assert_eq!((&again.config, &again.weights, &again.card), (&checkpoint.config, &checkpoint.weights, &checkpoint.card));
-    assert_eq!(open(&file, &Guess::default()).unwrap(), again);
+    for (checkpoint, storage) in [(checkpoint, Storage::F16), (random(Config::detr(lite0()), "stand-in", 0), Storage::F32)] {
+        write_own(&file, &checkpoint, storage).unwrap();
+        let bytes = std::fs::read(&file).unwrap();
+        assert_eq!(bytes, to_bytes(&checkpoint, storage).unwrap());
+        let again = read_own(&bytes, "x").unwrap();
+        assert_eq!((&again.config, &again.weights, &again.card), (&checkpoint.config, &checkpoint.weights, &checkpoint.card));
+        assert_eq!(open(&file, &Guess::default()).unwrap(), again);
+    }
 }
 
 /// A network with depthwise convolutions.

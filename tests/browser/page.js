@@ -83,7 +83,7 @@ export async function heat(page) {
 
 /** A file that the page saves. @param {Page} page @param {() => Promise<void>} act */
 export async function saved(page, act) {
-  const [download] = await Promise.all([page.waitForEvent('download'), act()]);
+  const [download] = await Promise.all([page.waitForEvent('download', PATIENCE), act()]);
   return { name: download.suggestedFilename(), content: await readFile(await download.path()) };
 }
 
