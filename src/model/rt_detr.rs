@@ -65,14 +65,18 @@ impl<B: Backend> RtDetr<B> {
         let neck = Neck::load(&loader.part("neck"), &config.neck, &backbone.widths())?;
         let projections = config.decoder_projection.then(|| {
             let widths = neck.widths().into_iter().enumerate();
-            widths.map(|(i, width)| ConvLayer::load(&loader, &format!("projection{i}"), width, d_model, Shape::new(1, 1, Activation::None))).collect()
+            let project = |(i, width)| ConvLayer::load(&loader, &format!("projection{i}"), width, d_model, Shape::new(1, 1, Activation::None));
+            widths.map(project).collect::<Result<Vec<_>>>()
         });
+        let projections = projections.transpose()?;
+        let first_map = projections.as_ref().map_or(neck.widths().first().copied(), |all| all.first().map(|conv| conv.width));
+        let tokens = first_map.unwrap_or(d_model);
         let heads = loader.heads();
         let class_head = |i: usize| heads.linear(&format!("class_head.{i}"), d_model, config.classes);
         Ok(Self {
             config: config.clone(),
-            projections: projections.transpose()?,
-            selection: Selection::load(&loader.part("selection").heads(), config)?,
+            projections,
+            selection: Selection::load(&loader.part("selection").heads(), config, tokens)?,
             position: Mlp::load(
                 &loader.part("query_position").heads(),
                 4,
@@ -82,7 +86,7 @@ impl<B: Backend> RtDetr<B> {
                 decoder.position.activation,
             )?,
             layers: (0..decoder.layers)
-                .map(|i| DeformableLayer::load(&loader.part(&format!("decoder.{i}")), decoder, d_model))
+                .map(|i| DeformableLayer::load(&loader.part(&format!("decoder.{i}")), decoder, d_model, tokens))
                 .collect::<Result<_>>()?,
             class_heads: (0..decoder.layers).map(class_head).collect::<Result<_>>()?,
             box_head: BoxHead::load(&heads, decoder, d_model)?,
@@ -211,9 +215,10 @@ impl<B: Backend> Backbone<B> {
 }
 
 impl<B: Backend> Selection<B> {
-    fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
+    /// `tokens` is the width of the tokens that are selected from.
+    fn load(loader: &Loader<B>, config: &Config, tokens: usize) -> Result<Self> {
         let (d_model, selection) = (config.d_model, &config.selection);
-        let output = selection.output.then(|| -> Result<_> { Ok((loader.linear("output", d_model, d_model)?, loader.norm("norm", d_model)?)) });
+        let output = selection.output.then(|| -> Result<_> { Ok((loader.linear("output", tokens, d_model)?, loader.norm("norm", d_model)?)) });
         Ok(Self {
             output: output.transpose()?,
             score: loader.linear("score", d_model, config.classes)?,
