@@ -132,9 +132,8 @@ impl<B: Backend> DeformableAttention<B> {
         let heads = if config.value_projection { loader.size("heads", all_heads) } else { all_heads };
         let points: Vec<usize> = (config.points.iter().enumerate()).map(|(level, &points)| loader.size(&format!("points.{level}"), points)).collect();
         let width = d_model / all_heads * heads;
-        let projections = config
-            .value_projection
-            .then(|| -> Result<_> { Ok([loader.linear("value", tokens, width)?, loader.linear("output", width, d_model)?]) });
+        let projections =
+            config.value_projection.then(|| -> Result<_> { Ok([loader.linear("value", tokens, width)?, loader.linear("output", width, d_model)?]) });
         let all_points = heads * points.iter().sum::<usize>();
         Ok(Self {
             heads,
