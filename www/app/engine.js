@@ -33,7 +33,7 @@ export async function readModels() {
   const wanted = new URLSearchParams(location.search).get(CHOSEN);
   const named = (/** @type {string | null} */ name) => models.find((m) => m.name === name);
   const model = named(wanted) ?? named(recall(CHOSEN)) ?? models[0];
-  const repository = wanted?.startsWith('hf:') && repositoryOf(wanted);
+  const repository = wanted ? repositoryOf(wanted) : undefined;
   if (repository) notify('info', 'hub', explainHub(repository));
   else if (wanted && model.name !== wanted) notify('warning', 'model', `There is no model “${wanted}” here; using ${model.name}.`);
   update({ models, model });

@@ -8,7 +8,8 @@
  * @module
  */
 
-import { gather, hubOrigin } from './checkpoint.js';
+import { gather } from './checkpoint.js';
+import { hubOrigin } from './hub.js';
 import { DetrimError } from './errors.js';
 import { here } from './here.js';
 import { RemoteEngine } from './remote.js';
