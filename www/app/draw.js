@@ -6,6 +6,9 @@ import { percent } from './format.js';
 /** @typedef {import('./state.js').Detection} Detection */
 /** @typedef {{x: number, y: number, width: number, height: number}} Area */
 
+/** So many boxes, as on the page of a document, get thinner lines and smaller labels. */
+const CROWD = 13;
+
 /**
  * @param {CanvasRenderingContext2D} context
  * @param {Detection[]} detections best first
@@ -16,25 +19,28 @@ import { percent } from './format.js';
  * @param {boolean} [filled] whether that gets its colour inside too
  */
 export function drawDetections(context, detections, picture, scale, unit, active, filled = true) {
+  // Everything is smaller in a crowd, and what would cover another label is left to the list.
+  const crowded = detections.length >= CROWD;
+  const size = crowded ? 0.8 * unit : unit;
   context.save();
   context.beginPath();
   context.rect(picture.x, picture.y, picture.width, picture.height);
   context.clip();
   context.lineJoin = 'round';
-  context.font = `600 ${13 * unit}px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif`;
+  context.font = `600 ${13 * size}px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif`;
   context.textBaseline = 'middle';
   // Best last, so that it lies on top; the lifted one above all.
   const order = detections.filter((d) => d !== active).reverse();
   if (active && detections.includes(active)) order.push(active);
   for (const detection of order) {
     const dimmed = active !== null && detection !== active;
-    drawBox(context, detection, areaOf(detection, picture, scale), unit, dimmed, detection === active, filled);
+    drawBox(context, detection, areaOf(detection, picture, scale), crowded ? 0.7 * unit : unit, dimmed, detection === active, filled);
   }
   // Labels after all boxes, the best first: they take the free places.
   /** @type {Area[]} */
   const taken = [];
   for (const detection of order.reverse()) {
-    drawLabel(context, detection, areaOf(detection, picture, scale), picture, unit, taken, active !== null && detection !== active);
+    drawLabel(context, detection, areaOf(detection, picture, scale), picture, size, taken, active !== null && detection !== active, crowded && detection !== active);
   }
   context.restore();
 }
@@ -95,9 +101,10 @@ function drawBox(context, detection, area, unit, dimmed, lifted, filled) {
  * @param {number} unit
  * @param {Area[]} taken
  * @param {boolean} dimmed
+ * @param {boolean} brief the name alone, and only where it covers no other
  */
-function drawLabel(context, detection, box, picture, unit, taken, dimmed) {
-  const text = `${detection.label} ${percent(detection.score)}`;
+function drawLabel(context, detection, box, picture, unit, taken, dimmed, brief) {
+  const text = brief ? detection.label : `${detection.label} ${percent(detection.score)}`;
   const width = context.measureText(text).width + 14 * unit;
   const height = 22 * unit;
   const x = Math.max(picture.x, Math.min(box.x, picture.x + picture.width - width));
@@ -111,7 +118,9 @@ function drawLabel(context, detection, box, picture, unit, taken, dimmed) {
     ...Array.from({ length: 6 }, (_, i) => ({ x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + inset + (i + 1) * (height + 2 * unit) })),
   ].map((place) => ({ ...place, width, height }));
   const inside = places.filter((p) => p.y >= picture.y && p.y + height <= picture.y + picture.height);
-  const place = inside.find((p) => !taken.some((t) => overlap(p, t))) ?? inside[0] ?? places[1];
+  const free = inside.find((p) => !taken.some((t) => overlap(p, t)));
+  if (!free && brief) return;
+  const place = free ?? inside[0] ?? places[1];
   taken.push(place);
   context.globalAlpha = dimmed ? 0.35 : 1;
   context.fillStyle = colourOf(detection.label);
