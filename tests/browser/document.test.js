@@ -18,7 +18,7 @@ const LABELS = [
 ];
 
 /**
- * The fixture's weights with as many classes: those it has, over and over.
+ * The fixture's weights with as many classes: those it has, each time with their features in another order.
  * @param {Buffer} file @param {number} classes
  */
 function widen(file, classes) {
@@ -28,13 +28,19 @@ function widen(file, classes) {
   const header = { __metadata__: metadata };
   const parts = [];
   let offset = 0;
-  for (const [name, { dtype, shape: [first, ...shape], data_offsets: [from, to] }] of Object.entries(tensors)) {
+  for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(tensors)) {
+    const old = file.subarray(start + from, start + to);
     const head = /class_embed|enc_score_head/.test(name);
     // For denoising there is one more, which stands for no object.
-    const rows = !head ? first : name.includes('denoising') ? classes + 1 : classes;
-    const row = (to - from) / first;
-    const data = Buffer.concat(Array.from({ length: rows }, (_, i) => file.subarray(start + from + (i % first) * row, start + from + (i % first + 1) * row)));
-    header[name] = { dtype, shape: [rows, ...shape], data_offsets: [offset, offset + data.length] };
+    const rows = name.includes('denoising') ? classes + 1 : classes;
+    const row = old.length / shape[0];
+    const turned = (/** @type {number} */ i) => {
+      const one = old.subarray((i % shape[0]) * row, ((i % shape[0]) + 1) * row);
+      const from = row > 2 ? 2 * Math.floor(i / shape[0]) : 0;
+      return Buffer.concat([one.subarray(from), one.subarray(0, from)]);
+    };
+    const data = head ? Buffer.concat(Array.from({ length: rows }, (_, i) => turned(i))) : old;
+    header[name] = { dtype, shape: head ? [rows, ...shape.slice(1)] : shape, data_offsets: [offset, offset + data.length] };
     parts.push(data);
     offset += data.length;
   }
@@ -50,7 +56,7 @@ async function layoutModel(names) {
   const id2label = Object.fromEntries(names.entries());
   const label2id = Object.fromEntries(names.map((name, i) => [name, i]));
   return [
-    { name: 'config.json', mimeType: 'application/json', buffer: Buffer.from(JSON.stringify({ ...config, id2label, label2id })) },
+    { name: 'config.json', mimeType: 'application/json', buffer: Buffer.from(JSON.stringify({ ...config, num_queries: 60, id2label, label2id })) },
     { name: 'preprocessor_config.json', mimeType: 'application/json', buffer: await readFile(path.join(FOLDER, 'preprocessor_config.json')) },
     { name: 'layout.safetensors', mimeType: '', buffer: widen(await readFile(path.join(FOLDER, 'model.safetensors')), names.length) },
   ];
@@ -61,7 +67,7 @@ test('a document asks for a layout model, and one that is dropped shows its own 
   await ready(page, 'cpu');
   const card = page.locator('#document');
   await card.waitFor();
-  assert.match(await card.innerText(), /deimv2-femto doesn’t know titles, captions and tables.*docling-layout-heron does: download .*config\.json/s);
+  assert.match(await card.innerText(), /deimv2-femto doesn’t know titles, captions and tables\. Docling’s layout model does: download .*config\.json from https:\/\/huggingface\.co\/docling-project\/docling-layout-heron\/tree\/main and drop/s);
   await page.locator('#app:not([data-shown=""])').waitFor();
   assert.match(await page.locator('#status').innerText(), /Photo: detrim, CC0/);
   const before = await picture(page);
@@ -71,13 +77,19 @@ test('a document asks for a layout model, and one that is dropped shows its own 
   await page.locator('#document', { hasText: 'layout may know titles, captions and tables, but its config.json doesn’t name its classes' }).waitFor();
 
   await page.locator('#model-file').setInputFiles(await layoutModel(LABELS));
-  await page.locator('#model-about', { hasText: 'layout: 17 classes' }).waitFor();
-  await card.waitFor({ state: 'hidden' });
   await page.locator('#threshold').fill('5');
-  await page.waitForFunction(() => Number(document.getElementById('app')?.dataset.shown) > 12);
+  await page.waitForFunction((names) => {
+    const found = [...document.querySelectorAll('#list li:not([hidden]) .name')].map(({ textContent }) => textContent ?? '');
+    return found.length > 12 && names.includes(found[0]);
+  }, LABELS);
+  assert.equal(await card.isHidden(), true);
   const found = await labels(page);
   assert.ok(found.every((label) => LABELS.includes(label)), String(found));
-  assert.ok((await page.locator('#chips .chip').allInnerTexts()).some((chip) => /^Table\s*\d+$/.test(chip)), 'each kind is named with its number');
+  assert.ok(new Set(found).size > 1, 'several kinds are found');
+  for (const kind of new Set(found)) {
+    const chip = (await page.locator('#chips .chip', { hasText: kind }).innerText()).replace(/\s+/g, ' ');
+    assert.equal(chip, `${kind} ${found.filter((label) => label === kind).length}`, 'each kind stands with its number above the list');
+  }
   assert.notEqual(await picture(page), before);
   assert.equal(await page.locator('#photo').getAttribute('alt'), 'A printed page', 'the picture stays');
   const { content } = await saved(page, () => page.locator('#save-json').click());

@@ -29,7 +29,7 @@ export function startPictures() {
   watch(['engine'], () => {
     const { engine, current, info, model } = state;
     if (engine !== 'ready' || !current) return;
-    const same = current.result?.backend === info?.backend && current.result?.model === model?.name;
+    const same = current.result?.backend === info?.backend && current.result?.model === model;
     if (current.status === 'failed' || (current.status === 'done' && !same)) again();
   });
   watch(['mode'], () => void work());

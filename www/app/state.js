@@ -14,7 +14,7 @@
  * @property {number} width of the picture
  * @property {number} height
  * @property {string} backend
- * @property {string} model
+ * @property {Model} model
  */
 
 /**

@@ -37,7 +37,12 @@ export function repositoryUrl({ name, revision }, origin) {
   return new URL(`${origin}/${name}/resolve/${encodeURIComponent(revision)}/`);
 }
 
-/** What to do where a page fetches nothing from the Hub; goes on with what is done with the files. @param {Repository} repository */
-export function downloadAdvice({ name, revision }) {
-  return `download model.safetensors, config.json and preprocessor_config.json from ${HUB}/${name}/tree/${revision}`;
+/** Where somebody downloads a repository's files. @param {Repository} repository */
+export function repositoryPage({ name, revision }) {
+  return `${HUB}/${name}/tree/${revision}`;
+}
+
+/** What to do where a page fetches nothing from the Hub: ends in the address, and goes on with what is done with the files. @param {Repository} repository */
+export function downloadAdvice(repository) {
+  return `download model.safetensors, config.json and preprocessor_config.json from ${repositoryPage(repository)}`;
 }
