@@ -6,6 +6,7 @@ import { cp, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { knowsDocuments } from '../../www/app/knows_documents.js';
+import { placeAnyway, placeInCrowd } from '../../www/app/places.js';
 import { install } from './application.js';
 import { REPOSITORY, open, serve } from './harness.js';
 import { labels, picture, ready, saved, shownIn } from './page.js';
@@ -109,6 +110,28 @@ test('a layout model is known by its labels', () => {
   assert.equal(knowsDocuments(['table', 'table column', 'table row', 'table column header', 'table projected row header', 'table spanning cell']), true, 'a table’s structure');
   assert.equal(knowsDocuments(['person', 'dining table', 'book', 'tv', 'text']), false);
   assert.equal(knowsDocuments([]), false);
+});
+
+test('in a crowd a label stands beside its box where that covers no other, and not at all where it would cover a label', () => {
+  const picture = { x: 0, y: 0, width: 400, height: 300 };
+  const label = { width: 50, height: 20 };
+  const box = { x: 100, y: 100, width: 100, height: 40 };
+  const at = (/** @type {import('../../www/app/places.js').Area | undefined} */ place) => place && [place.x, place.y];
+  const around = {
+    over: { x: 90, y: 60, width: 200, height: 40 }, before: { x: 20, y: 100, width: 80, height: 40 },
+    after: { x: 200, y: 100, width: 100, height: 40 }, under: { x: 90, y: 140, width: 200, height: 40 },
+  };
+  const place = (/** @type {(keyof typeof around)[]} */ sides, /** @type {import('../../www/app/places.js').Area[]} */ taken = []) => {
+    return at(placeInCrowd(box, label, 1, picture, taken, [box, ...sides.map((side) => around[side])]));
+  };
+  assert.deepEqual(place([]), [100, 81], 'over it');
+  assert.deepEqual(place(['over']), [51, 100], 'before it');
+  assert.deepEqual(place(['over', 'before']), [199, 100], 'after it');
+  assert.deepEqual(place(['over', 'before', 'after']), [100, 139], 'under it');
+  assert.deepEqual(place(['over', 'before', 'after', 'under']), [100, 81], 'over it, on its neighbour');
+  assert.equal(place([], [picture]), undefined);
+  assert.deepEqual(at(placeAnyway(box, label, 1, picture, [picture])), [100, 81], 'the one that is pointed at has its label anyway');
+  assert.deepEqual(at(placeInCrowd({ ...box, x: 0, y: 0 }, label, 1, picture, [], [])), [99, 0], 'none leaves the picture');
 });
 
 test('the example: a layout model’s parts of a page', async (t) => {

@@ -21,7 +21,7 @@ export function startDocument() {
     card.hidden = !(mode === 'photo' && current?.kind === 'document' && model && engine !== 'loading' && !known);
     if (card.hidden || !model) return;
     // So they are called where config.json has no names.
-    if (model.labels.every((label, i) => label === `class ${i}`)) {
+    if (model.labels.length > 0 && model.labels.every((label, i) => label === `class ${i}`)) {
       text.textContent = `${model.name} may know titles, captions and tables, but its config.json doesn’t name its classes. Write their names into its “id2label”, and drop the files on this page again.`;
       return;
     }
