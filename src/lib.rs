@@ -49,8 +49,10 @@ pub mod fetch;
 pub mod fold;
 pub mod forward;
 pub mod gpu;
+pub mod graph;
 pub mod hash;
 pub mod image;
+pub mod inference;
 mod labels;
 pub mod layout;
 pub mod limits;
@@ -63,6 +65,7 @@ pub mod output;
 pub mod progress;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod prune;
+pub mod session;
 #[cfg(not(target_arch = "wasm32"))]
 mod share;
 pub mod structure;

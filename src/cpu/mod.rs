@@ -13,12 +13,15 @@ mod panels;
 mod product;
 pub(crate) mod rows;
 mod select;
+mod session;
 mod softmax;
 mod threads;
 mod window;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use floats::Floats;
+
+pub use session::CpuSession;
 
 use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
