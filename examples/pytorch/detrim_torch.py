@@ -79,7 +79,7 @@ def load(path):
     """The network in a detrim file, ready to detect or to be trained; f32."""
     header, tensors = read(path)
     build = RtDetr if "model_type" in header["config"] else Detr
-    model = build(header["config"], Tensors(tensors))
+    model = build(header["config"], Tensors(tensors, header["config"].get("sizes", {})))
     model.header = header
     unknown = set(tensors) ^ set(model.state_dict())
     if unknown:
@@ -115,13 +115,17 @@ def save(model, path, dtype=torch.float32, provenance=None):
 
 
 class Tensors:
-    """Where a part of the network finds its weights: all tensors whose names begin with its prefix."""
+    """Where a part of the network finds its weights: all tensors whose names begin with its prefix; and the config's `sizes`, what pruning left."""
 
-    def __init__(self, tensors, prefix=""):
-        self.tensors, self.prefix = tensors, prefix
+    def __init__(self, tensors, sizes, prefix=""):
+        self.tensors, self.sizes, self.prefix = tensors, sizes, prefix
 
     def part(self, name):
-        return Tensors(self.tensors, f"{self.prefix}{name}.")
+        return Tensors(self.tensors, self.sizes, f"{self.prefix}{name}.")
+
+    def size(self, name, default):
+        """For what no tensor's shape tells: heads, sampling points, and how a layer's output is divided."""
+        return self.sizes.get(self.prefix + name, default)
 
     def has(self, name):
         return any(tensor.startswith(self.prefix + name) for tensor in self.tensors)
@@ -212,7 +216,7 @@ class Attention(nn.Module):
     def __init__(self, tensors, heads):
         super().__init__()
         self.query, self.key, self.value, self.output = (tensors.linear(name) for name in ("query", "key", "value", "output"))
-        self.heads = heads
+        self.heads = tensors.size("heads", heads)
 
     def forward(self, queries, keys, values, bias=None):
         """All [batch, number, d_model]; `bias` is added to the scores [batch, 1, queries, keys]."""
@@ -459,7 +463,8 @@ class HgNetV2(nn.Module):
         super().__init__()
         stem = tensors.part("stem")
         self.stem = nn.ModuleDict({
-            "1": Conv(stem.part("1"), 2, "relu"), "2a": Conv(stem.part("2a"), 1, "relu", same=True), "2b": Conv(stem.part("2b"), 1, "relu", same=True),
+            "1": Conv(stem.part("1"), 2, "relu"),
+            "2a": Conv(stem.part("2a"), 1, "relu", same=True), "2b": Conv(stem.part("2b"), 1, "relu", same=True),
             "3": Conv(stem.part("3"), 2, "relu"), "4": Conv(stem.part("4"), 1, "relu")})
         self.outputs = config["outputs"]
         for s, stage in enumerate(config["stages"][:self.outputs[-1] + 1]):
@@ -518,13 +523,21 @@ class HgBlock(nn.Module):
         return y + x if self.residual else y
 
 
+def parts(conv, tensors, name):
+    """Channels of the two parts that a convolution's output is divided into: halves, unless they were pruned."""
+    first, second = (tensors.size(f"{name}.{part}", None) for part in (0, 1))
+    if first is None:
+        first = conv.width // 2 if second is None else conv.width - second
+    return [first, conv.width - first]
+
+
 class Csp(nn.Module):
     """A cross-stage partial layer. RT-DETR's and D-FINE's paths begin with convolutions of their own, DEIMv2's are halves of one."""
 
     def __init__(self, config, tensors, activation, divided=False):
         super().__init__()
         self.conv1 = Conv(tensors.part("conv1"), 1, activation)
-        self.repeats, self.divided = config["repeats"], divided
+        self.repeats, self.parts = config["repeats"], parts(self.conv1, tensors, "conv1") if divided else None
         for i in range(self.repeats):
             self.add_module(f"repeat{i}", Conv(tensors.part(f"repeat{i}"), 1, activation))
         for name in ("conv2", "conv3"):
@@ -532,10 +545,10 @@ class Csp(nn.Module):
 
     def forward(self, x):
         y = self.conv1(x)
-        other, y = y.chunk(2, 1) if self.divided else (self.conv2(x), y)
+        other, y = y.split(self.parts, 1) if self.parts else (self.conv2(x), y)
         for i in range(self.repeats):
             y = getattr(self, f"repeat{i}")(y)
-        last = self.conv2 if self.divided else self.conv3
+        last = self.conv2 if self.parts else self.conv3
         return y + other if last is None else last(y + other)
 
 
@@ -546,6 +559,7 @@ class Elan(nn.Module):
         super().__init__()
         divided = config["kind"] == "elan5"
         self.conv1 = Conv(tensors.part("conv1"), 1, activation)
+        self.parts = parts(self.conv1, tensors, "conv1")
         self.csp1, self.csp2 = (Csp(config, tensors.part(name), activation, divided) for name in ("csp1", "csp2"))
         for name in ("conv2", "conv3"):
             self.add_module(name, None if divided else Conv(tensors.part(name), 1, activation))
@@ -553,7 +567,7 @@ class Elan(nn.Module):
 
     def forward(self, x):
         both = self.conv1(x)
-        a = self.csp1(both.chunk(2, 1)[1])
+        a = self.csp1(both.split(self.parts, 1)[1])
         a = a if self.conv2 is None else self.conv2(a)
         b = self.csp2(a)
         b = b if self.conv3 is None else self.conv3(b)
@@ -644,7 +658,9 @@ class DeformableAttention(nn.Module):
         self.offsets, self.weights = tensors.linear("offsets"), tensors.linear("weights")
         projected = config["value_projection"]
         self.value, self.output = (tensors.linear(name) if projected else None for name in ("value", "output"))
-        self.heads, self.points, self.scale = config["self_attention"]["heads"], config["points"], config["offset_scale"]
+        self.heads, self.scale = config["self_attention"]["heads"], config["offset_scale"]
+        self.heads = tensors.size("heads", self.heads) if projected else self.heads
+        self.points = [tensors.size(f"points.{level}", points) for level, points in enumerate(config["points"])]
         self.discrete = config["method"] == "discrete"
 
     def forward(self, queries, boxes, tokens, levels):
@@ -661,7 +677,7 @@ class DeformableAttention(nn.Module):
         sizes = [height * width for height, width in levels]
         sampled = [
             self.sample(level.unflatten(2, size), at)
-            for level, size, at in zip(value.split(sizes, 2), levels, places.split(self.points, 2))]
+            for level, size, at in zip(value.split(sizes, 2), levels, places.split(self.points, 2)) if at.shape[2] > 0]
         weights = weights.transpose(1, 2).flatten(0, 1)[:, None]
         seen = (torch.cat(sampled, 3).float() * weights).sum(3).to(queries.dtype)
         seen = seen.unflatten(0, (batch, self.heads)).permute(0, 3, 1, 2).flatten(2)

@@ -203,9 +203,9 @@ def teacher_loss(layer, teacher, softmax, aligned):
 class Losses(nn.Module):
     """The network with its losses, so that DistributedDataParallel sees one module that gives one number."""
 
-    def __init__(self, model, teacher, labelled, map_weight):
+    def __init__(self, model, teacher, labelled, map_weight, auxiliary):
         super().__init__()
-        self.model, self.labelled, self.map_weight = model, labelled, map_weight
+        self.model, self.labelled, self.map_weight, self.auxiliary = model, labelled, map_weight, auxiliary
         # In a list, which hides it from DistributedDataParallel and from the optimiser.
         self.teacher = [teacher]
         self.softmax = model.config.get("class_activation") == "softmax"
@@ -229,7 +229,11 @@ class Losses(nn.Module):
                 chosen = wanted.chosen[:, :self.model.config["queries"]]
         output = self.model(pixels, mask, chosen)
         if self.labelled:
-            parts["labels"] = sum(label_loss(layer, classes, targets, self.softmax) for layer in output.layers) / objects
+            # The last decoder layer and the selected tokens count in full.
+            shares = [self.auxiliary] * (len(output.layers) - 1) + [1.0]
+            shares[0] = 1.0 if output.scores is not None else shares[0]
+            layers = zip(output.layers, shares)
+            parts["labels"] = sum(share * label_loss(layer, classes, targets, self.softmax) for layer, share in layers) / objects
         if teacher is not None:
             # With the teacher's tokens as queries, or with as many learnt ones, a query is the same as the teacher's.
             count = output.logits.shape[1]
@@ -241,7 +245,8 @@ class Losses(nn.Module):
                 loss, share = teacher_loss(layer, by, self.softmax, aligned)
                 total += loss / share.clamp(min=1)
             if chosen is not None:
-                total += quality_focal(output.scores.float(), wanted.scores.float().sigmoid()) / wanted.scores.float().sigmoid().max(-1).values.sum().clamp(min=1)
+                every = wanted.scores.float().sigmoid()
+                total += quality_focal(output.scores.float(), every) / every.max(-1).values.sum().clamp(min=1)
             parts["teacher"] = total
             maps = []
             for i, (a, b) in enumerate(zip(output.maps, wanted.maps)):
@@ -249,7 +254,7 @@ class Losses(nn.Module):
                 if a.shape == b.shape:
                     maps.append((a - b).float().square().mean() / b.float().square().mean().clamp(min=1e-6))
             parts["maps"] = self.map_weight * sum(maps) / max(len(maps), 1)
-        return sum(parts.values()), {name: float(value) for name, value in parts.items()}
+        return sum(parts.values()), {name: float(torch.as_tensor(value).detach()) for name, value in parts.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ the loop
@@ -270,10 +275,11 @@ def arguments():
     parser.add_argument("--clip", type=float, default=0.1, help="largest norm of a gradient")
     parser.add_argument("--warmup", type=int, default=500, help="steps in which the rate rises")
     parser.add_argument("--map-weight", type=float, default=1.0, help="how much the teacher's feature maps count")
+    parser.add_argument("--auxiliary", type=float, default=1.0, help="how much the labels' losses of the decoder layers before the last count")
     parser.add_argument("--no-flip", action="store_true", help="don't mirror images")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe (GPUs)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images, for each process")
-    parser.add_argument("--log", type=int, default=50, help="steps between lines")
+    parser.add_argument("--every", type=int, default=50, help="steps between lines")
     parser.add_argument("--save", type=int, default=1000, help="steps between writes of --out")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -304,7 +310,7 @@ def main():
     loader = DataLoader(dataset, args.batch, sampler=sampler, num_workers=args.workers, collate_fn=collate,
                         worker_init_fn=lambda worker: random.seed(args.seed + 1000 * rank + worker))
 
-    losses = Losses(model, teacher, args.labels is not None, args.map_weight)
+    losses = Losses(model, teacher, args.labels is not None, args.map_weight, args.auxiliary)
     if teacher is not None:
         pixels, mask, *_ = collate([dataset[0]])
         losses.adapt(pixels.to(device), mask.to(device))
@@ -316,8 +322,10 @@ def main():
                                   weight_decay=args.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / max(args.warmup, 1), 1.0) * (
         0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(step / args.steps, 1)))))
-    # Not every head has a loss with every teacher.
-    run = nn.parallel.DistributedDataParallel(losses, [local] if cuda else None, find_unused_parameters=True) if world > 1 else losses
+    # With labels every parameter has a loss, with a teacher that depends on it.
+    run = losses
+    if world > 1:
+        run = nn.parallel.DistributedDataParallel(losses, [local] if cuda else None, find_unused_parameters=args.labels is None)
     if rank == 0:
         print(f"{len(dataset)} images, {world} processes on {device.type}, {sum(p.numel() for p in backbone + rest):,} parameters to train", flush=True)
 
@@ -348,7 +356,7 @@ def main():
             schedule.step()
             step += 1
             seen.append({"loss": loss.item(), **parts})
-            if step % args.log == 0 or step == args.steps:
+            if step % args.every == 0 or step == args.steps:
                 mean = torch.tensor([sum(one[name] for one in seen) / len(seen) for name in seen[0]], device=device)
                 if world > 1:
                     dist.all_reduce(mean)
