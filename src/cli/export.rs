@@ -47,6 +47,8 @@ enum Dtype {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     outputs::writable(&arguments.onnx)?;
+    let same = arguments.onnx.canonicalize().is_ok_and(|out| arguments.model.model.canonicalize().is_ok_and(|model| model == out));
+    ensure!(!same, "{} would be written over the model: give it another name", arguments.onnx.display());
     model::allow(&arguments.model.guess);
     let checkpoint = arguments.model.read()?;
     let resize = checkpoint.config.pixels().resize;
@@ -59,8 +61,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let options = OnnxOptions { opset: arguments.opset, size, batch: arguments.batch, stored: arguments.dtype == Dtype::Stored };
     let bytes = onnx(&checkpoint, options)?;
-    let same = arguments.onnx.canonicalize().is_ok_and(|out| arguments.model.model.canonicalize().is_ok_and(|model| model == out));
-    ensure!(!same, "{} would be written over the model: give it another name", arguments.onnx.display());
     output::write(&arguments.onnx, &bytes)?;
     let [height, width] = size;
     let megabytes = bytes.len() as f64 / 1e6;
