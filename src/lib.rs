@@ -27,6 +27,7 @@
 //! | quantise | [`prune::quantise::quantise`] |
 //! | train and fine-tune | [`train::run::State`] |
 //! | measure AP, cost and speed | [`eval`] |
+//! | write ONNX for other runtimes | [`export::onnx`] |
 //!
 //! `examples/` has a program for each of the first steps. The API isn't stable: versions before 1.0 may change any of it.
 
@@ -43,6 +44,8 @@ pub mod cpu;
 pub mod detector;
 pub mod error;
 pub mod eval;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod export;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod fetch;
 #[cfg(not(target_arch = "wasm32"))]

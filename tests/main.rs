@@ -20,6 +20,7 @@ mod labels;
 mod losses;
 mod naive;
 mod operators;
+mod original_family;
 mod parity;
 mod pictures;
 mod prune;

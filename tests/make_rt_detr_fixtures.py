@@ -1,12 +1,13 @@
 """Makes tests/fixtures/family/NAME: small random detectors of RT-DETR's family as transformers saves them, and what it computes with them.
 
     pip install torch transformers==5.24 safetensors
-    python tests/make_rt_detr_fixtures.py
+    python tests/make_rt_detr_fixtures.py [NAME…]
 
 `case.safetensors`: pixel_values and every stage that `detrim forward` names. Batch norms have random statistics, so that folding them shows.
 The DEIMv2 ones whose name ends in -as-trained compute what DEIMv2 does (see `as_trained`); the others are transformers' own computation.
 """
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -76,6 +77,15 @@ def cases():
         feat_strides=[16], num_feature_levels=2, decoder_n_points=[4, 2], depth_mult=0.5, hidden_expansion=0.67, max_num_bins=16, lqe_hidden_dim=12,
         share_bbox_head=True, use_gateway=False, decoder_activation_function="silu", eval_size=[64, 96])
     yield "deimv2-lite-as-trained", Deimv2ForObjectDetection, Deimv2Config(**lite, **transformer), {"as_trained": True}
+    # What few configs have: a level beyond the encoder's maps, and norms before attention in the encoder.
+    small = dict(
+        encoder_hidden_dim=16, encoder_in_channels=[12, 16, 20], decoder_in_channels=[16, 16, 16], feat_strides=[8, 16, 32], hidden_expansion=0.5,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=24, d_model=16, num_queries=7, decoder_layers=2,
+        id2label=LABELS, label2id=transformer["label2id"], num_denoising=10)
+    thin = RTDetrResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], layer_type="basic", out_indices=[2, 3, 4])
+    yield "rt_detr-levels", RTDetrForObjectDetection, RTDetrConfig(backbone_config=thin, num_feature_levels=4, **small), {}
+    yield "rt_detr_v2-pre-norm", RTDetrV2ForObjectDetection, RTDetrV2Config(
+        backbone_config=thin, normalize_before=True, encoder_layers=2, decoder_n_points=2, **small), {}
 
 
 def shake(model, generator):
@@ -125,6 +135,8 @@ def stages(model, pixels):
 
 def main():
     for seed, (name, kind, config, options) in enumerate(cases()):
+        if len(sys.argv) > 1 and name not in sys.argv[1:]:
+            continue
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         model = kind(config).eval()

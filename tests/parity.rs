@@ -21,8 +21,16 @@ pub fn guess(fixture: &str) -> Guess {
 }
 
 /// RT-DETR and its descendants.
-pub const FAMILY: [&str; 6] =
-    ["family/rt_detr", "family/rt_detr_v2", "family/rt_detr_v2-discrete", "family/d_fine", "family/deimv2-hybrid", "family/deimv2-lite-as-trained"];
+pub const FAMILY: [&str; 8] = [
+    "family/rt_detr",
+    "family/rt_detr_v2",
+    "family/rt_detr_v2-discrete",
+    "family/d_fine",
+    "family/deimv2-hybrid",
+    "family/deimv2-lite-as-trained",
+    "family/rt_detr-levels",
+    "family/rt_detr_v2-pre-norm",
+];
 
 /// The checkpoint in a folder, and its cases.
 pub fn files(folder: &Path) -> (PathBuf, Vec<PathBuf>) {

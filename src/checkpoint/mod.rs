@@ -17,6 +17,7 @@ mod read;
 pub(crate) mod safetensors;
 pub(crate) mod tensors;
 
+use crate::backend::SamplingMethod;
 use crate::config::{Activation, Architecture, ClassActivation, Config, NetworkConfig, Resize};
 use crate::error::Result;
 use crate::weights::Weights;
@@ -94,6 +95,12 @@ pub struct Guess {
     /// things of D-FINE that DEIMv2 hasn't: a map and a norm before the selection, ReLU inside the box heads, and positions made anew in
     /// every decoder layer.
     pub exact_transformers: bool,
+    /// Of RT-DETR and its descendants: how many tokens become queries.
+    pub queries: Option<usize>,
+    /// The same: how many decoder layers are evaluated. Each has heads of its own.
+    pub decoder_layers: Option<usize>,
+    /// The same: how a sampled location becomes a value.
+    pub sampling: Option<SamplingMethod>,
 }
 
 impl Checkpoint<Architecture> {

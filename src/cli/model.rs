@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use detrim::backend::SamplingMethod;
 use detrim::checkpoint::{self, Checkpoint, ClassNames, Guess};
 use detrim::config::{Activation, Architecture, ClassActivation, NetworkConfig, Resize};
 use detrim::limits::{self, Limits};
@@ -55,9 +56,27 @@ pub struct GuessArguments {
     /// Standard deviation of red, green and blue pixels
     #[arg(long, value_name = "R,G,B", value_parser = colours)]
     std: Option<[f32; 3]>,
-    /// DEIMv2 under transformers' names: compute exactly what transformers 5.24 does, in place of what the weights were trained for
+    /// DEIMv2 under transformers' names: compute exactly what transformers 5.24 does, in place of what the weights were trained for (the default,
+    /// and what the names of DEIMv2's own repository mean)
     #[arg(long)]
     exact_transformers: bool,
+    /// RT-DETR and its descendants: how many tokens become queries
+    #[arg(long, value_name = "N")]
+    num_queries: Option<usize>,
+    /// RT-DETR and its descendants: how many decoder layers are evaluated
+    #[arg(long, value_name = "N")]
+    eval_layers: Option<usize>,
+    /// RT-DETR and its descendants: how values between pixels are sampled
+    #[arg(long)]
+    sampling: Option<Sampling>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Sampling {
+    /// Interpolated
+    Default,
+    /// Those of the nearest pixel
+    Discrete,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -121,9 +140,14 @@ pub fn open_backbone(file: &Path, guess: &GuessArguments) -> Result<Checkpoint> 
     Ok(told(checkpoint::open_backbone(file, &guess.guess())?))
 }
 
+/// Allows networks as much as the options say, from now on.
+pub fn allow(guess: &GuessArguments) {
+    limits::allow(guess.limits());
+}
+
 /// Refuses a model that takes more for a photo than is allowed.
 pub fn affordable(config: &impl NetworkConfig, guess: &GuessArguments) -> Result<()> {
-    limits::allow(guess.limits());
+    allow(guess);
     Ok(limits::check(config, image::typical_size(config.architecture().pixels().resize)?)?)
 }
 
@@ -177,6 +201,12 @@ impl GuessArguments {
             mean: self.mean,
             std: self.std,
             exact_transformers: self.exact_transformers,
+            queries: self.num_queries,
+            decoder_layers: self.eval_layers,
+            sampling: self.sampling.map(|method| match method {
+                Sampling::Default => SamplingMethod::Default,
+                Sampling::Discrete => SamplingMethod::Discrete,
+            }),
         }
     }
 }

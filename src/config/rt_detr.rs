@@ -23,6 +23,9 @@ pub struct RtDetr {
     pub d_model: usize,
     /// Whether a 1×1 convolution stands between each of the neck's maps and the decoder.
     pub decoder_projection: bool,
+    /// Levels beyond the neck's maps, each of half the size: 3×3 convolutions of stride 2, the first on the neck's last map.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub extra_levels: usize,
     pub selection: Selection,
     pub decoder: Decoder,
     /// Queries: the most tokens that are selected.
@@ -136,6 +139,10 @@ pub struct HybridEncoder {
     /// Whether positions are added in `layers`; their temperature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_temperature: Option<f32>,
+    /// Whether norms come before attention and feed-forward network in `layers`. As transformers computes it, the normalised tokens, not those
+    /// before the norm, are added to what the feed-forward network gives.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub normalize_before: bool,
     pub fusion: Fusion,
     pub block: FusionBlock,
     /// Activation of the convolutions.
@@ -271,6 +278,14 @@ impl MultiScaleBackbone {
     }
 }
 
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 impl Neck {
     pub fn width(&self) -> usize {
         match self {
@@ -289,6 +304,11 @@ impl Neck {
 }
 
 impl RtDetr {
+    /// Levels of feature maps that the decoder samples.
+    pub fn levels(&self) -> usize {
+        self.neck.levels(self.backbone.outputs().len()) + self.extra_levels
+    }
+
     /// The width of a layer's output, where `default` is the unpruned one.
     pub fn size(&self, layer: &str, default: usize) -> usize {
         self.sizes.get(layer).copied().unwrap_or(default)
@@ -341,7 +361,7 @@ impl RtDetr {
             boxes_fit &= reg_scale.is_finite() && up.is_finite() && reg_scale != 0.0;
         }
         let size_fits = self.pixels.resize.fits();
-        let levels = self.neck.levels(self.backbone.outputs().len());
+        let levels = self.levels();
         let heads_fit = |a: &Attention| a.heads > 0 && a.head_width > 0 && a.heads.checked_mul(a.head_width).is_some_and(|width| width <= MAX_WIDTH);
         let points = self.decoder.points.iter().try_fold(0usize, |sum, &points| sum.checked_add(points));
         for (fits, problem) in [
@@ -355,6 +375,8 @@ impl RtDetr {
             (points.is_some_and(|points| (1..=256).contains(&points)), "a head must have from 1 to 256 sampling points".into()),
             (self.decoder.offset_scale.is_finite(), "the offset scale must be a number".into()),
             (boxes_fit, "the box distributions are impossible".into()),
+            (self.extra_levels <= 4, format!("{} levels beyond the neck's maps are too many", self.extra_levels)),
+            (self.decoder_projection || self.extra_levels == 0, "levels beyond the neck's maps need projections".into()),
             (self.decoder_projection || self.neck.width() == self.d_model, "the neck's maps are not as wide as the decoder's tokens".into()),
             (self.labels.len() == self.classes, format!("{} labels don't go with {} class logits", self.labels.len(), self.classes)),
             (size_fits, format!("the input size must be from 1 to {MAX_SIDE} a side, the long side not below the short one")),

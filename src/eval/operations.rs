@@ -105,7 +105,7 @@ pub fn operations(config: &impl NetworkConfig, size: [usize; 2]) -> Vec<Step> {
     steps
 }
 
-fn operation(node: &Node) -> Option<Operation> {
+pub(super) fn operation(node: &Node) -> Option<Operation> {
     let width = |value: &Value| value.shape.last().copied().unwrap_or_default();
     let map = match node.output.shape[..] {
         [_, height, width, _] => [height, width],

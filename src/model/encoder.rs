@@ -51,6 +51,16 @@ impl<B: Backend> EncoderLayer<B> {
         let x = self.ffn.forward(backend, &x)?;
         backend.norm(&x, &self.norm2)
     }
+
+    /// The same with the norms before attention and feed-forward network, as `RTDetrEncoderLayer` has it with `normalize_before`: what the
+    /// feed-forward network gives is added to what it was given.
+    pub fn forward_pre_norm(&self, backend: &B, x: B::Tensor, position: &B::Tensor) -> Result<B::Tensor> {
+        let normal = backend.norm(&x, &self.norm1)?;
+        let placed = backend.add(&normal, position, Activation::None)?;
+        let memory = self.self_attention.memory(backend, &placed, &normal)?;
+        let x = self.self_attention.forward(backend, &placed, &memory, None, &x)?;
+        self.ffn.forward(backend, &backend.norm(&x, &self.norm2)?)
+    }
 }
 
 /// Two linear maps with an activation between, around which the input is added.

@@ -31,3 +31,4 @@ pub use mask::PixelMask;
 pub use network::Network;
 pub use position::sine_position;
 pub use rt_detr::RtDetr;
+pub(crate) use rt_detr::anchors;

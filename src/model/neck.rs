@@ -24,6 +24,7 @@ pub struct HybridEncoder<B: Backend> {
     encoders: Vec<Vec<EncoderLayer<B>>>,
     encoded_maps: Vec<usize>,
     position_temperature: Option<f32>,
+    normalize_before: bool,
     /// From the smallest map on.
     laterals: Vec<ConvLayer<B>>,
     up: Vec<Block<B>>,
@@ -116,7 +117,8 @@ impl<B: Backend> HybridEncoder<B> {
             down.push(block);
         }
         let (encoded_maps, position_temperature) = (config.encoded_maps.clone(), config.position_temperature);
-        Ok(Self { projections, encoders, encoded_maps, position_temperature, laterals, up, downs, down, fusion: config.fusion })
+        let (normalize_before, fusion) = (config.normalize_before, config.fusion);
+        Ok(Self { projections, encoders, encoded_maps, position_temperature, normalize_before, laterals, up, downs, down, fusion })
     }
 
     fn forward(&self, backend: &B, maps: Vec<B::Tensor>) -> Result<Vec<B::Tensor>> {
@@ -152,7 +154,10 @@ impl<B: Backend> HybridEncoder<B> {
         let memory = backend.reshape(map, &[batch, height * width, channels])?;
         let mut tokens = Tokens { memory, position, bias: None };
         for layer in layers {
-            tokens.memory = layer.forward(backend, tokens.memory, &tokens.position, None)?;
+            tokens.memory = match self.normalize_before {
+                false => layer.forward(backend, tokens.memory, &tokens.position, None)?,
+                true => layer.forward_pre_norm(backend, tokens.memory, &tokens.position)?,
+            };
         }
         backend.reshape(&tokens.memory, &shape)
     }

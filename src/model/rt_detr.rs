@@ -25,7 +25,7 @@ pub struct RtDetr<B: Backend> {
     config: Config,
     backbone: Backbone<B>,
     neck: Neck<B>,
-    /// Of the neck's maps, where the decoder's tokens are of another width.
+    /// Of the neck's maps, where the decoder's tokens are of another width; then those that make further levels.
     projections: Option<Vec<ConvLayer<B>>>,
     selection: Selection<B>,
     position: Mlp<B>,
@@ -63,10 +63,21 @@ impl<B: Backend> RtDetr<B> {
             BackboneConfig::Hgnetv2(net) => Backbone::Hgnetv2(HgNetV2::load(&loader.part("backbone"), net)?),
         };
         let neck = Neck::load(&loader.part("neck"), &config.neck, &backbone.widths())?;
-        let projections = config.decoder_projection.then(|| {
-            let widths = neck.widths().into_iter().enumerate();
-            let project = |(i, width)| ConvLayer::load(&loader, &format!("projection{i}"), width, d_model, Shape::new(1, 1, Activation::None));
-            widths.map(project).collect::<Result<Vec<_>>>()
+        let projections = config.decoder_projection.then(|| -> Result<Vec<_>> {
+            let mut widths = neck.widths();
+            let maps = widths.len();
+            // Each further level is made of the one before it, the first of the neck's last map.
+            let mut levels: Vec<ConvLayer<B>> = Vec::new();
+            for i in 0..maps + config.extra_levels {
+                let shape = if i < maps { Shape::new(1, 1, Activation::None) } else { Shape::new(3, 2, Activation::None) };
+                let input = if i <= maps { widths[i.min(maps - 1)] } else { widths[i - 1] };
+                let conv = ConvLayer::load(&loader, &format!("projection{i}"), input, d_model, shape)?;
+                if i >= maps {
+                    widths.push(conv.width);
+                }
+                levels.push(conv);
+            }
+            Ok(levels)
         });
         let projections = projections.transpose()?;
         let first_map = projections.as_ref().map_or(neck.widths().first().copied(), |all| all.first().map(|conv| conv.width));
@@ -118,7 +129,13 @@ impl<B: Backend> RtDetr<B> {
         let mut maps = self.neck.forward(backend, maps)?;
         show(backend, "encoder", &maps)?;
         if let Some(projections) = &self.projections {
-            maps = projections.iter().zip(&maps).map(|(conv, map)| conv.forward(backend, map)).collect::<Result<_>>()?;
+            let mut levels = projections.iter().zip(&maps).map(|(conv, map)| conv.forward(backend, map)).collect::<Result<Vec<_>>>()?;
+            let (mut last, count) = (maps.pop(), levels.len());
+            for conv in &projections[count..] {
+                last = last.map(|map| conv.forward(backend, &map)).transpose()?;
+                levels.extend(last.clone());
+            }
+            maps = levels;
         }
         let mut sizes = Vec::new();
         let mut tokens = Vec::new();
@@ -233,15 +250,15 @@ fn show<B: Backend>(backend: &B, name: &str, maps: &[B::Tensor]) -> Result<()> {
 }
 
 /// A box around each place of each level.
-struct Anchors {
+pub struct Anchors {
     /// `[tokens, 4]`, before the sigmoid.
-    logits: Vec<f32>,
+    pub logits: Vec<f32>,
     /// 1 where the anchor lies well within the picture, else 0.
-    valid: Vec<f32>,
+    pub valid: Vec<f32>,
 }
 
-/// transformers' `generate_anchors`.
-fn anchors(levels: &[[usize; 2]]) -> Anchors {
+/// transformers' `generate_anchors`; rows and columns of each level.
+pub fn anchors(levels: &[[usize; 2]]) -> Anchors {
     let (mut logits, mut valid) = (Vec::new(), Vec::new());
     for (level, &[height, width]) in levels.iter().enumerate() {
         let side = ANCHOR * (1u64 << level) as f32;

@@ -12,7 +12,8 @@ import { REPOSITORY } from './harness.js';
 const GUESSES = { 'original-zip': ['--heads', '4'], 'original-legacy': ['--heads', '3', '--dilation'],
   'family/deimv2-hybrid': ['--exact-transformers'] };
 const FIXTURES = ['basic', 'bottleneck-dc5', 'lite0', 'native', 'native-basic', 'original-legacy', 'original-zip', 'trimmed',
-  'family/rt_detr', 'family/rt_detr_v2', 'family/rt_detr_v2-discrete', 'family/d_fine', 'family/deimv2-hybrid', 'family/deimv2-lite-as-trained'];
+  'family/rt_detr', 'family/rt_detr_v2', 'family/rt_detr_v2-discrete', 'family/d_fine', 'family/deimv2-hybrid', 'family/deimv2-lite-as-trained',
+  'family/rt_detr-levels', 'family/rt_detr_v2-pre-norm'];
 
 /** A folder with a larger model and cases than the repository has. */
 const REFERENCE = process.env.DETRIM_REFERENCE;

@@ -1,4 +1,5 @@
-//! Checkpoints of other projects: original DETR, Hugging Face transformers, timm's and torchvision's backbones.
+//! Checkpoints of other projects: original DETR, Hugging Face transformers, the repositories of RT-DETR, D-FINE and DEIMv2, timm's and
+//! torchvision's backbones.
 //!
 //! What a file holds (`.safetensors`, or `.pth` by `pth`) → the tensors of the network, wherever they lie (`root`) → our names (`rename`, by
 //! the table in `names`) → a config (`architecture`, with what is stated beside the tensors: `evidence`, `stated`, `preprocessor`) → weights
@@ -59,6 +60,13 @@ pub fn convert(contents: Contents, size: usize, beside: &Beside, file: &str, gue
 fn import(contents: Contents, size: usize, beside: &Beside, guess: &Guess, least: Least) -> Result<Checkpoint<Architecture>, String> {
     check_amount(&contents, size)?;
     let evidence = Evidence::new(&contents, beside)?;
+    if least == Least::Detector && rt_detr::original::fits(contents.tensors.keys().map(String::as_str)) {
+        let rooted = root::find(contents, rt_detr::original::known)?;
+        let told = rooted.told();
+        let mut checkpoint = rt_detr::convert_original(&rooted, &evidence, guess)?;
+        checkpoint.guesses.extend(told);
+        return Ok(checkpoint);
+    }
     match evidence.family(least)? {
         Family::Detr => detr(contents, &evidence, guess, least),
         Family::RtDetr(model_type) => {

@@ -1,10 +1,36 @@
 //! Says what a file holds whose tensors aren't a detector's that detrim knows: some of their names, and the project they are likely of.
 
 /// Beginnings or parts of names by which a project's files are told, and what to say of it. The first that fits counts.
-const ORIGINS: [(&[&str], &str); 16] = [
+const ORIGINS: [(&[&str], &str); 18] = [
     (&["lora_A.", "lora_B.", "lora_embedding_"], "an adapter of PEFT's, not a whole model: merge it first (merge_and_unload) and save that"),
-    (&["bbox_head.", "neck.convs", "self_attn.attn.in_proj"], "mmdetection's names"),
-    (&["attentions.0.attn."], "detrex's names"),
+    // The head has a number, as all of its modules have.
+    (
+        &[
+            "0.enc_score_head.",
+            "1.enc_score_head.",
+            "2.enc_score_head.",
+            "3.enc_score_head.",
+            "4.enc_score_head.",
+            "5.enc_score_head.",
+            "6.enc_score_head.",
+            "7.enc_score_head.",
+            "8.enc_score_head.",
+            "9.enc_score_head.",
+        ],
+        "an RT-DETR of ultralytics, whose network is another one: give a checkpoint of lyuwenyu/RT-DETR or of Hugging Face's transformers",
+    ),
+    (
+        &["bbox_head.", "neck.convs", "self_attn.attn.in_proj"],
+        "mmdetection's names, whose modules detrim doesn't read: give a checkpoint of the model's own repository or of Hugging Face's transformers",
+    ),
+    (
+        &["attentions.0.attn."],
+        "detrex's names, whose modules detrim doesn't read: give a checkpoint of the model's own repository or of Hugging Face's transformers",
+    ),
+    (
+        &["decoder_input_proj.", "encoder_input_proj.", "encoder.aifi."],
+        "transformers' names of an RT-DETR, D-FINE or DEIMv2: its config.json must lie beside it",
+    ),
     (&["proposal_generator.", "backbone.bottom_up.", "roi_heads.box_pooler"], "detectron2's names"),
     (&["rpn.head.", "roi_heads.box_head", "backbone.fpn."], "torchvision's names of a Faster R-CNN"),
     (&["model.0.conv.weight", "model.1.conv.weight", "model.model.0.conv.weight"], "ultralytics' names (YOLO)"),

@@ -92,26 +92,33 @@ fn fits_block(dialect: &Dialect, name: &str, exists: impl Fn(&str) -> bool) -> b
 }
 
 /// `a.{b,c}.d` → `a.b.d`, `a.c.d`; one name where there are no braces.
-fn alternatives(name: &str) -> Vec<String> {
+pub fn alternatives(name: &str) -> Vec<String> {
     match name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
         Some((before, (inner, after))) => inner.split(',').map(|part| format!("{before}{part}{after}")).collect(),
         None => vec![name.into()],
     }
 }
 
-/// What the wildcards of a pattern stand for in a name.
+/// What the wildcards of a pattern stand for in a name: `#` for a number, `+` for one that is less by one on the other side, `@` for a whole
+/// part, `*` for the last one.
 #[derive(Debug, PartialEq)]
-struct Match<'a> {
+pub struct Match<'a> {
     numbers: Vec<usize>,
+    parts: Vec<&'a str>,
     last: &'a str,
 }
 
 impl<'a> Match<'a> {
-    fn new(pattern: &str, name: &'a str) -> Option<Self> {
-        let (mut numbers, mut rest) = (Vec::new(), name);
+    pub fn new(pattern: &str, name: &'a str) -> Option<Self> {
+        let (mut numbers, mut parts, mut rest) = (Vec::new(), Vec::new(), name);
         for token in pattern.chars() {
             match token {
-                '*' => return (!rest.is_empty() && !rest.contains('.')).then_some(Self { numbers, last: rest }),
+                '*' => return (!rest.is_empty() && !rest.contains('.')).then_some(Self { numbers, parts, last: rest }),
+                '@' => {
+                    let part = rest.split('.').next().filter(|part| !part.is_empty())?;
+                    parts.push(part);
+                    rest = &rest[part.len()..];
+                }
                 '#' | '+' => {
                     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
                     // Three digits: no network has a thousand layers, and a hostile name shouldn't make us count them.
@@ -122,15 +129,16 @@ impl<'a> Match<'a> {
                 letter => rest = rest.strip_prefix(letter)?,
             }
         }
-        rest.is_empty().then_some(Self { numbers, last: "" })
+        rest.is_empty().then_some(Self { numbers, parts, last: "" })
     }
 
-    fn fill(&self, pattern: &str) -> String {
-        let mut numbers = self.numbers.iter();
+    pub fn fill(&self, pattern: &str) -> String {
+        let (mut numbers, mut parts) = (self.numbers.iter(), self.parts.iter());
         let mut out = String::new();
         for token in pattern.chars() {
             match token {
                 '*' => out += self.last,
+                '@' => out += parts.next().copied().unwrap_or_default(),
                 '#' => out += &numbers.next().map_or(String::new(), usize::to_string),
                 '+' => out += &numbers.next().map_or(String::new(), |number| (number + 1).to_string()),
                 letter => out.push(letter),

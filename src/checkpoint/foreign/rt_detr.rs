@@ -1,14 +1,16 @@
-//! Checkpoints of RT-DETR, RT-DETRv2, D-FINE and DEIMv2 under transformers' names: their config (`stated`), their tensors' names (`names`),
-//! and what is folded here: batch norms into convolutions, RepVGG's two branches into one convolution, the mean of the quality head's
-//! inputs into its first map.
+//! Checkpoints of RT-DETR, RT-DETRv2, D-FINE and DEIMv2: their config, as transformers states it (`stated`) or as the shapes of an original
+//! repository's tensors tell it (`shapes`, `anchors`), their tensors' names (`names`, `original`), and what is folded here: batch norms into
+//! convolutions, RepVGG's two branches into one convolution, the mean of the quality head's inputs into its first map.
 
+mod anchors;
 mod names;
+pub mod original;
+mod shapes;
 mod stated;
 
 use super::evidence::Evidence;
 use super::origin;
-use super::root::Rooted;
-use crate::checkpoint::tensors::RawTensor;
+use super::root::{Named, Rooted};
 use crate::checkpoint::{Card, Checkpoint, Guess};
 use crate::config::{Architecture, BoxHead, ModelType, RtDetr};
 use crate::layout::{Entry, Role, layout_of};
@@ -18,12 +20,31 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use names::known;
 
-/// Makes a checkpoint of ours of the tensors.
+/// Makes a checkpoint of ours of tensors under transformers' names.
 pub fn convert(model_type: ModelType, rooted: &Rooted, evidence: &Evidence, guess: &Guess) -> Result<Checkpoint<Architecture>, String> {
     let mut assumed = Vec::new();
     let config = stated::config(model_type, evidence, classes(rooted)?, guess, &mut assumed)?;
+    let tensors = rooted.tensors.iter().map(|(name, named)| (canonical(name), named.clone())).collect();
+    build(config, tensors, None, assumed)
+}
+
+/// The same of tensors under the names of the repository that trained them.
+pub fn convert_original(rooted: &Rooted, evidence: &Evidence, guess: &Guess) -> Result<Checkpoint<Architecture>, String> {
+    let mut assumed = Vec::new();
+    let (model_type, tensors) = original::canonical(rooted)?;
+    let config = shapes::config(model_type, &tensors, evidence, guess, &mut assumed)?;
+    build(config, tensors, Some(&rooted.root), assumed)
+}
+
+/// `original` is what comes before the names of the repository that trained them, if they are its.
+fn build(
+    config: RtDetr,
+    tensors: BTreeMap<String, Named>,
+    original: Option<&str>,
+    mut assumed: Vec<String>,
+) -> Result<Checkpoint<Architecture>, String> {
     config.check().map_err(|error| error.to_string())?;
-    let file = Source::new(rooted, &config);
+    let file = Source { tensors, original, config: &config, used: Default::default() };
     let architecture = Architecture::RtDetr(Box::new(config.clone()));
     let mut weights = Weights::default();
     for entry in layout_of(&architecture) {
@@ -57,23 +78,19 @@ struct Map {
 
 /// The tensors of a file by transformers' present names.
 struct Source<'a> {
-    tensors: BTreeMap<String, (&'a str, &'a RawTensor<'a>)>,
+    tensors: BTreeMap<String, Named<'a>>,
+    original: Option<&'a str>,
     config: &'a RtDetr,
     used: std::cell::RefCell<BTreeSet<String>>,
 }
 
-impl<'a> Source<'a> {
-    fn new(rooted: &'a Rooted<'a>, config: &'a RtDetr) -> Self {
-        let tensors = rooted.tensors.iter().map(|(name, named)| (canonical(name), (named.foreign.as_str(), &named.tensor))).collect();
-        Self { tensors, config, used: Default::default() }
-    }
-
+impl Source<'_> {
     /// A tensor of ours.
     fn numbers_of(&self, entry: &Entry) -> Result<Vec<f32>, String> {
         let Entry { name, shape, role } = entry;
         let (layer, part) = name.rsplit_once('.').unwrap_or((name, ""));
         if *role == Role::Rows {
-            return self.first(&foreign(self.config, name).plain(), "weight", shape).map(|(numbers, _)| numbers);
+            return self.first(&foreign(self.config, name).plain(), "weight", shape);
         }
         let found = foreign(self.config, layer);
         let outputs = match role {
@@ -82,12 +99,12 @@ impl<'a> Source<'a> {
         };
         match (role, part) {
             (Role::Affine, _) => {
-                let (scale, _) = self.first(&found.affine(), "scale", &[1])?;
-                let (shift, _) = self.first(&found.affine(), "bias", &[1])?;
+                let scale = self.first(&found.affine(), "scale", &[1])?;
+                let shift = self.first(&found.affine(), "bias", &[1])?;
                 Ok([scale, shift].concat())
             }
-            (Role::NormScale, _) => self.first(&found.plain(), "weight", shape).map(|(numbers, _)| numbers),
-            (Role::NormShift, _) => self.first(&found.plain(), "bias", shape).map(|(numbers, _)| numbers),
+            (Role::NormScale, _) => self.first(&found.plain(), "weight", shape),
+            (Role::NormShift, _) => self.first(&found.plain(), "bias", shape),
             (_, "weight") => {
                 let (inputs, [height, width]) = match (role, &shape[..]) {
                     (Role::Depthwise, &[height, width, _]) => (1, [height, width]),
@@ -138,11 +155,11 @@ impl<'a> Source<'a> {
         match found {
             Foreign::Plain(names) => {
                 let shape = if linear { vec![outputs, inputs] } else { vec![outputs, inputs, height, width] };
-                let (weight, _) = self.first(names, "weight", &shape)?;
+                let weight = self.first(names, "weight", &shape)?;
                 Ok(Map { weight: weight.into_iter().map(f64::from).collect(), shape: [inputs, height, width] })
             }
             Foreign::ConvNorm { conv, norm, .. } => {
-                let (weight, _) = self.first(conv, "weight", &[outputs, inputs, height, width])?;
+                let weight = self.first(conv, "weight", &[outputs, inputs, height, width])?;
                 let (scale, _) = self.norm(norm, outputs)?;
                 let each = weight.len() / outputs;
                 let weight = weight.iter().enumerate().map(|(i, &x)| f64::from(x) * scale[i / each]).collect();
@@ -164,7 +181,7 @@ impl<'a> Source<'a> {
     /// A shift for each output.
     fn shift(&self, found: &Foreign, outputs: usize) -> Result<Vec<f64>, String> {
         match found {
-            Foreign::Plain(names) => Ok(self.first(names, "bias", &[outputs])?.0.into_iter().map(f64::from).collect()),
+            Foreign::Plain(names) => Ok(self.first(names, "bias", &[outputs])?.into_iter().map(f64::from).collect()),
             Foreign::ConvNorm { norm, .. } => Ok(self.norm(norm, outputs)?.1),
             Foreign::RepVgg { wide, narrow } => {
                 let (wide, narrow) = (self.norm(&wide.norm, outputs)?.1, self.norm(&narrow.norm, outputs)?.1);
@@ -175,7 +192,7 @@ impl<'a> Source<'a> {
 
     /// A batch norm as scale and shift.
     fn norm(&self, names: &[String], width: usize) -> Result<(Vec<f64>, Vec<f64>), String> {
-        let numbers = |part: &str| self.first(names, part, &[width]).map(|(numbers, _)| numbers);
+        let numbers = |part: &str| self.first(names, part, &[width]);
         let (weight, bias, mean, variance) = (numbers("weight")?, numbers("bias")?, numbers("running_mean")?, numbers("running_var")?);
         let scale: Vec<f64> = weight.iter().zip(&variance).map(|(&w, &v)| f64::from(w) / (f64::from(v) + stated::EPSILON).sqrt()).collect();
         if !scale.iter().all(|scale| scale.is_finite()) {
@@ -186,25 +203,30 @@ impl<'a> Source<'a> {
     }
 
     /// The numbers of the first of these modules' tensors that the file has.
-    fn first(&self, modules: &[String], part: &str, shape: &[usize]) -> Result<(Vec<f32>, &'a str), String> {
+    fn first(&self, modules: &[String], part: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
         let name = |module: &String| format!("{module}.{part}");
-        let Some((name, (foreign, tensor))) = modules.iter().find_map(|module| self.tensors.get_key_value(&name(module))) else {
-            let wanted = modules.first().map(name).unwrap_or_default();
+        let Some((name, Named { foreign, tensor })) = modules.iter().find_map(|module| self.tensors.get_key_value(&name(module))) else {
+            let wanted = self.spelled(modules.first().map(name).unwrap_or_default());
             return Err(format!("tensor {wanted} is missing (expected shape {shape:?})"));
         };
         self.used.borrow_mut().insert(name.clone());
         if tensor.shape != shape && !(shape == [1] && tensor.shape.is_empty()) {
             return Err(format!("tensor {foreign} has shape {:?}, expected {shape:?}", tensor.shape));
         }
-        let numbers = tensor.to_f32().ok_or_else(|| format!("tensor {foreign} is not of a floating-point type"))?;
-        Ok((numbers, foreign))
+        tensor.to_f32().ok_or_else(|| format!("tensor {foreign} is not of a floating-point type"))
+    }
+
+    /// What the file would call a tensor that it lacks.
+    fn spelled(&self, canonical: String) -> String {
+        let original = self.original.and_then(|root| Some(format!("{root}{}", original::spelled(self.config.model_type, &canonical)?)));
+        original.unwrap_or(canonical)
     }
 
     /// A sentence about tensors that no detector of this architecture has.
     fn unexpected(&self) -> Option<String> {
         let used = self.used.borrow();
         let expected = |name: &&String| used.contains(*name) || names::is_for_training(name);
-        let names: Vec<&str> = self.tensors.iter().filter(|(name, _)| !expected(name)).map(|(_, (foreign, _))| *foreign).collect();
+        let names: Vec<&str> = self.tensors.iter().filter(|(name, _)| !expected(name)).map(|(_, named)| named.foreign.as_str()).collect();
         let first = names.first()?;
         Some(match names.len() {
             1 => format!("tensor {first} is not part of the detector"),

@@ -14,7 +14,19 @@ pub fn is_legacy(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x80)
 }
 
+/// Whether a pickle without `torch.save`'s magic number begins with NumPy's arrays.
+fn is_numpy(bytes: &[u8]) -> bool {
+    const BEGINNING: usize = 4096;
+    let begins = |part: &[u8], end: usize| bytes[..bytes.len().min(end)].windows(part.len()).any(|window| window == part);
+    begins(b"numpy", BEGINNING) && begins(b"_reconstruct", BEGINNING) && !begins(&MAGIC, 32)
+}
+
 pub fn read(bytes: &[u8]) -> Result<(Pickle<'_>, Storages<'_>), String> {
+    if is_numpy(bytes) {
+        return Err(
+            "a pickle of NumPy's arrays, as PaddlePaddle saves them (.pdparams): give a PyTorch checkpoint of the same model (lyuwenyu/RT-DETR and Hugging Face have them)".into()
+        );
+    }
     let mut rest = bytes;
     let mut next = || -> Result<Pickle, String> {
         let pickle = Pickle::load(rest)?;

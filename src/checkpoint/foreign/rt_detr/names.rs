@@ -1,4 +1,4 @@
-//! Which tensors of a file under transformers' names a layer of ours is made of. A layer has several names where versions of transformers
+//! Which tensors, by transformers' names, a layer of ours is made of. A layer has several names where versions of transformers
 //! or ties between modules differ.
 
 use crate::config::{ModelType, MultiScaleBackbone, Neck, RtDetr};
@@ -83,8 +83,9 @@ pub fn known(name: &str) -> bool {
 
 /// What only training reads, or follows from the config.
 pub fn is_for_training(name: &str) -> bool {
-    const PARTS: [&str; 8] = [
+    const PARTS: [&str; 9] = [
         "num_batches_tracked",
+        "pos_embed",
         "denoising_class_embed",
         "n_points_scale",
         "num_points_scale",
@@ -209,8 +210,9 @@ fn neck(config: &RtDetr, rest: &[&str]) -> Foreign {
             let i = number(name);
             sequential(&[format!("encoder_input_proj.{i}"), format!("conv_encoder.encoder_input_proj.{i}")])
         }
+        // transformers' name, and DEIMv2's as the table of `original.rs` has it.
+        (Neck::Lite(_), ["projection0"]) => sequential(&["encoder.input_proj.0".into(), "encoder_input_proj.0".into()]),
         (Neck::Lite(_), [name]) => conv_norm(&match *name {
-            "projection0" => "encoder.input_proj.0".into(),
             "downsample0" => "encoder.down_conv1".into(),
             "downsample1" => "encoder.down_conv2".into(),
             "fusion" => "encoder.bi_fusion_conv".to_string(),

@@ -49,20 +49,26 @@ pub fn config(model_type: ModelType, evidence: &Evidence, classes: usize, guess:
     let backbone = backbone(model_type, &stated)?;
     let maps = backbone.outputs().len();
     let neck = neck(model_type, &stated, as_trained)?;
-    let levels = neck.levels(maps);
-    let stated_levels: usize = stated.get("num_feature_levels", 3)?;
-    if stated_levels != levels {
-        return Err(format!(
-            "config.json: num_feature_levels is {stated_levels}, but there are {levels} feature maps; further levels are not supported"
-        ));
-    }
     let widths: Vec<usize> = stated.get("decoder_in_channels", vec![256, 256, 256])?;
     let decoder_projection = match model_type {
         ModelType::RtDetr | ModelType::RtDetrV2 => true,
         ModelType::DFine | ModelType::Deimv2 => widths.last() != Some(&d_model),
     };
+    let (maps, stated_levels): (usize, usize) = (neck.levels(maps), stated.get("num_feature_levels", 3)?);
+    let extra_levels = stated_levels.checked_sub(maps);
+    let extra_levels =
+        extra_levels.ok_or_else(|| format!("config.json: num_feature_levels is {stated_levels}, but there are {maps} feature maps"))?;
+    // transformers makes a second one of the same map as the first, and of maps that need no projection copies.
+    if extra_levels > 1 || extra_levels == 1 && !decoder_projection {
+        let problem = if decoder_projection { "only one more is supported" } else { "more are not supported where decoder_in_channels is d_model" };
+        return Err(format!("config.json: num_feature_levels is {stated_levels}, but there are {maps} feature maps; {problem}"));
+    }
+    let levels = maps + extra_levels;
     if !stated.get("with_box_refine", true)? {
         return Err("config.json: with_box_refine is false: boxes that aren't refined are not supported".into());
+    }
+    if as_trained {
+        assumed.push("DEIMv2 is computed as it was trained, which transformers 5.24 doesn't do (--exact-transformers: as that computes it)".into());
     }
     let labels = labels(evidence, classes, guess, assumed)?;
     let head_activation = if as_trained { Activation::Silu } else { Activation::Relu };
@@ -71,12 +77,13 @@ pub fn config(model_type: ModelType, evidence: &Evidence, classes: usize, guess:
         model_type,
         d_model,
         decoder_projection,
+        extra_levels,
         selection,
-        decoder: decoder(model_type, &stated, d_model, levels, as_trained)?,
-        queries: stated.get("num_queries", 300)?,
+        decoder: decoder(model_type, &stated, d_model, levels, as_trained, guess)?,
+        queries: guess.queries.map_or_else(|| stated.get("num_queries", 300), Ok)?,
         classes: labels.len(),
         labels,
-        pixels: pixels(evidence, guess, assumed)?,
+        pixels: pixels(evidence, guess, Resize::Stretch { height: 640, width: 640 }, "RT-DETR's", assumed)?,
         backbone,
         neck,
         sizes: Default::default(),
@@ -84,7 +91,7 @@ pub fn config(model_type: ModelType, evidence: &Evidence, classes: usize, guess:
 }
 
 /// Labels of the class logits: as they are named, else COCO's eighty.
-fn labels(evidence: &Evidence, classes: usize, guess: &Guess, assumed: &mut Vec<String>) -> Result<Vec<Label>, String> {
+pub fn labels(evidence: &Evidence, classes: usize, guess: &Guess, assumed: &mut Vec<String>) -> Result<Vec<Label>, String> {
     if let Some(names) = evidence.class_names(guess, classes)? {
         return names.labels(classes, assumed);
     }
@@ -96,15 +103,16 @@ fn labels(evidence: &Evidence, classes: usize, guess: &Guess, assumed: &mut Vec<
     Ok(from_names((0..classes).map(|i| format!("class {i}")).collect()))
 }
 
-fn pixels(evidence: &Evidence, guess: &Guess, assumed: &mut Vec<String>) -> Result<Pixels, String> {
+/// How pictures go in: as the caller or the preprocessor says, else stretched to the size that is `whose`, and without mean and deviation.
+pub fn pixels(evidence: &Evidence, guess: &Guess, resize: Resize, whose: &str, assumed: &mut Vec<String>) -> Result<Pixels, String> {
     // These networks have no mask: what is filled up would be seen, and boxes be fractions of it.
     if let Some([height, width]) = evidence.padding()?.filter(|_| guess.resize.is_none()) {
         return Err(format!(
             "preprocessor_config.json: pad_size {height} × {width} is not supported for this architecture (--resize gives a size in its place)"
         ));
     }
-    let default = Pixels { mean: [0.0; 3], std: [1.0; 3], resize: Resize::Stretch { height: 640, width: 640 } };
-    evidence.pixels(guess, None, default, "RT-DETR's", assumed)
+    let default = Pixels { mean: [0.0; 3], std: [1.0; 3], resize };
+    evidence.pixels(guess, None, default, whose, assumed)
 }
 
 fn backbone(model_type: ModelType, stated: &Stated) -> Result<MultiScaleBackbone, String> {
@@ -215,9 +223,6 @@ fn neck(model_type: ModelType, stated: &Stated, as_trained: bool) -> Result<Neck
         "hybrid" => {}
         other => return Err(format!("config.json: encoder_type is {other}, expected hybrid or lite")),
     }
-    if stated.get("normalize_before", false)? {
-        return Err("config.json: normalize_before is true: a pre-norm hybrid encoder is not supported".into());
-    }
     let heads: usize = stated.get("encoder_attention_heads", 8)?;
     if heads == 0 || !width.is_multiple_of(heads) {
         return Err(format!("config.json: encoder_hidden_dim {width} is no multiple of encoder_attention_heads {heads}"));
@@ -234,6 +239,7 @@ fn neck(model_type: ModelType, stated: &Stated, as_trained: bool) -> Result<Neck
         encoded_maps: if layers == 0 { Vec::new() } else { stated.get("encode_proj_layers", vec![2])? },
         ffn_activation: stated.activation("encoder_activation_function", "gelu")?,
         position_temperature: (!without_positions).then_some(temperature),
+        normalize_before: stated.get("normalize_before", false)?,
         fusion: if fusion == "sum" { Fusion::Sum } else { Fusion::Concat },
         block,
         activation,
@@ -241,9 +247,13 @@ fn neck(model_type: ModelType, stated: &Stated, as_trained: bool) -> Result<Neck
 }
 
 /// Decoder layers up to the one that is evaluated: those after it take no part.
-fn layers(stated: &Stated) -> Result<usize, String> {
+fn layers(stated: &Stated, guess: &Guess) -> Result<usize, String> {
     let layers: i64 = stated.get("decoder_layers", 6)?;
     let evaluated: i64 = stated.get("eval_idx", -1)?;
+    if let Some(wanted) = guess.decoder_layers {
+        let fits = wanted > 0 && i64::try_from(wanted).is_ok_and(|wanted| wanted <= layers);
+        return if fits { Ok(wanted) } else { Err(format!("{wanted} decoder layers can't be evaluated: config.json says there are {layers}")) };
+    }
     let count = if evaluated < 0 { layers.saturating_add(evaluated).saturating_add(1) } else { evaluated.saturating_add(1) };
     usize::try_from(count)
         .ok()
@@ -251,7 +261,7 @@ fn layers(stated: &Stated) -> Result<usize, String> {
         .ok_or_else(|| format!("config.json: eval_idx {evaluated} is none of {layers} decoder layers"))
 }
 
-fn decoder(model_type: ModelType, stated: &Stated, d_model: usize, levels: usize, as_trained: bool) -> Result<Decoder, String> {
+fn decoder(model_type: ModelType, stated: &Stated, d_model: usize, levels: usize, as_trained: bool, guess: &Guess) -> Result<Decoder, String> {
     let heads: usize = stated.get("decoder_attention_heads", 8)?;
     if heads == 0 || !d_model.is_multiple_of(heads) {
         return Err(format!("config.json: d_model {d_model} is no multiple of decoder_attention_heads {heads}"));
@@ -262,7 +272,7 @@ fn decoder(model_type: ModelType, stated: &Stated, d_model: usize, levels: usize
     };
     let method: String = if model_type == ModelType::RtDetr { "default".into() } else { stated.get("decoder_method", "default".into())? };
     let activation = stated.activation("decoder_activation_function", "relu")?;
-    let layers = layers(stated)?;
+    let layers = layers(stated, guess)?;
     let stated_ffn: usize = stated.get("decoder_ffn_dim", 1024)?;
     let is_deimv2 = model_type == ModelType::Deimv2;
     let distributions = matches!(model_type, ModelType::DFine | ModelType::Deimv2);
@@ -281,10 +291,11 @@ fn decoder(model_type: ModelType, stated: &Stated, d_model: usize, levels: usize
         norm: if is_deimv2 { NormKind::Rms } else { NormKind::Layer },
         points,
         offset_scale: if model_type == ModelType::RtDetr { 0.5 } else { stated.get("decoder_offset_scale", 0.5)? },
-        method: match method.as_str() {
-            "default" => SamplingMethod::Default,
-            "discrete" => SamplingMethod::Discrete,
-            other => return Err(format!("config.json: decoder_method is {other}, expected default or discrete")),
+        method: match (guess.sampling, method.as_str()) {
+            (Some(method), _) => method,
+            (None, "default") => SamplingMethod::Default,
+            (None, "discrete") => SamplingMethod::Discrete,
+            (None, other) => return Err(format!("config.json: decoder_method is {other}, expected default or discrete")),
         },
         value_projection: !distributions,
         gateway,
