@@ -124,6 +124,11 @@ impl Structure {
         !gone && !matches!(self.place, Place::DecoderSelfHeads(i) if fold && is_first(i))
     }
 
+    /// Whether its units are few and each counts: heads and sampling points, of which any number may stay.
+    pub fn is_few(&self) -> bool {
+        self.is_heads() || matches!(self.place, Place::Points(_))
+    }
+
     /// Whether its units are attention heads.
     pub fn is_heads(&self) -> bool {
         let is_heads = matches!(self.place, Place::EncoderHeads(_) | Place::DecoderSelfHeads(_) | Place::DecoderCrossHeads(_));

@@ -29,7 +29,8 @@ const TAP_ROWS: usize = 64;
 /// Weights with all in int8 that may be; what is int8 already stays as it is, and so does what the pictures never reach.
 pub fn quantise(config: &Architecture, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Weights> {
     let inputs = inputs.sized(config.pixels())?;
-    let relevance = Relevance::of(&look_on(config, weights, &inputs, progress)?);
+    let seen = look_on(config, weights, &inputs, progress)?;
+    let (relevance, inputs) = (Relevance::of(&seen), inputs.selected_by(&seen));
     let (mut dense, mut depthwise) = (Vec::new(), Vec::new());
     for entry in layout_of(config) {
         let Some((map, channels)) = entry.name.strip_suffix(".weight").zip(entry.int8_channels()) else { continue };

@@ -167,7 +167,7 @@ impl Recipe {
             for structure in left().filter(|structure| matches(&full(pattern, config), &structure.name)) {
                 let keep = match amount {
                     Amount::Which(Which::Used) if structure.place == Place::Queries => Keep::Units(used(surveyor.parent.relevance)?),
-                    amount => Keep::Count(amount.of(structure.units, if structure.is_heads() { 1 } else { multiple })?),
+                    amount => Keep::Count(amount.of(structure.units, if structure.is_few() { 1 } else { multiple })?),
                 };
                 plan.keep.insert(structure.name.clone(), keep);
             }

@@ -149,7 +149,7 @@ fn levels(structure: &Structure, multiple: usize) -> Vec<usize> {
     /// Finer steps make the search slower, not better.
     const MOST: usize = 24;
     let step = match structure.place {
-        _ if structure.is_heads() => 1,
+        _ if structure.is_few() => 1,
         Place::Queries => (structure.units / 20).max(1),
         _ => structure.units.div_ceil(MOST).next_multiple_of(multiple.max(1)),
     };
