@@ -95,7 +95,12 @@ impl Trimmed {
                 .nth(number)
                 .copied()
                 .unwrap_or((Layer::Decoder(number), Layer::Decoder(number)));
-            return format!("{kind}.{}.{rest}", last.number());
+            let mut parts: Vec<&str> = name.split('.').collect();
+            let number = last.number().to_string();
+            if let Some(part) = parts.get_mut(1) {
+                *part = &number;
+            }
+            return parts.join(".");
         }
         let Some(number) = name.split('.').nth(1).and_then(|number| number.parse::<usize>().ok()) else { return name.into() };
         let of_kind = self.layers.iter().filter(|(own, _)| matches!((own, kind), (Layer::Encoder(_), "encoder") | (Layer::Decoder(_), "decoder")));
