@@ -7,7 +7,7 @@
 //! No labels are needed. `detrim prune` does the same with more options.
 
 use anyhow::{Result, bail};
-use detrim::checkpoint::{Checkpoint, Guess, Storage, open, write_own};
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open_any, write_own};
 use detrim::progress::Silent;
 use detrim::prune::budget::{Costs, Meter};
 use detrim::prune::calibrate::Relevance;
@@ -23,17 +23,18 @@ use std::path::{Path, PathBuf};
 
 /// Prunes `model` by `recipe` (a preset's name or a TOML file) on up to 64 of a folder's images and writes it to `out`; the costs before and after.
 pub fn prune(model: &Path, images: &Path, recipe: &str, out: &Path) -> Result<[Costs; 2]> {
-    let Checkpoint { config, weights, mut card, .. } = open(model, &Guess::default())?;
+    let Checkpoint { config, weights, mut card, .. } = open_any(model, &Guess::default())?;
 
     // Calibration: images as the network receives them, and how much each query counts on each of them.
     let mut files = std::fs::read_dir(images)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
     files.sort();
-    let inputs = Inputs::open(&files, 64, 0, &config.pixels, &|| {}, &mut |file, error| eprintln!("left out: {}: {error}", file.display()))?;
-    let relevance = Relevance::of(&look(&config, &weights, &inputs)?);
+    let inputs = Inputs::open(&files, 64, 0, config.pixels(), &|| {}, &mut |file, error| eprintln!("left out: {}: {error}", file.display()))?;
+    let predictions = look(&config, &weights, &inputs)?;
+    let (relevance, inputs) = (Relevance::of(&predictions), inputs.selected_by(&predictions));
     let unpruned = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
 
     // The plan: which layers, heads, neurons and channels stay.
-    let method = Method { importance: Importance::Obs, repair: true, seed: 0, fold: true };
+    let method = Method { importance: Importance::Obs, repair: true, seed: 0, fold: config.as_detr().is_some() };
     let meter = Meter::new(&config, &card, Storage::Int8, None)?;
     let mut recipe = Recipe::open(recipe)?;
     recipe.leave_out_latency("the preset")?;

@@ -3,11 +3,12 @@
 //! One list for everybody: conversion fills it, a file is checked against it, costs are summed over it and random
 //! weights are drawn for it. It is derived: what the network asks for when it is loaded is what it consists of.
 
-use crate::config::{Architecture, Config};
+use crate::config::{Architecture, Config, NetworkConfig};
 use crate::error::Result;
 use crate::model::{Detr, Network};
 use crate::trace::{Shapes, Tracer};
 use crate::weights::{Channels, Weights};
+use std::collections::BTreeSet;
 
 /// What a tensor is for, as far as its initialisation and its cost depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +70,17 @@ pub fn layout_of(architecture: &Architecture) -> Vec<Entry> {
     shapes.into_entries()
 }
 
+/// The names of all sizes that a network asks for beside its config: those that pruning may change.
+pub fn sized(architecture: &Architecture) -> BTreeSet<String> {
+    let shapes = Shapes::default();
+    let loaded = Network::load(&Tracer::default(), architecture, &shapes);
+    debug_assert!(loaded.is_ok(), "a network that can't be traced");
+    shapes.sized()
+}
+
 /// Refuses weights that lack one of the config's tensors or have it in another shape.
-pub fn check(config: &Config, weights: &Weights) -> Result<()> {
+pub fn check(config: &impl NetworkConfig, weights: &Weights) -> Result<()> {
+    let config = config.architecture();
     config.check()?;
-    layout(config).iter().try_for_each(|entry| weights.get(&entry.name, &entry.shape).map(drop))
+    layout_of(&config).iter().try_for_each(|entry| weights.get(&entry.name, &entry.shape).map(drop))
 }

@@ -53,6 +53,7 @@ pub mod fold;
 pub mod forward;
 pub mod gpu;
 pub mod graph;
+mod groups;
 pub mod hash;
 pub mod image;
 pub mod inference;

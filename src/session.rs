@@ -119,9 +119,24 @@ impl<B: Backend> Session<B> {
     /// The network for pixels `[batch, height, width, 3]`; `mask` where the batch is padded. What doesn't depend on the pixels is computed here
     /// and now (constant folding), and shown to no observer of a run.
     pub fn prepare(&self, backend: &B, shape: [usize; 3], mask: Option<&PixelMask>) -> Result<Prepared<B>> {
+        self.prepare_from(backend, shape, mask, |graph| graph.nodes.len())
+    }
+
+    /// As [`Session::prepare`], but everything is computed in each run, so that an observer sees all of it.
+    pub fn prepare_unfolded(&self, shape: [usize; 3], mask: Option<&PixelMask>) -> Result<Prepared<B>> {
+        let graph = trace(&self.architecture, shape, mask)?;
+        let mut last_uses = graph.last_uses();
+        graph.outputs()?.iter().for_each(|output| last_uses[output.id] = usize::MAX);
+        let known = Values(graph.nodes.iter().map(|_| None).collect());
+        Ok(Prepared { last_uses, runs: vec![true; graph.nodes.len()], known, graph })
+    }
+
+    /// As [`Session::prepare`], but from a node on everything is computed in each run, so that an observer of runs that begin there sees all.
+    pub fn prepare_from(&self, backend: &B, shape: [usize; 3], mask: Option<&PixelMask>, from: impl FnOnce(&Graph) -> usize) -> Result<Prepared<B>> {
         let mut prepared = self.prepare_unfolded(shape, mask)?;
         let Prepared { graph, last_uses, runs, known } = &mut prepared;
-        *runs = graph.depends_on_input();
+        let from = from(graph);
+        *runs = graph.depends_on_input().into_iter().enumerate().map(|(id, depends)| depends || id >= from).collect();
         for node in graph.nodes.iter().filter(|node| !runs[node.output.id]) {
             known.0[node.output.id] = Some(self.compute(backend, node, known)?);
         }
@@ -132,15 +147,6 @@ impl<B: Backend> Session<B> {
         }
         known.0.iter_mut().zip(needed).filter(|(_, needed)| !needed).for_each(|(slot, _)| *slot = None);
         Ok(prepared)
-    }
-
-    /// As [`Session::prepare`], but everything is computed in each run, so that an observer sees all of it.
-    pub fn prepare_unfolded(&self, shape: [usize; 3], mask: Option<&PixelMask>) -> Result<Prepared<B>> {
-        let graph = trace(&self.architecture, shape, mask)?;
-        let mut last_uses = graph.last_uses();
-        graph.outputs()?.iter().for_each(|output| last_uses[output.id] = usize::MAX);
-        let known = Values(graph.nodes.iter().map(|_| None).collect());
-        Ok(Prepared { last_uses, runs: vec![true; graph.nodes.len()], known, graph })
     }
 
     /// `pixels` `[batch, height, width, 3]`, resized and normalised.
@@ -246,6 +252,11 @@ impl<B: Backend> Prepared<B> {
         let mut values = self.known.clone();
         values.set(input.ok_or_else(|| Error::Config("the network takes no pixels".into()))?.output.id, pixels);
         Ok(values)
+    }
+
+    /// What a run begins with that doesn't begin with the pixels: the values of [`Graph::live`] are missing.
+    pub fn resume(&self) -> Values<B> {
+        self.known.clone()
     }
 
     /// What a run has ended with.

@@ -9,7 +9,7 @@ use crate::model::{FIXED, Network, PixelMask, Source};
 use crate::weights::{Data, HostTensor};
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The graph of a network for pixels `[batch, height, width, 3]`; `mask` where the batch is padded. Fails where the input is too small for the
@@ -239,17 +239,29 @@ impl Backend for Tracer {
 
 /// Weights without numbers: whatever is asked for is there, and is listed.
 #[derive(Debug, Default)]
-pub struct Shapes(RefCell<Vec<Entry>>);
+pub struct Shapes {
+    entries: RefCell<Vec<Entry>>,
+    sized: RefCell<BTreeSet<String>>,
+}
 
 impl Shapes {
     pub fn into_entries(self) -> Vec<Entry> {
-        self.0.into_inner()
+        self.entries.into_inner()
+    }
+
+    /// The names of all sizes that the network has asked for: those that pruning may change.
+    pub fn sized(&self) -> BTreeSet<String> {
+        self.sized.borrow().clone()
     }
 }
 
 impl Source for Shapes {
+    fn sized(&self, name: &str) {
+        self.sized.borrow_mut().insert(name.into());
+    }
+
     fn get(&self, name: &str, shape: &[usize], role: Role) -> Result<Cow<'_, HostTensor>> {
-        self.0.borrow_mut().push(Entry { name: name.into(), shape: shape.to_vec(), role });
+        self.entries.borrow_mut().push(Entry { name: name.into(), shape: shape.to_vec(), role });
         // Not `HostTensor::f32`, which wants as many numbers as the shape has.
         Ok(Cow::Owned(HostTensor { shape: shape.to_vec(), data: Data::F32(Vec::new()) }))
     }

@@ -233,7 +233,7 @@ fn coco_seeds() -> Vec<Vec<u8>> {
 /// A recipe and a plan: what is read is held against a network.
 fn plan(bytes: &[u8]) -> Outcome {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    let config = &MODEL.config;
+    let config = &MODEL.config.clone().into();
     let recipe = outcome(Recipe::parse(text, "wild.toml"), "wild.toml").and_then(|recipe| {
         let meter = Meter::new(config, &Card::default(), Storage::F16, None).map_err(|error| error.to_string())?;
         recipe.check(config, &meter, true).map_err(|error| error.to_string())

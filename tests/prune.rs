@@ -1,7 +1,7 @@
 //! `detrim prune` as a user runs it, on a network and pictures made here.
 
 use detrim::HostTensor;
-use detrim::checkpoint::{Checkpoint, Guess, Storage, open, random, write_own};
+use detrim::checkpoint::{Checkpoint, Guess, Storage, open, open_any, random, write_own};
 use detrim::config::*;
 use detrim::detector::Device;
 use detrim::forward::{Case, Difference, Runner, compare};
@@ -334,7 +334,7 @@ fn the_first_decoder_layer_that_stays_is_folded_in_the_end() {
 
         let plan = Plan::parse(&std::fs::read_to_string(folder.join("folded.toml")).unwrap(), "folded.toml").unwrap();
         assert!(plan.fold);
-        assert_eq!(plan.config(&network().config), folded.config);
+        assert_eq!(plan.config(&network().config.into()), folded.config.clone().into());
         done(&prune(folder, "--plan folded.toml --out again.safetensors"));
         let again = model(folder, "again.safetensors");
         assert_eq!((again.config, again.weights), (folded.config, folded.weights));
@@ -529,4 +529,34 @@ fn a_whole_trimming_is_one_command() {
     // Another parent must not be healed in the place of this one.
     write_own(&folder.join("base.safetensors"), &random(network().config, "other", 8), Storage::F32).unwrap();
     assert!(complaint(&trim("12")).contains("another model"));
+}
+
+/// From a checkpoint of RT-DETR's family to a smaller int8 file, without training.
+#[test]
+fn the_family_is_trimmed_to_a_budget() {
+    let folder = place();
+    let folder = folder.path();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/family/deimv2-lite-as-trained/model.safetensors");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.current_dir(folder).arg("trim").arg(&model).args("--resize 64x96 --images photos --pictures 12 --macs=-20% --steps 0".split(' '));
+    let text = done(&command.args("--dtype int8 --out small.safetensors".split(' ')).output().unwrap());
+    assert!(text.contains("difference of the outputs on 12 other pictures"), "{text}");
+    let guess = Guess { resize: Some(Resize::Stretch { height: 64, width: 96 }), ..Guess::default() };
+    let [whole, small] = [&model, &folder.join("small.safetensors")].map(|file| open_any(file, &guess).unwrap());
+    let macs = |checkpoint: &Checkpoint<Architecture>| {
+        let size = detrim::image::typical_size(checkpoint.config.pixels().resize).unwrap();
+        detrim::eval::cost::cost(&checkpoint.config, size).iter().map(|part| part.macs).sum::<u64>()
+    };
+    assert!(macs(&small) <= macs(&whole) * 8 / 10, "{} {}", macs(&small), macs(&whole));
+    let int8 = small.weights.tensors.values().filter(|tensor| matches!(tensor.data, detrim::weights::Data::I8(_))).count();
+    assert!(int8 > 20, "{int8}");
+    let plan = Plan::parse(&std::fs::read_to_string(folder.join("small.toml")).unwrap(), "small.toml").unwrap();
+    plan.check(&whole.config).unwrap();
+    assert_eq!(plan.config(&whole.config), small.config);
+
+    // Only the last layers can go, and the message says so.
+    std::fs::write(folder.join("plan.toml"), "drop_decoder = [0]\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_detrim"));
+    command.current_dir(folder).arg("prune").arg(&model).args("--resize 64x96 --images photos --plan plan.toml --out no.safetensors".split(' '));
+    assert!(complaint(&command.output().unwrap()).contains("only the last ones"));
 }

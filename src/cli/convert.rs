@@ -128,8 +128,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     if !arguments.images.is_empty() {
         model::affordable(&checkpoint.config, &arguments.guess)?;
         let bars = Bars::default();
-        let config = checkpoint.config.detr("rounding to int8 by pictures")?;
-        let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, arguments.seed, &config.pixels, &bars)?;
+        let config = &checkpoint.config;
+        let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, arguments.seed, config.pixels(), &bars)?;
         let weights = quantise(config, &checkpoint.weights, &inputs, &bars)?;
         bars.end();
         if !held_out.is_empty() {

@@ -60,11 +60,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Importance::Attention => ("confidence: mean largest attention weight", "share of squared weights"),
         Importance::Random => bail!("--importance random measures nothing; choose obs, taylor, magnitude or attention"),
     };
-    let checkpoint = arguments.model.open()?;
+    let checkpoint = arguments.model.open_any()?;
     let (config, weights) = (&checkpoint.config, &checkpoint.weights);
     let bars = Bars::default();
-    let (inputs, _) = calibration::read(&arguments.images, arguments.pictures, 0, arguments.seed, &config.pixels, &bars)?;
-    let relevance = Relevance::of(&look_on(config, weights, &inputs, &bars)?);
+    let (inputs, _) = calibration::read(&arguments.images, arguments.pictures, 0, arguments.seed, config.pixels(), &bars)?;
+    let predictions = look_on(config, weights, &inputs, &bars)?;
+    let (relevance, inputs) = (Relevance::of(&predictions), inputs.selected_by(&predictions));
     let parent = Side { config, weights, inputs: &inputs, relevance: &relevance };
     let found = overview(&parent, Method { importance, repair: true, seed: arguments.seed, fold: false }, &bars)?;
     bars.end();

@@ -10,7 +10,7 @@ use super::print;
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{Checkpoint, write_own};
-use detrim::config::Config;
+use detrim::config::Architecture;
 use detrim::eval::profile::Profile;
 use detrim::output::write;
 use detrim::prune::budget::{Costs, Meter};
@@ -110,9 +110,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let given = [Some(&**path), file, arguments.plan.as_deref(), arguments.of.as_deref(), arguments.profile.as_deref()];
     let given: Vec<&Path> = given.into_iter().flatten().collect();
     let beside = arguments.out.as_ref().map(|out| plan_beside(out, &given)).transpose()?;
-    let checkpoint = arguments.model.open()?;
+    let checkpoint = arguments.model.open_any()?;
     let config = &checkpoint.config;
-    let (repair, fold) = (!arguments.no_repair, !arguments.no_fold);
+    let (repair, fold) = (!arguments.no_repair, !arguments.no_fold && config.as_detr().is_some());
     let mut method = Method { importance: arguments.importance, repair, seed: arguments.seed, fold };
     let parent_sha256 = arguments.parent_sha256.map_or_else(|| model::sha256(path), Ok)?;
     let replay = arguments.plan.as_deref().map(|file| open_plan(file, config, path, &parent_sha256)).transpose()?;
@@ -124,7 +124,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let mut meter = Meter::new(config, &checkpoint.card, arguments.metered.unwrap_or(arguments.dtype).storage(), profile.as_ref())?;
-    let whole = arguments.of.as_deref().map(|file| model::open(file, &arguments.model.guess)).transpose()?;
+    let whole = arguments.of.as_deref().map(|file| model::open_any(file, &arguments.model.guess)).transpose()?;
     if let Some(whole) = &whole {
         meter = meter.counted_from(&whole.config)?;
     }
@@ -147,12 +147,13 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
 
     let bars = Bars::default();
-    let (inputs, held_out) = calibration::read(&arguments.images, pictures, HELD_OUT, seed, &config.pixels, &bars)?;
+    let (inputs, held_out) = calibration::read(&arguments.images, pictures, HELD_OUT, seed, config.pixels(), &bars)?;
     if let Some(origin) = origin.filter(|origin| origin.calibration != inputs.hash) {
         eprintln!("warning: the plan was carried out with {} other pictures, so that its repair will differ", origin.pictures);
     }
 
-    let relevance = Relevance::of(&look_on(config, &checkpoint.weights, &inputs, &bars)?);
+    let predictions = look_on(config, &checkpoint.weights, &inputs, &bars)?;
+    let (relevance, inputs) = (Relevance::of(&predictions), inputs.selected_by(&predictions));
     let parent = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
     let (plan, predicted, trials) = match (replay, recipe) {
         (None, Some(recipe)) => {
@@ -197,10 +198,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// Whose neurons layers have that stand for others.
-fn whose_neurons(parent: &Config, plan: &Plan) -> String {
+fn whose_neurons(parent: &Architecture, plan: &Plan) -> String {
     let mut text = String::new();
     for (own, last) in runs(parent, &plan.dropped()) {
         let Some(own) = own.filter(|own| *own != last) else { continue };
+        let Architecture::Detr(parent) = parent else { continue };
         let name = format!("{}.ffn", own.prefix());
         if let Some(Keep::Units(units)) = plan.keep.get(&name) {
             let own_units = units.iter().filter(|&&unit| unit < own.ffn(parent)).count();
@@ -211,8 +213,9 @@ fn whose_neurons(parent: &Config, plan: &Plan) -> String {
 }
 
 /// How differently the trimmed network sees pictures that took no part.
-fn seen(parent: &Checkpoint, done: &Done, inputs: &Inputs, held_out: &Inputs, bars: &Bars) -> Result<String> {
-    if done.config.queries < parent.config.queries {
+fn seen(parent: &Checkpoint<Architecture>, done: &Done, inputs: &Inputs, held_out: &Inputs, bars: &Bars) -> Result<String> {
+    // (Queries that are selected are compared by their tokens.)
+    if done.config.queries() < parent.config.queries() && parent.config.as_detr().is_some() {
         return Ok("with fewer queries the outputs can't be compared one by one: detrim eval measures what was lost\n".into());
     }
     if held_out.is_empty() {
@@ -235,14 +238,14 @@ fn provenance(parent: &str, sha256: &str, what: &str, method: Method, inputs: &I
 }
 
 /// A plan for this very parent: the configuration, the file and the hash of its bytes.
-fn open_plan(file: &Path, config: &Config, parent: &Path, parent_sha256: &str) -> Result<Plan> {
+fn open_plan(file: &Path, config: &Architecture, parent: &Path, parent_sha256: &str) -> Result<Plan> {
     let name = file.display().to_string();
     let plan = Plan::parse(&std::fs::read_to_string(file).with_context(|| name.clone())?, &name)?;
     if let Some(origin) = plan.origin.as_ref().filter(|origin| !["", parent_sha256].contains(&&*origin.parent_sha256)) {
         bail!("{name}: this plan is for {} (sha256 {}), not for {}", origin.parent, origin.parent_sha256, parent.display());
     }
     if let Some(Origin { input, pictures, .. }) = &plan.origin {
-        let is = config.pixels.resize.to_string();
+        let is = config.pixels().resize.to_string();
         ensure!(["", &is].contains(&&**input), "{name}: this plan was carried out with an input of {input}, not {is}: give --resize as then");
         ensure!(*pictures > 0, "{name}: [origin] says that no pictures took part; without [origin] a plan goes by the options");
     }
@@ -251,16 +254,14 @@ fn open_plan(file: &Path, config: &Config, parent: &Path, parent_sha256: &str) -
 }
 
 /// What goes, structure by structure.
-fn table(checkpoint: &Checkpoint, plan: &Plan) -> String {
+fn table(checkpoint: &Checkpoint<Architecture>, plan: &Plan) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["", "kept", "of"]);
     if let Some(resize) = plan.resize {
-        table.add_row(["input".into(), resize.to_string(), checkpoint.config.pixels.resize.to_string()]);
+        table.add_row(["input".into(), resize.to_string(), checkpoint.config.pixels().resize.to_string()]);
     }
-    let layers = [
-        ("encoder layers", &plan.drop_encoder, checkpoint.config.encoder.len()),
-        ("decoder layers", &plan.drop_decoder, checkpoint.config.decoder.len()),
-    ];
+    let [encoder, decoder] = checkpoint.config.layers();
+    let layers = [("encoder layers", &plan.drop_encoder, encoder), ("decoder layers", &plan.drop_decoder, decoder)];
     for (name, dropped, count) in layers.into_iter().filter(|(_, dropped, _)| !dropped.is_empty()) {
         let left: Vec<String> = (0..count).filter(|i| !dropped.contains(i)).map(|i| i.to_string()).collect();
         table.add_row([name.to_string(), left.join(" "), count.to_string()]);

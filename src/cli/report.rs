@@ -8,6 +8,7 @@ use super::print;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use detrim::checkpoint::{Checkpoint, Guess, Storage, open};
+use detrim::config::Architecture;
 use detrim::detector::Device;
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::pace::pace;
@@ -122,7 +123,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let browsers = arguments.browser.as_deref().map(Browsers::open).transpose()?;
     let path = &arguments.model.model;
     let checkpoint = arguments.model.open()?;
-    let config = &checkpoint.config;
+    let config = &Architecture::from(checkpoint.config.clone());
     let parent_sha256 = super::model::sha256(path)?;
     let (dataset, annotations_sha256) = match annotations {
         Some(path) => {
@@ -130,7 +131,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let mut dataset = super::open_annotations(&name, path)?;
             dataset.truncate(arguments.limit.unwrap_or(usize::MAX));
             ensure!(!dataset.images.is_empty(), "{name}: there are no pictures");
-            super::relate(&name, &dataset, &config.labels, "none of them can be found")?;
+            super::relate(&name, &dataset, config.labels(), "none of them can be found")?;
             if let Some(photos) = photos {
                 super::locate(&mut dataset, photos);
             }
@@ -141,7 +142,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
 
     let bars = Bars::default();
-    let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, &config.pixels, &bars)?;
+    let (inputs, held_out) = calibration::read(&arguments.images, arguments.pictures, HELD_OUT, *seed, config.pixels(), &bars)?;
     let relevance = Relevance::of(&look_on(config, &checkpoint.weights, &inputs, &bars)?);
     let side = Side { config, weights: &checkpoint.weights, inputs: &inputs, relevance: &relevance };
     // What one recipe had to know of the parent, the next needn't measure again.

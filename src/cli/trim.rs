@@ -54,8 +54,8 @@ pub struct Arguments {
     /// What decides which units go; see detrim importance
     #[arg(long, value_enum, default_value_t)]
     importance: Importance,
-    /// Boxes in COCO's format to fine-tune on; see detrim train
-    #[arg(long, value_name = "JSON", required = true)]
+    /// Boxes in COCO's format to fine-tune on; see detrim train. Not needed with --steps 0
+    #[arg(long, value_name = "JSON", required_unless_present = "steps")]
     labels: Vec<PathBuf>,
     /// Find the model's classes among the labels' categories by name (model), or by number in files that share no name with it (ids)
     #[arg(long, value_parser = ["model", "ids"], default_value = "model")]
@@ -66,7 +66,7 @@ pub struct Arguments {
     /// Held-out boxes in COCO's format: choose the best state, and measure the result
     #[arg(long, value_name = "JSON")]
     dev: Option<PathBuf>,
-    /// Steps of fine-tuning, in each round
+    /// Steps of fine-tuning, in each round; 0 leaves the networks as they were re-solved
     #[arg(long, default_value_t = 4000)]
     steps: u64,
     /// The learning rate at its highest
@@ -122,10 +122,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let recipes: Vec<&Recipe> = rounds.iter().map(|round| &round.recipe).collect();
     let Some(last) = rounds.last() else { bail!("there is no --recipe") };
     // (Rounds differ in their folders alone.)
-    heal(&arguments, &work, last, &parent).parse::<train::Arguments>()?;
-    let whole = model::open(file, &arguments.guess)?;
-    one_size(whole.config.pixels.resize)?;
-    train::classes::ensure_common(&arguments.labels, &whole.config, arguments.classes == "ids")?;
+    let whole = model::open_any(file, &arguments.guess)?;
+    let heals = arguments.steps > 0;
+    if heals {
+        ensure!(!arguments.labels.is_empty(), "fine-tuning needs --labels; --steps 0 leaves it out");
+        heal(&arguments, &work, last, &parent).parse::<train::Arguments>()?;
+        let detr = whole.config.detr("fine-tuning (with --steps 0, detrim trim does without)")?;
+        one_size(detr.pixels.resize)?;
+        train::classes::ensure_common(&arguments.labels, detr, arguments.classes == "ids")?;
+    }
     let sha256 = model::sha256(file)?;
     let Arguments { pictures, importance, seed, .. } = &arguments;
     let asked = serde_json::json!({
@@ -142,7 +147,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     // A round that a later one was trimmed from is over.
     let begun = rounds.iter().rposition(|round| round.trimmed.exists()).unwrap_or(0);
     for (i, round) in rounds.iter().enumerate().skip(begun) {
-        let before = i.checked_sub(1).map(|i| healed(&rounds[i], dev.is_some()));
+        let before = i.checked_sub(1).map(|i| if heals { healed(&rounds[i], dev.is_some()) } else { rounds[i].trimmed.clone() });
         let from = before.as_deref().unwrap_or(&parent);
         if !round.trimmed.exists() {
             let mut line = Line::new("prune");
@@ -168,6 +173,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
             prune.metered = Some(arguments.dtype);
             prune::run(prune)?;
         }
+        if !heals {
+            print(&format!("{}2/4 no fine-tuning is asked for\n", round.title))?;
+            continue;
+        }
         let mut heal = heal(&arguments, &work, round, &parent);
         // What the network before learnt with takes part. (What isn't the state of a run is opened as another kind of model.)
         let before = before.as_deref().unwrap_or(file);
@@ -180,16 +189,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
     }
 
-    let healed = healed(last, dev.is_some());
+    let healed = if heals { healed(last, dev.is_some()) } else { last.trimmed.clone() };
     print(&format!("3/4 {} becomes {}\n", healed.display(), out.display()))?;
-    let card = checkpoint::open(&last.trimmed, &Guess::default())?.card;
-    let mut result = checkpoint::open(&healed, &Guess::default())?;
+    let card = checkpoint::open_any(&last.trimmed, &Guess::default())?.card;
+    let mut result = checkpoint::open_any(&healed, &Guess::default())?;
     result.card = card;
     result.card.name = out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
+    if heals {
+        result.card.provenance.push(format!("fine-tuned with {} as the teacher for {} steps of 8 pictures", whole.card.name, arguments.steps));
+    }
     if arguments.dtype == Dtype::Int8 {
         let bars = Bars::default();
-        let (inputs, _) = calibration::read(std::slice::from_ref(images), *pictures, 0, *seed, &result.config.pixels, &bars)?;
+        let (inputs, _) = calibration::read(std::slice::from_ref(images), *pictures, 0, *seed, result.config.pixels(), &bars)?;
         result.weights = quantise(&result.config, &result.weights, &inputs, &bars)?;
         result.card.provenance.push(rounded(&inputs));
         bars.end();

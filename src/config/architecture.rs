@@ -41,6 +41,30 @@ impl Architecture {
         }
     }
 
+    /// The config of a DETR, if it is one.
+    pub fn as_detr(&self) -> Option<&Config> {
+        match self {
+            Self::Detr(config) => Some(config),
+            Self::RtDetr(_) => None,
+        }
+    }
+
+    /// Of encoder and decoder: those that can be dropped. (RT-DETR's encoder has one, which stays.)
+    pub fn layers(&self) -> [usize; 2] {
+        match self {
+            Self::Detr(config) => [config.encoder.len(), config.decoder.len()],
+            Self::RtDetr(config) => [0, config.decoder.layers],
+        }
+    }
+
+    /// Width of the decoder's tokens.
+    pub fn d_model(&self) -> usize {
+        match self {
+            Self::Detr(config) => config.d_model,
+            Self::RtDetr(config) => config.d_model,
+        }
+    }
+
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Detr(config) => config.check(),
@@ -92,6 +116,13 @@ impl Architecture {
         }
     }
 
+    pub fn set_queries(&mut self, queries: usize) {
+        match self {
+            Self::Detr(config) => config.queries = queries,
+            Self::RtDetr(config) => config.queries = queries,
+        }
+    }
+
     pub fn class_activation(&self) -> ClassActivation {
         match self {
             Self::Detr(config) => config.class_activation,
@@ -114,5 +145,11 @@ impl NetworkConfig for Config {
 impl NetworkConfig for Architecture {
     fn architecture(&self) -> Architecture {
         self.clone()
+    }
+}
+
+impl From<Config> for Architecture {
+    fn from(config: Config) -> Self {
+        Self::Detr(config)
     }
 }

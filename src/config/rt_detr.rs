@@ -34,7 +34,9 @@ pub struct RtDetr {
     pub classes: usize,
     pub labels: Vec<Label>,
     pub pixels: Pixels,
-    /// Widths that are not what the rest says, by the layer that makes them, as `backbone.stage1.block0.layer0`: what pruning left.
+    /// Sizes that are not what the rest says: what pruning left. A width has the name of the layer that makes it, as
+    /// `backbone.stage1.block0.layer0`; where a layer's output is divided, its two parts are `LAYER.0` and `LAYER.1`. An attention's heads are
+    /// `ATTENTION.heads`, as `decoder.0.self_attention.heads`, and a deformable attention's sampling points on a level `ATTENTION.points.0`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sizes: BTreeMap<String, usize>,
 }

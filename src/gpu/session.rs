@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn room_is_made_before_memory_is_taken() {
         let (config, weights) = tiny::network();
-        let mut detr = block_on(GpuSession::load(&crate::config::Architecture::Detr(config), &weights)).unwrap();
+        let mut detr = block_on(GpuSession::load(&config, &weights)).unwrap();
         block_on(detr.infer(&numbers(96, 64))).unwrap();
         let (first, before) = (detr.info().activation_bytes, detr.recorder.gpu.occupied.now());
         assert!(first > 50_000, "{first}");

@@ -21,13 +21,14 @@ pub struct Memory<B: Backend> {
 
 impl<B: Backend> Attention<B> {
     pub fn load(loader: &Loader<B>, config: &Config, d_model: usize) -> Result<Self> {
-        let width = config.width();
+        let heads = loader.size("heads", config.heads);
+        let width = heads * config.head_width;
         Ok(Self {
             query: loader.linear("query", d_model, width)?,
             key: loader.linear("key", d_model, width)?,
             value: loader.linear("value", d_model, width)?,
             output: loader.linear("output", width, d_model)?,
-            heads: config.heads,
+            heads,
         })
     }
 

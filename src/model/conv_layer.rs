@@ -44,6 +44,14 @@ impl<B: Backend> ConvLayer<B> {
         Ok(Self { kind: Kind::Full(conv), activation: shape.activation, width })
     }
 
+    /// The same where two parts of the output, which are unpruned `outputs` wide, go different ways; with their widths.
+    pub fn load_divided(loader: &Loader<B>, name: &str, input: usize, outputs: [usize; 2], shape: Shape) -> Result<(Self, [usize; 2])> {
+        let parts = loader.divided_size(name, outputs);
+        let width = parts[0] + parts[1];
+        let conv = loader.conv_affine(name, input, width, shape.window, shape.affine)?;
+        Ok((Self { kind: Kind::Full(conv), activation: shape.activation, width }, parts))
+    }
+
     pub fn load_depthwise(loader: &Loader<B>, name: &str, channels: usize, shape: Shape) -> Result<Self> {
         let conv = loader.depthwise_affine(name, channels, shape.window, shape.affine)?;
         Ok(Self { kind: Kind::Depthwise(conv), activation: shape.activation, width: channels })

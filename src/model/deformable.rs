@@ -50,6 +50,9 @@ enum Ffn<B: Backend> {
 
 /// The maps around [`Backend::deformable_attention`].
 struct DeformableAttention<B: Backend> {
+    heads: usize,
+    /// Sampling points of a head on each level.
+    points: Vec<usize>,
     offsets: B::Linear,
     weights: B::Linear,
     /// For the values and for the output.
@@ -57,8 +60,8 @@ struct DeformableAttention<B: Backend> {
 }
 
 impl<B: Backend> DeformableLayer<B> {
-    /// `loader` is at `decoder.{index}.`.
-    pub fn load(loader: &Loader<B>, config: &Config, d_model: usize) -> Result<Self> {
+    /// `loader` is at `decoder.{index}.`; the tokens of the levels are `tokens` wide.
+    pub fn load(loader: &Loader<B>, config: &Config, d_model: usize, tokens: usize) -> Result<Self> {
         let norm = |name: &str| match config.norm {
             NormKind::Layer => loader.norm(name, d_model),
             NormKind::Rms => loader.rms_norm(name, d_model),
@@ -70,7 +73,7 @@ impl<B: Backend> DeformableLayer<B> {
         let ffn = match config.ffn_kind {
             FfnKind::Mlp => Ffn::Mlp(FeedForward::load(loader, d_model, config.ffn, config.activation)?),
             FfnKind::SwiGlu => {
-                let width = loader.size("ffn_up", config.ffn);
+                let width = loader.equal_size(["ffn_up", "ffn_gate"], config.ffn);
                 let [gate, up] = ["ffn_gate", "ffn_up"].map(|name| loader.linear(name, d_model, width));
                 Ffn::SwiGlu { gate: gate?, up: up?, down: loader.linear("ffn2", width, d_model)? }
             }
@@ -78,7 +81,7 @@ impl<B: Backend> DeformableLayer<B> {
         Ok(Self {
             self_attention: Attention::load(&loader.part("self_attention"), &config.self_attention, d_model)?,
             norm1: norm("norm1")?,
-            cross_attention: DeformableAttention::load(&loader.part("cross_attention"), config, d_model)?,
+            cross_attention: DeformableAttention::load(&loader.part("cross_attention"), config, d_model, tokens)?,
             mix,
             norm2: norm("norm2")?,
             ffn,
@@ -123,14 +126,20 @@ impl<B: Backend> DeformableLayer<B> {
 }
 
 impl<B: Backend> DeformableAttention<B> {
-    fn load(loader: &Loader<B>, config: &Config, d_model: usize) -> Result<Self> {
-        let points = config.self_attention.heads * config.points.iter().sum::<usize>();
-        let projections = config
-            .value_projection
-            .then(|| -> Result<_> { Ok([loader.linear("value", d_model, d_model)?, loader.linear("output", d_model, d_model)?]) });
+    fn load(loader: &Loader<B>, config: &Config, d_model: usize, tokens: usize) -> Result<Self> {
+        let all_heads = config.self_attention.heads;
+        // Without maps of its own for the values, its heads are the tokens' channels.
+        let heads = if config.value_projection { loader.size("heads", all_heads) } else { all_heads };
+        let points: Vec<usize> = (config.points.iter().enumerate()).map(|(level, &points)| loader.size(&format!("points.{level}"), points)).collect();
+        let width = d_model / all_heads * heads;
+        let projections =
+            config.value_projection.then(|| -> Result<_> { Ok([loader.linear("value", tokens, width)?, loader.linear("output", width, d_model)?]) });
+        let all_points = heads * points.iter().sum::<usize>();
         Ok(Self {
-            offsets: loader.linear("offsets", d_model, 2 * points)?,
-            weights: loader.linear("weights", d_model, points)?,
+            heads,
+            points,
+            offsets: loader.linear("offsets", d_model, 2 * all_points)?,
+            weights: loader.linear("weights", d_model, all_points)?,
             projections: projections.transpose()?,
         })
     }
@@ -146,7 +155,8 @@ impl<B: Backend> DeformableAttention<B> {
     ) -> Result<B::Tensor> {
         let offsets = backend.linear(queries, &self.offsets, Activation::None, None)?;
         let weights = backend.linear(queries, &self.weights, Activation::None, None)?;
-        let Levels { tokens, deformable } = levels;
+        let tokens = &levels.tokens;
+        let deformable = &Deformable { heads: self.heads, points: self.points.clone(), ..levels.deformable.clone() };
         match (&self.projections, residual) {
             (Some([value, output]), residual) => {
                 let value = backend.linear(tokens, value, Activation::None, None)?;

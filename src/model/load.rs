@@ -20,6 +20,9 @@ pub const FIXED: &str = "fixed.";
 /// Where named weights come from.
 pub trait Source {
     fn get(&self, name: &str, shape: &[usize], role: Role) -> Result<Cow<'_, HostTensor>>;
+
+    /// The network asks how wide something is (see [`RtDetr::sizes`](crate::config::RtDetr::sizes)): pruning may change it.
+    fn sized(&self, _name: &str) {}
 }
 
 impl Source for Weights {
@@ -65,7 +68,21 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// The width of a layer's output: `default`, or what pruning left of it.
     pub fn size(&self, name: &str, default: usize) -> usize {
-        self.sizes.get(&self.name(name)).copied().unwrap_or(default)
+        let name = self.name(name);
+        self.source.sized(&name);
+        self.sizes.get(&name).copied().unwrap_or(default)
+    }
+
+    /// The width of layers that must be equally wide: the first one's.
+    pub fn equal_size(&self, names: [&str; 2], default: usize) -> usize {
+        let [first, second] = names;
+        let second = self.size(second, default);
+        self.size(first, second)
+    }
+
+    /// The widths of the two parts that a layer's output is divided into.
+    pub fn divided_size(&self, name: &str, defaults: [usize; 2]) -> [usize; 2] {
+        [self.size(&format!("{name}.0"), defaults[0]), self.size(&format!("{name}.1"), defaults[1])]
     }
 
     fn weight(&self, name: &str, shape: &[usize], role: Role) -> Result<Cow<'a, HostTensor>> {

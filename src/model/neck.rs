@@ -223,15 +223,24 @@ enum Block<B: Backend> {
 /// A cross-stage partial layer of RepVGG blocks.
 struct Csp<B: Backend> {
     first: ConvLayer<B>,
-    /// The other path, where it is a convolution of its own; else the first's channels are divided.
-    second: Option<ConvLayer<B>>,
+    second: Second<B>,
     repeats: Vec<ConvLayer<B>>,
     last: Option<ConvLayer<B>>,
+}
+
+/// The other path of a [`Csp`].
+enum Second<B: Backend> {
+    /// A convolution of its own.
+    Conv(ConvLayer<B>),
+    /// The first of two parts of the first convolution's channels, so wide.
+    Part([usize; 2]),
 }
 
 /// RepNCSPELAN: a map in two halves, the second through two CSP layers, all joined.
 struct Elan<B: Backend> {
     first: ConvLayer<B>,
+    /// Channels of the two halves, which pruning may make unequal.
+    halves: [usize; 2],
     csps: [Csp<B>; 2],
     /// After each CSP layer.
     between: Option<[ConvLayer<B>; 2]>,
@@ -243,23 +252,22 @@ impl<B: Backend> Block<B> {
         match config {
             FusionBlock::Csp { hidden, repeats } => Csp::load(loader, input, hidden, width, repeats, activation).map(Self::Csp),
             FusionBlock::Elan4 { hidden, repeats } => {
-                let first = ConvLayer::load(loader, "conv1", input, 2 * width, Shape::new(1, 1, activation))?;
-                let half = first.width / 2;
-                let csp1 = Csp::load(&loader.part("csp1"), half, hidden, hidden, repeats, activation)?;
+                let (first, halves) = ConvLayer::load_divided(loader, "conv1", input, [width, width], Shape::new(1, 1, activation))?;
+                let csp1 = Csp::load(&loader.part("csp1"), halves[1], hidden, hidden, repeats, activation)?;
                 let conv2 = ConvLayer::load(loader, "conv2", csp1.width(), hidden, Shape::new(3, 1, activation))?;
                 let csp2 = Csp::load(&loader.part("csp2"), conv2.width, hidden, hidden, repeats, activation)?;
                 let conv3 = ConvLayer::load(loader, "conv3", csp2.width(), hidden, Shape::new(3, 1, activation))?;
                 let joined = first.width + conv2.width + conv3.width;
                 let last = ConvLayer::load(loader, "conv4", joined, width, Shape::new(1, 1, activation))?;
-                Ok(Self::Elan(Elan { first, csps: [csp1, csp2], between: Some([conv2, conv3]), last }))
+                Ok(Self::Elan(Elan { first, halves, csps: [csp1, csp2], between: Some([conv2, conv3]), last }))
             }
             FusionBlock::Elan5 { hidden, repeats, trailing } => {
-                let first = ConvLayer::load(loader, "conv1", input, 2 * width, Shape::new(1, 1, activation))?;
-                let csp1 = Csp::load_divided(&loader.part("csp1"), first.width / 2, hidden, repeats, trailing, activation)?;
+                let (first, halves) = ConvLayer::load_divided(loader, "conv1", input, [width, width], Shape::new(1, 1, activation))?;
+                let csp1 = Csp::load_divided(&loader.part("csp1"), halves[1], hidden, repeats, trailing, activation)?;
                 let csp2 = Csp::load_divided(&loader.part("csp2"), csp1.width(), hidden, repeats, trailing, activation)?;
                 let joined = first.width + csp1.width() + csp2.width();
                 let last = ConvLayer::load(loader, "conv4", joined, width, Shape::new(1, 1, activation))?;
-                Ok(Self::Elan(Elan { first, csps: [csp1, csp2], between: None, last }))
+                Ok(Self::Elan(Elan { first, halves, csps: [csp1, csp2], between: None, last }))
             }
         }
     }
@@ -272,13 +280,12 @@ impl<B: Backend> Block<B> {
     }
 
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        let Elan { first, csps: [csp1, csp2], between, last } = match self {
+        let Elan { first, halves, csps: [csp1, csp2], between, last } = match self {
             Self::Csp(csp) => return csp.forward(backend, x),
             Self::Elan(elan) => elan,
         };
         let both = first.forward(backend, x)?;
-        let half = first.width / 2;
-        let mut a = csp1.forward(backend, &backend.narrow(&both, half, half)?)?;
+        let mut a = csp1.forward(backend, &backend.narrow(&both, halves[0], halves[1])?)?;
         if let Some([conv, _]) = between {
             a = conv.forward(backend, &a)?;
         }
@@ -298,16 +305,15 @@ impl<B: Backend> Csp<B> {
         let second = ConvLayer::load(loader, "conv2", input, hidden, pointwise)?;
         let repeats = Self::load_repeats(loader, first.width, hidden, repeats, activation)?;
         let last = (hidden != output).then(|| ConvLayer::load(loader, "conv3", second.width, output, pointwise)).transpose()?;
-        Ok(Self { first, second: Some(second), repeats, last })
+        Ok(Self { first, second: Second::Conv(second), repeats, last })
     }
 
     /// DEIMv2's: one convolution gives both paths.
     fn load_divided(loader: &Loader<B>, input: usize, hidden: usize, repeats: usize, trailing: bool, activation: Activation) -> Result<Self> {
-        let first = ConvLayer::load(loader, "conv1", input, 2 * hidden, Shape::new(1, 1, activation))?;
-        let half = first.width / 2;
-        let repeats = Self::load_repeats(loader, half, hidden, repeats, activation)?;
-        let last = trailing.then(|| ConvLayer::load(loader, "conv2", half, hidden, Shape::new(3, 1, activation))).transpose()?;
-        Ok(Self { first, second: None, repeats, last })
+        let (first, parts) = ConvLayer::load_divided(loader, "conv1", input, [hidden, hidden], Shape::new(1, 1, activation))?;
+        let repeats = Self::load_repeats(loader, parts[1], hidden, repeats, activation)?;
+        let last = trailing.then(|| ConvLayer::load(loader, "conv2", parts[0], hidden, Shape::new(3, 1, activation))).transpose()?;
+        Ok(Self { first, second: Second::Part(parts), repeats, last })
     }
 
     fn load_repeats(loader: &Loader<B>, input: usize, hidden: usize, repeats: usize, activation: Activation) -> Result<Vec<ConvLayer<B>>> {
@@ -323,19 +329,16 @@ impl<B: Backend> Csp<B> {
     fn width(&self) -> usize {
         match (&self.last, &self.second) {
             (Some(last), _) => last.width,
-            (None, Some(second)) => second.width,
-            (None, None) => self.first.width / 2,
+            (None, Second::Conv(second)) => second.width,
+            (None, Second::Part([width, _])) => *width,
         }
     }
 
     fn forward(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
         let y = self.first.forward(backend, x)?;
         let (other, mut y) = match &self.second {
-            Some(second) => (second.forward(backend, x)?, y),
-            None => {
-                let half = self.first.width / 2;
-                (backend.narrow(&y, 0, half)?, backend.narrow(&y, half, half)?)
-            }
+            Second::Conv(second) => (second.forward(backend, x)?, y),
+            Second::Part([a, b]) => (backend.narrow(&y, 0, *a)?, backend.narrow(&y, *a, *b)?),
         };
         for conv in &self.repeats {
             y = conv.forward(backend, &y)?;

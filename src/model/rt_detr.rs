@@ -63,23 +63,31 @@ impl<B: Backend> RtDetr<B> {
             BackboneConfig::Hgnetv2(net) => Backbone::Hgnetv2(HgNetV2::load(&loader.part("backbone"), net)?),
         };
         let neck = Neck::load(&loader.part("neck"), &config.neck, &backbone.widths())?;
-        let projections = config.decoder_projection.then(|| {
-            let maps = neck.widths();
-            let shapes = |i: usize| match i.checked_sub(maps.len()) {
-                None => (maps[i], Shape::new(1, 1, Activation::None)),
-                // Each further level is made of the one before it, the first of the neck's last map.
-                Some(0) => (maps[i - 1], Shape::new(3, 2, Activation::None)),
-                Some(_) => (d_model, Shape::new(3, 2, Activation::None)),
-            };
-            let levels = (0..maps.len() + config.extra_levels).map(|i| (i, shapes(i)));
-            levels.map(|(i, (width, shape))| ConvLayer::load(&loader, &format!("projection{i}"), width, d_model, shape)).collect()
+        let projections = config.decoder_projection.then(|| -> Result<Vec<_>> {
+            let mut widths = neck.widths();
+            let maps = widths.len();
+            // Each further level is made of the one before it, the first of the neck's last map.
+            let mut levels: Vec<ConvLayer<B>> = Vec::new();
+            for i in 0..maps + config.extra_levels {
+                let shape = if i < maps { Shape::new(1, 1, Activation::None) } else { Shape::new(3, 2, Activation::None) };
+                let input = if i <= maps { widths[i.min(maps - 1)] } else { widths[i - 1] };
+                let conv = ConvLayer::load(&loader, &format!("projection{i}"), input, d_model, shape)?;
+                if i >= maps {
+                    widths.push(conv.width);
+                }
+                levels.push(conv);
+            }
+            Ok(levels)
         });
+        let projections = projections.transpose()?;
+        let first_map = projections.as_ref().map_or(neck.widths().first().copied(), |all| all.first().map(|conv| conv.width));
+        let tokens = first_map.unwrap_or(d_model);
         let heads = loader.heads();
         let class_head = |i: usize| heads.linear(&format!("class_head.{i}"), d_model, config.classes);
         Ok(Self {
             config: config.clone(),
-            projections: projections.transpose()?,
-            selection: Selection::load(&loader.part("selection").heads(), config)?,
+            projections,
+            selection: Selection::load(&loader.part("selection").heads(), config, tokens)?,
             position: Mlp::load(
                 &loader.part("query_position").heads(),
                 4,
@@ -89,7 +97,7 @@ impl<B: Backend> RtDetr<B> {
                 decoder.position.activation,
             )?,
             layers: (0..decoder.layers)
-                .map(|i| DeformableLayer::load(&loader.part(&format!("decoder.{i}")), decoder, d_model))
+                .map(|i| DeformableLayer::load(&loader.part(&format!("decoder.{i}")), decoder, d_model, tokens))
                 .collect::<Result<_>>()?,
             class_heads: (0..decoder.layers).map(class_head).collect::<Result<_>>()?,
             box_head: BoxHead::load(&heads, decoder, d_model)?,
@@ -224,9 +232,10 @@ impl<B: Backend> Backbone<B> {
 }
 
 impl<B: Backend> Selection<B> {
-    fn load(loader: &Loader<B>, config: &Config) -> Result<Self> {
+    /// `tokens` is the width of the tokens that are selected from.
+    fn load(loader: &Loader<B>, config: &Config, tokens: usize) -> Result<Self> {
         let (d_model, selection) = (config.d_model, &config.selection);
-        let output = selection.output.then(|| -> Result<_> { Ok((loader.linear("output", d_model, d_model)?, loader.norm("norm", d_model)?)) });
+        let output = selection.output.then(|| -> Result<_> { Ok((loader.linear("output", tokens, d_model)?, loader.norm("norm", d_model)?)) });
         Ok(Self {
             output: output.transpose()?,
             score: loader.linear("score", d_model, config.classes)?,

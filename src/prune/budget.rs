@@ -2,12 +2,12 @@
 
 use super::profile::Profile;
 use crate::checkpoint::{Card, Storage, frame_bytes};
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::eval::cost::parameters;
 use crate::eval::operations::operations;
 use crate::image::typical_size;
-use crate::layout::layout;
+use crate::layout::layout_of;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
@@ -125,27 +125,27 @@ pub struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// For what is made of a network with this card, to be stored like that on the device of this profile.
-    pub fn new(parent: &Config, card: &Card, storage: Storage, profile: Option<&'a Profile>) -> Result<Self> {
+    pub fn new(parent: &Architecture, card: &Card, storage: Storage, profile: Option<&'a Profile>) -> Result<Self> {
         /// What a trimming adds to the card: where the network comes from, and how it was rounded.
         const SENTENCES: usize = 1000;
         Ok(Self { storage, frame: frame_bytes(parent, card)? + SENTENCES, profile, whole: None })
     }
 
     /// Counts what limits are shares of from this network: the one that was whole before the first of several rounds.
-    pub fn counted_from(mut self, whole: &Config) -> Result<Self> {
+    pub fn counted_from(mut self, whole: &Architecture) -> Result<Self> {
         self.whole = Some(self.costs(whole)?);
         Ok(self)
     }
 
     /// What limits are shares of, where this network is trimmed.
-    pub fn whole(&self, parent: &Config) -> Result<Costs> {
+    pub fn whole(&self, parent: &Architecture) -> Result<Costs> {
         self.whole.map_or_else(|| self.costs(parent), Ok)
     }
 
     /// Of a network at the size of its input.
-    pub fn costs(&self, config: &Config) -> Result<Costs> {
+    pub fn costs(&self, config: &Architecture) -> Result<Costs> {
         // A search asks this thousands of times: both lists are made once.
-        let (tensors, steps) = (layout(config), operations(config, typical_size(config.pixels.resize)?));
+        let (tensors, steps) = (layout_of(config), operations(config, typical_size(config.pixels().resize)?));
         Ok(Costs {
             params: tensors.iter().map(|tensor| parameters(tensor) as f64).sum(),
             macs: steps.iter().map(|step| step.operation.macs() as f64).sum(),

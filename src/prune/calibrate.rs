@@ -2,13 +2,12 @@
 
 use super::difference::Answer;
 use super::gram::{Gram, Sampling, rows};
-use super::inputs::{Inputs, each_lane};
+use super::inputs::{Inputs, Runner, each_lane};
 use super::keep::numbers;
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::model::Detr;
-use crate::watch::{Observe, Seen, Watch};
+use crate::watch::{Observe, Seen};
 use crate::weights::Weights;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
@@ -43,6 +42,11 @@ impl Relevance {
         (0..count).map(|query| self.0.iter().map(|seen| f64::from(seen[query]).powi(2)).sum()).collect()
     }
 
+    /// That of the first queries alone.
+    pub fn first(&self, count: usize) -> Self {
+        Self(self.0.iter().map(|weights| weights.iter().take(count).copied().collect()).collect())
+    }
+
     /// Queries that have detected something on any picture, with at least this score.
     pub fn used(&self, score: f32) -> Vec<usize> {
         let count = self.0.first().map_or(0, Vec::len);
@@ -52,7 +56,8 @@ impl Relevance {
     /// The weights of those of a map's `total` rows for a picture that are sampled, all without a sampling; none where they aren't queries.
     pub fn rows(&self, map: &str, picture: usize, total: usize, sampling: Option<Sampling>) -> Option<Vec<f32>> {
         let of_memory = map.ends_with("cross_attention.key") || map.ends_with("cross_attention.value");
-        let of_queries = (map.starts_with("decoder.") && !of_memory) || map.contains("_head");
+        let on_boxes = ["initial_box.", "query_position.", "selection.box."].iter().any(|part| map.starts_with(part));
+        let of_queries = (map.starts_with("decoder.") && !of_memory) || map.contains("_head") || on_boxes;
         let weights = self.0.get(picture).filter(|weights| of_queries && weights.len() == total)?;
         Some(match sampling {
             Some(sampling) => sampling.rows(total).into_iter().map(|row| weights[row]).collect(),
@@ -81,7 +86,7 @@ impl Observe<Tensor> for Gather<'_> {
 
 /// Sums over the inputs of these maps. `done` is called after each picture.
 pub fn calibrate(
-    config: &Config,
+    config: &Architecture,
     weights: &Weights,
     inputs: &Inputs,
     maps: &[String],
@@ -108,23 +113,22 @@ pub fn calibrate(
 /// One pass over the pictures with observers, which `start` makes and which are told before each picture which one it is. `take` is given
 /// each in the end, always in the same order. `done` is called after each picture.
 pub fn observed<O: Observe<Tensor> + Send>(
-    config: &Config,
+    config: &Architecture,
     weights: &Weights,
     inputs: &Inputs,
     start: impl Fn() -> Result<O> + Sync,
     tell: impl Fn(&mut O, usize) + Sync,
-    mut take: impl FnMut(O) + Send,
+    take: impl FnMut(O) + Send,
     done: &(dyn Fn() + Sync),
 ) -> Result<()> {
-    // One network for all lanes: what the observer would gather isn't touched by loading.
-    let detr = Detr::load(&Watch::new(Cpu, start()?), config, weights)?;
-    let work = |watch: &mut Watch<Cpu, O>, index| {
-        watch.with_observer(|observer| tell(observer, index));
-        inputs.run(watch, &detr, index)?;
+    let runner = Runner::watched(&Cpu, config, weights)?;
+    let work = |observer: &mut O, index| {
+        tell(observer, index);
+        inputs.run(&Cpu, &runner, index, observer)?;
         done();
         Ok(())
     };
-    each_lane(inputs.len(), || Ok(Watch::new(Cpu, start()?)), work, |watch| take(watch.into_observer()))
+    each_lane(inputs.len(), start, work, take)
 }
 
 #[cfg(test)]
@@ -137,8 +141,8 @@ mod tests {
     #[test]
     fn queries_count_by_what_they_detect_however_many_there_are() {
         for queries in [4, MOST_ROWS, MOST_ROWS + 1, 700] {
-            let (config, _) = tiny::network();
-            let config = Config { queries, ..config };
+            let (mut config, _) = tiny::network();
+            config.set_queries(queries);
             let weights = crate::checkpoint::random(config.clone(), "many", 3).weights;
             let inputs = tiny::inputs(&config, 2);
             let relevance = Relevance::of(&look(&config, &weights, &inputs).unwrap());

@@ -2,28 +2,27 @@
 //! al., 2019, arXiv:1905.09418, call it confidence).
 
 use super::inputs::{Inputs, lanes};
-use super::keep::{Keep, numbers, show, watched};
+use super::keep::{numbers, show, watched};
 use super::scores::Scores;
 use super::structure::{Structure, structures};
-use crate::config::Config;
-use crate::cpu::Cpu;
+use crate::config::Architecture;
 use crate::error::Result;
 use crate::matrix::{Matrix, product};
-use crate::watch::Watch;
 use crate::weights::Weights;
+use std::collections::BTreeSet;
 
 /// Each head's confidence in 0..1, by the names of structures. `done` is called after each picture.
-pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs, done: &(dyn Fn() + Sync)) -> Result<Scores> {
-    let all: Vec<Structure> = structures(config).into_iter().filter(Structure::is_heads).collect();
-    let maps: Vec<String> = all.iter().flat_map(|heads| ["query", "key"].map(|part| format!("{}.{part}", heads.name))).collect();
+pub fn confidence(config: &Architecture, weights: &Weights, inputs: &Inputs, done: &(dyn Fn() + Sync)) -> Result<Scores> {
+    let all: Vec<Structure> = structures(config).into_iter().filter(has_queries).collect();
+    let maps: BTreeSet<String> = all.iter().flat_map(|heads| ["query", "key"].map(|part| format!("{}.{part}", heads.name))).collect();
     let empty = || all.iter().map(|heads| vec![0.0; heads.units]).collect::<Vec<_>>();
     let detr = watched(config, weights)?;
     let found = lanes(
         inputs.len(),
-        || Ok((Watch::new(Cpu, Keep::new(&maps)), empty())),
-        |(watch, sums), index| {
-            let given = show(watch, &detr, inputs, index)?;
-            let output = |heads: &Structure, part: &str| numbers(&given[&format!("{}.{part}", heads.name)].output);
+        || Ok(empty()),
+        |sums, index| {
+            let given = show(&maps, &detr, inputs, index)?;
+            let output = |heads: &Structure, part: &str| numbers(&given[&format!("{}.{part}", heads.name)][0].output);
             for (heads, sums) in all.iter().zip(sums) {
                 let found = largest(&output(heads, "query")?, &output(heads, "key")?, heads.units, heads.width);
                 sums.iter_mut().zip(found).for_each(|(sum, confidence)| *sum += confidence);
@@ -33,11 +32,16 @@ pub fn confidence(config: &Config, weights: &Weights, inputs: &Inputs, done: &(d
         },
     )?;
     let mut sums = empty();
-    for (.., part) in found {
+    for part in found {
         sums.iter_mut().flatten().zip(part.iter().flatten()).for_each(|(sum, part)| *sum += part);
     }
     sums.iter_mut().flatten().for_each(|sum| *sum /= inputs.len().max(1) as f64);
     Ok(all.into_iter().map(|heads| heads.name).zip(sums).collect())
+}
+
+/// Whether its units are heads that compare queries with keys. (Those of deformable attention don't.)
+fn has_queries(structure: &Structure) -> bool {
+    structure.is_heads() && structure.made_by.iter().any(|made| made.tensor.ends_with(".query.weight"))
 }
 
 /// Each head's mean over queries of the largest weight; `queries` `[queries, heads * width]`, `keys` `[keys, heads * width]`.

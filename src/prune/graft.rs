@@ -8,17 +8,16 @@ use super::cut::some;
 use super::fit::fit;
 use super::gram::{Gram, Sampling, beside, rows};
 use super::inputs::lanes;
-use super::keep::{Given, Keep, Watched, numbers, show};
+use super::keep::{Given, Watched, numbers, show};
 use super::obs::{Problem, kept, removals};
 use super::repair::Side;
-use super::structure::{Layer, Place, Structure};
+use super::structure::{Layer, Place, Span, Structure};
 use super::trimmed::Output;
 use crate::backend::Backend;
-use crate::config::Config;
+use crate::config::{Architecture, Config};
 use crate::cpu::Cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::matrix::{Matrix, product};
-use crate::watch::Watch;
 use crate::weights::HostTensor;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
@@ -36,8 +35,9 @@ pub struct Graft {
     pub neurons: Vec<Output>,
 }
 
-/// All neurons of a layer and of those that it stands for: a plan counts them in this order.
-pub fn neurons(config: &Config, own: Layer, last: Layer) -> Vec<Output> {
+/// All neurons of a layer and of those that it stands for: a plan counts them in this order. Layers of RT-DETR's family keep their own.
+pub fn neurons(config: &Architecture, own: Layer, last: Layer) -> Vec<Output> {
+    let Architecture::Detr(config) = config else { return vec![] };
     let of = |layer: Layer| {
         let map = named(layer, "ffn1");
         (0..layer.ffn(config)).map(move |index| Output { map: map.clone(), index })
@@ -53,13 +53,14 @@ pub fn is_choice(neurons: &[Output]) -> bool {
 /// The feed-forward network of `own` that gives what that of `last` gave, the layers between them left out. It has the `given` neurons, or
 /// chooses as many as it had; none where there are too few pictures to choose by. `parent`'s pictures haven't come further than to `own`.
 pub fn graft(parent: &Side, whole: &Watched, own: Layer, last: Layer, given: Option<&[Output]>) -> Result<Option<Graft>> {
-    let grafting = Grafting { parent, whole, own, last };
+    let Architecture::Detr(config) = parent.config else { return Err(Error::Config("only a DETR's layers get neurons of others".into())) };
+    let grafting = Grafting { parent, config, whole, own, last };
     let (through, rows) = grafting.through()?;
     let candidates = match given {
         Some(given) => given.to_vec(),
         None => candidates(&neurons(parent.config, own, last), MOST.min(rows / LEAST_ROWS)),
     };
-    let units = given.map_or(own.ffn(parent.config), <[Output]>::len);
+    let units = given.map_or(own.ffn(config), <[Output]>::len);
     if given.is_none() && candidates.len() <= units {
         return Ok(None);
     }
@@ -89,7 +90,7 @@ fn best(parts: &[Gram], prior: &HostTensor, units: usize) -> Result<Vec<usize>> 
     let all = prior.shape[1];
     let (weight, _) = fit(parts, all, prior)?;
     let structure = Structure { name: String::new(), place: Place::Queries, units: all, width: 1, made_by: vec![], used_by: vec![] };
-    Ok(kept(&removals(&[Problem::new(&Gram::sum(parts), &weight)?], &structure)?, all, all - units))
+    Ok(kept(&removals(&[Problem::new(&Gram::sum(parts), &weight, &Span::all())?], &structure)?, all, all - units))
 }
 
 fn named(layer: Layer, map: &str) -> String {
@@ -98,6 +99,7 @@ fn named(layer: Layer, map: &str) -> String {
 
 struct Grafting<'a> {
     parent: &'a Side<'a>,
+    config: &'a Config,
     whole: &'a Watched,
     own: Layer,
     last: Layer,
@@ -109,7 +111,7 @@ type Through = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
 impl Grafting<'_> {
     /// For all layers but the first; and the number of rows from which they are known.
     fn through(&self) -> Result<(Through, usize)> {
-        let width = self.parent.config.d_model;
+        let width = self.config.d_model;
         let inputs: Vec<String> = (self.own.number()..=self.last.number()).map(|number| named(self.own.with(number), "ffn1")).collect();
         let others = inputs.len() - 1;
         let (parts, rows) = self
@@ -123,7 +125,7 @@ impl Grafting<'_> {
 
     /// The first map of these neurons, in the standing layer's place: weight `[neurons, d_model]` and bias `[neurons]`.
     fn made(&self, neurons: &[Output], through: &Through) -> Result<(HostTensor, HostTensor)> {
-        let width = self.parent.config.d_model;
+        let width = self.config.d_model;
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for neurons in neurons.chunk_by(|a, b| a.map == b.map) {
             let (map, which) = (&neurons[0].map, neurons.iter().map(|neuron| neuron.index).collect::<Vec<_>>());
@@ -149,10 +151,10 @@ impl Grafting<'_> {
     /// What neurons with this first map say, and what is to come out, without the residual.
     fn of_the_last(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Vec<Gram>> {
         let [first, second, target] = [named(self.own, "ffn1"), named(self.own, "ffn2"), named(self.last, "ffn2")];
-        let (neurons, width) = (bias.len(), self.parent.config.d_model);
+        let (neurons, width) = (bias.len(), self.config.d_model);
         let linear = Cpu.load_linear("", weight, bias)?;
         let (parts, _) = self.gather(&[first.clone(), second.clone(), target.clone()], [neurons, width], |seen, sampled| {
-            let x = sampled(&Cpu.linear(&seen[&first].input, &linear, self.parent.config.activation, None)?)?;
+            let x = sampled(&Cpu.linear(&seen[&first].input, &linear, self.config.activation, None)?)?;
             let mut y = sampled(&seen[&target].output)?;
             if let Some(residual) = &seen[&second].residual {
                 y.iter_mut().zip(sampled(residual)?).for_each(|(y, r)| *y -= r);
@@ -164,7 +166,7 @@ impl Grafting<'_> {
 
     /// The second map of these neurons as far as it is known: the standing layer's own.
     fn prior(&self, neurons: &[Output]) -> Result<HostTensor> {
-        let (own, width) = (self.own.ffn(self.parent.config), self.parent.config.d_model);
+        let (own, width) = (self.own.ffn(self.config), self.config.d_model);
         let (first, second) = (named(self.own, "ffn1"), named(self.own, "ffn2"));
         let weight = self.parent.weights.get(&format!("{second}.weight"), &[width, own])?.to_f32();
         let column = |row: usize, neuron: &Output| if neuron.map == first { weight[row * own + neuron.index] } else { 0.0 };
@@ -181,9 +183,12 @@ impl Grafting<'_> {
         join: impl Fn(&BTreeMap<String, Given>, &dyn Fn(&Tensor) -> Result<Vec<f32>>) -> Result<Vec<(Vec<f32>, usize)>> + Sync,
     ) -> Result<(Vec<Gram>, usize)> {
         let Side { inputs: pictures, relevance, .. } = self.parent;
-        let start = || Ok((Watch::new(Cpu, Keep::new(wanted).ending()), Gram::of_map(inputs, outputs), 0));
-        let found = lanes(pictures.len(), start, |(watch, gram, total), index| {
-            let seen = show(watch, self.whole, pictures, index)?;
+        let start = || Ok((Gram::of_map(inputs, outputs), 0));
+        let layers = wanted.iter().cloned().collect();
+        let found = lanes(pictures.len(), start, |(gram, total), index| {
+            // Each is used once.
+            let shown = show(&layers, self.whole, pictures, index)?.into_iter();
+            let seen: BTreeMap<String, Given> = shown.filter_map(|(layer, given)| Some((layer, given.into_iter().next()?))).collect();
             let sampling = Sampling { most: MOST_ROWS, offset: offset(index) };
             let rows = beside(&join(&seen, &|x| rows(&numbers(x)?, x.dims(), None, |total| sampling.rows(total)))?);
             let count = rows.len() / (inputs + outputs);
@@ -193,15 +198,14 @@ impl Grafting<'_> {
             *total += count;
             Ok(())
         })?;
-        let total = found.iter().map(|(.., count)| count).sum();
-        Ok((found.into_iter().map(|(_, gram, _)| gram).collect(), total))
+        let total = found.iter().map(|(_, count)| count).sum();
+        Ok((found.into_iter().map(|(gram, _)| gram).collect(), total))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::progress::Silent;
     use crate::prune::calibrate::Relevance;
     use crate::prune::difference::{difference, look};
@@ -213,7 +217,7 @@ mod tests {
 
     /// A network whose first encoder and decoder layer give nothing but norms, and whose second ones have no attention to speak of: what those
     /// do can be done in their places.
-    fn network() -> (Config, Weights) {
+    fn network() -> (Architecture, Weights) {
         let (config, mut weights) = tiny::network();
         let idle = [
             "encoder.0.ffn2.",

@@ -3,10 +3,11 @@
 use super::calibrate::{Grams, Relevance, calibrate};
 use super::inputs::Inputs;
 use super::obs::{Problem, Removal, alone, removals};
+use super::points::usage;
 use super::scores::{Scores, scores};
-use super::structure::{Layer, Structure};
+use super::structure::{Layer, Made, Place, Span, Structure, Used};
 use super::trim::Method;
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::Progress;
@@ -54,12 +55,14 @@ pub struct Knowledge {
     /// Scores of each structure's units by its name, where a method has gathered them on the pictures.
     pub scores: Scores,
     pub seed: u64,
+    /// Whether the network selects its queries.
+    pub selects: bool,
 }
 
 impl Knowledge {
     /// Looks at the pictures for what the method must know of these structures.
     pub fn gather(
-        config: &Config,
+        config: &Architecture,
         weights: &Weights,
         inputs: &Inputs,
         relevance: &Relevance,
@@ -67,30 +70,37 @@ impl Knowledge {
         method: Method,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let maps: Vec<String> = structures.iter().flat_map(|structure| structure.used_by.clone()).collect();
+        let maps: Vec<String> = structures.iter().flat_map(|structure| structure.used_by.iter().map(|used| used.layer.clone())).collect();
         progress.begin("looking at the pictures", inputs.len());
         let grams = calibrate(config, weights, inputs, &maps, relevance, &|| progress.step())?;
         let mut scores = scores(method.importance, config, weights, inputs, progress)?;
+        if structures.iter().any(|structure| matches!(structure.place, Place::Points(_))) && method.importance != Importance::Random {
+            scores.extend(usage(config, weights, inputs, relevance)?);
+        }
         // No map uses queries: whatever the method, those go that detect least. But chance stays chance.
         if method.importance != Importance::Random {
             scores.insert("queries".into(), relevance.queries());
         }
-        Ok(Self { weights: weights.clone(), grams, scores, seed: method.seed })
+        Ok(Self { weights: weights.clone(), grams, scores, seed: method.seed, selects: config.as_detr().is_none() })
     }
 
     /// The maps that use a structure.
     pub fn problems(&self, structure: &Structure) -> Result<Vec<Problem>> {
-        let problem = |map: &String| {
-            let gram = self.grams.get(map).ok_or_else(|| Error::Config(format!("nothing is known of what {map} is given")))?;
-            Problem::new(gram, self.weights.named(&format!("{map}.weight"))?)
-        };
-        structure.used_by.iter().map(problem).collect()
+        structure.used_by.iter().map(|used| self.problem(&used.layer, &used.span)).collect()
+    }
+
+    /// One map, where units lie by `span` among its inputs.
+    pub fn problem(&self, map: &str, span: &Span) -> Result<Problem> {
+        let gram = self.grams.get(map).ok_or_else(|| Error::Config(format!("nothing is known of what {map} is given")))?;
+        Problem::new(gram, self.weights.named(&format!("{map}.weight"))?, span)
     }
 
     /// All units of a structure but the last, the least important first. Errors are comparable within one structure and method.
     pub fn order(&self, method: Importance, structure: &Structure, problems: &[Problem]) -> Result<Vec<Removal>> {
         if let Some(scores) = self.scores.get(&structure.name) {
-            return Ok(ascending(scores));
+            // Queries that are selected have no weights of their own: the last go first.
+            let selected = structure.place == Place::Queries && self.selects;
+            return Ok(if selected { from_the_end(scores) } else { ascending(scores) });
         }
         Ok(match method {
             Importance::Obs => removals(problems, structure)?,
@@ -123,18 +133,31 @@ impl Knowledge {
     /// Squares of the weights that make and use each unit.
     fn magnitude(&self, structure: &Structure) -> Result<Vec<f64>> {
         let mut scores = vec![0.0; structure.units];
-        let used_by = structure.used_by.iter().map(|map| (format!("{map}.weight"), None));
-        for (name, axis) in structure.made_by.iter().map(|(name, axis)| (name.clone(), Some(*axis))).chain(used_by) {
+        let made_by = structure.made_by.iter().map(|Made { tensor, axis, span }| (tensor.clone(), Some(*axis), span));
+        let used_by = structure.used_by.iter().map(|Used { layer, span }| (format!("{layer}.weight"), None, span));
+        for (name, axis, span) in made_by.chain(used_by) {
             let tensor = self.weights.named(&name)?;
             let axis = axis.unwrap_or(tensor.shape.len() - 1);
-            let inner: usize = tensor.shape[axis + 1..].iter().product();
-            for (i, x) in tensor.to_f32().iter().enumerate() {
-                let channel = i / inner % tensor.shape[axis];
-                scores[channel / structure.width] += f64::from(*x).powi(2);
+            let (length, inner): (usize, usize) = (tensor.shape[axis], tensor.shape[axis + 1..].iter().product());
+            let mut squares = vec![0.0; length];
+            tensor.to_f32().iter().enumerate().for_each(|(i, x)| squares[i / inner % length] += f64::from(*x).powi(2));
+            for (unit, score) in scores.iter_mut().enumerate() {
+                *score += span.of(unit).filter_map(|index| squares.get(index)).sum::<f64>();
             }
         }
         Ok(scores)
     }
+}
+
+/// Units from the last to the second; the error is the share of all scores that is gone.
+fn from_the_end(scores: &[f64]) -> Vec<Removal> {
+    let all = scores.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let mut gone = 0.0;
+    let removal = |unit: usize| {
+        gone += scores[unit];
+        Removal { unit, error: gone / all }
+    };
+    (1..scores.len()).rev().map(removal).collect()
 }
 
 /// Units by their scores; the error is the share of all scores that is gone.

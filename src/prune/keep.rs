@@ -1,14 +1,11 @@
-//! An observer that keeps what chosen layers are given, until it is taken away.
-//!
-//! It can end a run as soon as it has seen enough: the run then fails, and what was kept is there.
+//! What chosen layers are given and give as a network runs, each time that it uses them.
 
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Runner};
 use crate::backend::Window;
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::cpu::{Cpu, Floats};
 use crate::error::{Error, Result};
-use crate::model::Detr;
-use crate::watch::{Observe, Seen, Watch};
+use crate::watch::{Observe, Seen};
 use crate::weights::Weights;
 use candle_core::Tensor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,64 +20,41 @@ pub struct Given {
     pub window: Option<Window>,
 }
 
+/// By the names of layers, each use of them.
+pub type Shown = BTreeMap<String, Vec<Given>>;
+
 /// Keeps the wanted layers' inputs.
-#[derive(Default)]
-pub struct Keep {
-    wanted: BTreeSet<String>,
-    ends: bool,
-    given: BTreeMap<String, Given>,
+struct Keep<'a> {
+    wanted: &'a BTreeSet<String>,
+    given: Shown,
 }
 
-impl Keep {
-    pub fn new<'a>(wanted: impl IntoIterator<Item = &'a String>) -> Self {
-        Self { wanted: wanted.into_iter().cloned().collect(), ends: false, given: BTreeMap::new() }
-    }
-
-    /// Ends every run once all that is wanted has been seen.
-    pub fn ending(self) -> Self {
-        Self { ends: true, ..self }
-    }
-
-    /// What a run has shown; an error if it failed before all was seen.
-    pub fn take<T>(&mut self, run: Result<T>) -> Result<BTreeMap<String, Given>> {
-        let given = std::mem::take(&mut self.given);
-        match self.wanted.iter().find(|layer| !given.contains_key(*layer)) {
-            // The run was ended here, or failed at what nobody asked for.
-            None if self.ends => Ok(given),
-            None => run.map(|_| given),
-            Some(layer) => {
-                run?;
-                Err(Error::Config(format!("the network has no layer {layer}")))
-            }
-        }
-    }
-}
-
-impl Observe<Tensor> for Keep {
+impl Observe<Tensor> for Keep<'_> {
     fn layer(&mut self, seen: Seen<Tensor>) -> Result<()> {
         if self.wanted.contains(seen.layer) {
             let Seen { input, residual, output, window, .. } = seen;
             let given = Given { input: input.clone(), residual: residual.cloned(), output: output.clone(), window };
-            self.given.insert(seen.layer.into(), given);
-            if self.ends && self.given.len() == self.wanted.len() {
-                return Err(Error::Config("enough was seen".into()));
-            }
+            self.given.entry(seen.layer.into()).or_default().push(given);
         }
         Ok(())
     }
 }
 
 /// A network that can show what its maps are given.
-pub type Watched = Detr<Watch<Cpu, Keep>>;
+pub type Watched = Runner<Cpu>;
 
-pub fn watched(config: &Config, weights: &Weights) -> Result<Watched> {
-    Detr::load(&Watch::new(Cpu, Keep::default()), config, weights)
+pub fn watched(config: &Architecture, weights: &Weights) -> Result<Watched> {
+    Runner::watched(&Cpu, config, weights)
 }
 
-/// What a run shows of the maps that are watched.
-pub fn show(watch: &Watch<Cpu, Keep>, detr: &Watched, inputs: &Inputs, index: usize) -> Result<BTreeMap<String, Given>> {
-    let run = inputs.run(watch, detr, index);
-    watch.with_observer(|keep| keep.take(run))
+/// What a picture's way through a network shows of the wanted layers; it ends with them.
+pub fn show(wanted: &BTreeSet<String>, network: &Watched, inputs: &Inputs, index: usize) -> Result<Shown> {
+    let mut keep = Keep { wanted, given: BTreeMap::new() };
+    inputs.run_past(network, index, &|layer| wanted.contains(layer), &mut keep)?;
+    match wanted.iter().find(|layer| !keep.given.contains_key(*layer)) {
+        None => Ok(keep.given),
+        Some(layer) => Err(Error::Config(format!("the network has no layer {layer} after where the pictures stand"))),
+    }
 }
 
 /// A tensor's numbers, without gaps.

@@ -8,15 +8,13 @@ use super::difference::{Answer, difference, look};
 use super::fit::fit;
 use super::gram::{Gram, beside};
 use super::inputs::lanes;
-use super::keep::{Given, Keep, numbers, show, watched};
+use super::keep::{Shown, numbers, show, watched};
 use super::repair::Side;
 use super::structure::Layer;
-use crate::config::Config;
-use crate::cpu::Cpu;
+use crate::config::Architecture;
 use crate::error::Result;
-use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What stands for some layers of the parent: the layer before them, if there is one, and the last of them.
 type Run = (Option<Layer>, Layer);
@@ -33,7 +31,7 @@ pub struct Dropped {
 }
 
 /// The layers that are kept, each with the last that it stands for; and the last of those before the first kept.
-pub fn runs(config: &Config, dropped: &[Layer]) -> Vec<Run> {
+pub fn runs(config: &Architecture, dropped: &[Layer]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for kind in [Layer::Encoder(0), Layer::Decoder(0)] {
         let begun = runs.len();
@@ -52,14 +50,16 @@ pub fn runs(config: &Config, dropped: &[Layer]) -> Vec<Run> {
 
 impl StandIns {
     /// The parent without some layers. With `repair`, what stands for them is solved for on `parent`'s pictures, unless it is known.
-    pub fn without(&mut self, parent: &Side, dropped: &[Layer], repair: bool) -> Result<(Config, Weights)> {
+    pub fn without(&mut self, parent: &Side, dropped: &[Layer], repair: bool) -> Result<(Architecture, Weights)> {
         let (mut config, mut weights) = (parent.config.clone(), parent.weights.clone());
         if repair {
             let runs: Vec<Run> = runs(&config, dropped).into_iter().filter(|(own, last)| *own != Some(*last)).collect();
             let unknown: Vec<Run> = runs.iter().filter(|run| !self.0.contains_key(run)).copied().collect();
             self.solve(parent, &unknown)?;
             for (name, tensor) in runs.iter().filter_map(|run| self.0.get(run)).flatten() {
-                config.query_content |= name == "query_content";
+                if let Architecture::Detr(config) = &mut config {
+                    config.query_content |= name == "query_content";
+                }
                 weights.insert(name, tensor.clone());
             }
         }
@@ -72,15 +72,15 @@ impl StandIns {
             return Ok(());
         }
         let fits: Vec<Fit> = runs.iter().map(|run| Fit::new(parent, *run)).collect::<Result<_>>()?;
-        let wanted: Vec<String> = fits.iter().flat_map(|fit| [fit.map.clone(), Some(fit.target.clone())]).flatten().collect();
+        let wanted: BTreeSet<String> = fits.iter().flat_map(|fit| [fit.map.clone(), Some(fit.target.clone())]).flatten().collect();
         let detr = watched(parent.config, parent.weights)?;
-        let start = || Ok((Watch::new(Cpu, Keep::new(&wanted).ending()), fits.iter().map(Fit::empty).collect::<Vec<_>>()));
-        let found = lanes(parent.inputs.len(), start, |(watch, grams), index| {
-            let given = show(watch, &detr, parent.inputs, index)?;
+        let start = || Ok(fits.iter().map(Fit::empty).collect::<Vec<_>>());
+        let found = lanes(parent.inputs.len(), start, |grams, index| {
+            let given = show(&wanted, &detr, parent.inputs, index)?;
             fits.iter().zip(grams).try_for_each(|(fit, gram)| fit.add(&given, gram, |map, count| parent.relevance.rows(map, index, count, None)))
         })?;
         for (i, fit) in fits.iter().enumerate() {
-            let parts: Vec<Gram> = found.iter().map(|(.., grams)| grams[i].clone()).collect();
+            let parts: Vec<Gram> = found.iter().map(|grams| grams[i].clone()).collect();
             self.0.insert(fit.run, fit.tensors(parent, &parts)?);
         }
         Ok(())
@@ -108,12 +108,12 @@ impl Fit {
             (None, Layer::Encoder(_)) => (Some("input_projection".into()), last.next(parent.config), true),
             (None, Layer::Decoder(_)) => (None, last.next(parent.config), true),
         };
-        let outputs = parent.config.d_model;
+        let outputs = parent.config.d_model();
         let inputs = match &map {
             Some(map) => parent.weights.named(&format!("{map}.weight"))?.len() / outputs.max(1),
             None => 0,
         };
-        Ok(Self { run, map, inputs, target, is_input, outputs, queries: parent.config.queries })
+        Ok(Self { run, map, inputs, target, is_input, outputs, queries: parent.config.queries() })
     }
 
     fn empty(&self) -> Gram {
@@ -123,14 +123,14 @@ impl Fit {
         }
     }
 
-    fn add(&self, given: &BTreeMap<String, Given>, gram: &mut Gram, relevance: impl Fn(&str, usize) -> Option<Vec<f32>>) -> Result<()> {
-        let target = &given[&self.target];
+    fn add(&self, given: &Shown, gram: &mut Gram, relevance: impl Fn(&str, usize) -> Option<Vec<f32>>) -> Result<()> {
+        let target = &given[&self.target][0];
         let mut y = numbers(if self.is_input { &target.input } else { &target.output })?;
         let Some(name) = &self.map else {
             gram.add(&y, None);
             return Ok(());
         };
-        let map = &given[name];
+        let map = &given[name][0];
         if let Some(residual) = &map.residual {
             y.iter_mut().zip(numbers(residual)?).for_each(|(y, r)| *y -= r);
         }
@@ -151,7 +151,12 @@ impl Fit {
         let mut tensors = vec![(format!("{map}.weight"), weight), (format!("{map}.bias"), bias)];
         if let Some(own) = own {
             for part in ["weight", "bias"] {
-                let norm = parent.weights.get(&format!("{}.{part}", last.norm()), &[self.outputs])?;
+                // An RMS norm has no bias.
+                let name = format!("{}.{part}", last.norm());
+                if part == "bias" && !parent.weights.tensors.contains_key(&name) {
+                    continue;
+                }
+                let norm = parent.weights.get(&name, &[self.outputs])?;
                 tensors.push((format!("{}.{part}", own.norm()), norm.clone()));
             }
         }
@@ -212,7 +217,7 @@ pub fn each(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backbone, EfficientNetLite};
+    use crate::config::{Backbone, Config, EfficientNetLite};
     use crate::prune::calibrate::Relevance;
     use crate::prune::inputs::{Inputs, Point};
     use crate::prune::tiny;
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn layers_stand_for_those_after_them() {
-        let config = Config::detr(Backbone::EfficientNetLite(EfficientNetLite::lite0()));
+        let config = Config::detr(Backbone::EfficientNetLite(EfficientNetLite::lite0())).into();
         let (e, d) = (Layer::Encoder, Layer::Decoder);
         let found = runs(&config, &[e(0), e(1), e(4), d(5)]);
         let expected = [

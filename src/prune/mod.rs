@@ -5,8 +5,10 @@
 pub mod budget;
 pub mod calibrate;
 mod confidence;
-mod cut;
+pub(crate) mod cut;
 pub mod difference;
+#[cfg(test)]
+pub(crate) mod family;
 mod fit;
 mod graft;
 mod gram;
@@ -18,12 +20,14 @@ pub mod obs;
 pub mod overview;
 pub mod plan;
 pub mod plot;
+mod points;
 pub mod quantise;
 pub mod recipe;
 pub mod repair;
 pub mod report;
 mod scores;
 pub mod search;
+mod sequence;
 pub mod size;
 pub mod survey;
 mod taylor;

@@ -4,7 +4,7 @@
 //! All inputs are centred: the bias takes up the means, so that what is kept constant on average costs nothing.
 
 use super::gram::Gram;
-use super::structure::Structure;
+use super::structure::{Span, Structure};
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 use faer::linalg::solvers::{DenseSolveCore, Llt, Solve};
@@ -27,6 +27,8 @@ pub struct Problem {
     /// Channels at each tap, and taps.
     channels: usize,
     taps: usize,
+    /// Which of the channels are those of the structure's units.
+    span: Span,
 }
 
 /// A unit in the order of removal, with the error after it is gone too: the lost variance of the outputs, as a share, summed over the maps.
@@ -43,8 +45,8 @@ pub fn kept(order: &[Removal], units: usize, gone: usize) -> Vec<usize> {
 }
 
 impl Problem {
-    /// `weight` `[out, …, in]`; its inputs are those summed in `gram`.
-    pub fn new(gram: &Gram, weight: &HostTensor) -> Result<Self> {
+    /// `weight` `[out, …, in]`; its inputs are those summed in `gram`, and among them units lie by `span`.
+    pub fn new(gram: &Gram, weight: &HostTensor, span: &Span) -> Result<Self> {
         let outputs = weight.shape.first().copied().unwrap_or(0);
         let channels = weight.shape.last().copied().unwrap_or(0);
         let n = gram.inputs;
@@ -59,12 +61,17 @@ impl Problem {
         let energy = (0..outputs).map(|j| (0..n).map(|i| weight[(i, j)] * through[(i, j)]).sum::<f64>()).sum::<f64>().max(f64::MIN_POSITIVE);
         // The fewer rows there are for each input, the more of their correlation is chance.
         damp(&mut hessian, DAMPING + n as f64 / gram.count);
-        Ok(Self { hessian, weight, mean, energy, channels, taps: n / channels })
+        Ok(Self { hessian, weight, mean, energy, channels, taps: n / channels, span: span.clone() })
     }
 
-    /// The rows of `weight` that a unit's channels have.
-    pub fn columns(&self, structure: &Structure, unit: usize) -> Vec<usize> {
-        structure.columns(unit, self.channels, self.taps)
+    /// The rows of `weight` that a unit's channels have: at each tap.
+    pub fn columns(&self, unit: usize) -> Vec<usize> {
+        (0..self.taps).flat_map(|tap| self.span.of(unit).map(move |channel| tap * self.channels + channel)).collect()
+    }
+
+    /// The rows of `weight` that stay where only these channels do.
+    pub fn columns_of(&self, channels: &[usize]) -> Vec<usize> {
+        (0..self.taps).flat_map(|tap| channels.iter().map(move |channel| tap * self.channels + channel)).collect()
     }
 
     /// Weights `[kept, outputs]` that make the best of the kept inputs (indices).
@@ -129,7 +136,7 @@ struct Surgeon {
 
 impl Surgeon {
     fn new(problem: &Problem, structure: &Structure) -> Result<Self> {
-        let columns = (0..structure.units).map(|unit| problem.columns(structure, unit)).collect();
+        let columns = (0..structure.units).map(|unit| problem.columns(unit)).collect();
         let inverse = factor(&problem.hessian)?.inverse();
         Ok(Self { inverse, weight: problem.weight.clone(), columns, energy: problem.energy })
     }
@@ -184,7 +191,7 @@ mod tests {
     use crate::prune::structure::Place;
 
     fn structure(units: usize, width: usize) -> Structure {
-        Structure { name: "test".into(), place: Place::Queries, units, width, made_by: vec![], used_by: vec!["map".into()] }
+        Structure { name: "test".into(), place: Place::Queries, units, width, made_by: vec![], used_by: vec![] }
     }
 
     /// Rows of correlated noise around means that aren't zero.
@@ -198,13 +205,14 @@ mod tests {
         (0..count).flat_map(|_| row(&mut random)).collect()
     }
 
-    fn problem(width: usize, outputs: usize, taps: usize) -> (Problem, Vec<f32>) {
+    /// With units of `unit` channels.
+    fn problem(width: usize, outputs: usize, taps: usize, unit: usize) -> (Problem, Vec<f32>) {
         let rows = rows(400, width, 1);
         let mut gram = Gram::new(width);
         gram.add(&rows, None);
         let mut random = fastrand::Rng::with_seed(2);
         let weight = HostTensor::f32(&[outputs, taps, width / taps], (0..outputs * width).map(|_| random.f32() - 0.5).collect());
-        (Problem::new(&gram, &weight).unwrap(), rows)
+        (Problem::new(&gram, &weight, &Span::of_width(unit)).unwrap(), rows)
     }
 
     /// The damped error of the best weights on the kept inputs, from scratch.
@@ -222,13 +230,12 @@ mod tests {
     #[test]
     fn every_removal_is_the_cheapest_and_its_error_is_that_of_solving_anew() {
         for (units, width, taps) in [(8, 1, 1), (4, 3, 1), (5, 1, 4)] {
-            let (problem, _) = problem(units * width * taps, 6, taps);
+            let (problem, _) = problem(units * width * taps, 6, taps, width);
             let structure = structure(units, width);
             let order = removals(std::slice::from_ref(&problem), &structure).unwrap();
             assert_eq!(order.len(), units - 1);
             let kept = |gone: &[usize]| {
-                let mut kept: Vec<usize> =
-                    (0..units).filter(|unit| !gone.contains(unit)).flat_map(|unit| problem.columns(&structure, unit)).collect();
+                let mut kept: Vec<usize> = (0..units).filter(|unit| !gone.contains(unit)).flat_map(|unit| problem.columns(unit)).collect();
                 kept.sort_unstable();
                 kept
             };
@@ -248,7 +255,7 @@ mod tests {
 
     #[test]
     fn wide_structures_lose_several_at_a_time_and_the_errors_are_still_exact() {
-        let (problem, _) = problem(300, 4, 1);
+        let (problem, _) = problem(300, 4, 1, 1);
         let order = removals(std::slice::from_ref(&problem), &structure(300, 1)).unwrap();
         assert_eq!(order.len(), 299);
         for gone in [1, 2, 3, 150, 151] {
@@ -270,7 +277,7 @@ mod tests {
         let mut gram = Gram::new(6);
         gram.add(&rows, None);
         let weight = HostTensor::f32(&[2, 6], vec![0.1, 0.2, 1.0, 0.9, 0.5, 0.5, 1.0, -1.0, 1.0, -0.7, 0.0, 0.7]);
-        let problem = Problem::new(&gram, &weight).unwrap();
+        let problem = Problem::new(&gram, &weight, &Span::all()).unwrap();
         let order = removals(&[problem], &structure(6, 1)).unwrap();
         assert_eq!(order[0].unit, 3);
         assert!(order[0].error < 0.02, "{order:?}");
@@ -281,7 +288,7 @@ mod tests {
     fn numbers_that_are_not_finite_are_an_error() {
         let mut gram = Gram::new(2);
         gram.add(&[f32::NAN, 1.0, 2.0, 3.0], None);
-        let problem = Problem::new(&gram, &HostTensor::f32(&[1, 2], vec![1.0, 1.0])).unwrap();
+        let problem = Problem::new(&gram, &HostTensor::f32(&[1, 2], vec![1.0, 1.0]), &Span::all()).unwrap();
         assert!(removals(&[problem], &structure(2, 1)).is_err());
     }
 }

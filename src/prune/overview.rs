@@ -5,7 +5,7 @@ use super::importance::Knowledge;
 use super::inputs::Point;
 use super::layers::{StandIns, each};
 use super::repair::Side;
-use super::structure::{Layer, Place, Structure, structures};
+use super::structure::{Layer, Structure, structures};
 use super::trim::Method;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -56,7 +56,7 @@ const LOOKED_AT: usize = 96;
 /// Looks at heads, widths and layers.
 pub fn overview(parent: &Side, method: Method, progress: &dyn Progress) -> Result<Overview> {
     let (config, weights) = (parent.config, parent.weights);
-    let all: Vec<Structure> = structures(config).into_iter().filter(|structure| structure.place != Place::Queries).collect();
+    let all: Vec<Structure> = structures(config).into_iter().filter(|structure| !structure.used_by.is_empty()).collect();
     let knowledge = Knowledge::gather(config, weights, parent.inputs, parent.relevance, &all, method, progress)?;
     progress.begin("scoring units", all.len());
     let (mut heads, mut widths) = (Vec::new(), Vec::new());
@@ -82,9 +82,13 @@ fn layers(parent: &Side, repair: bool, progress: &dyn Progress) -> Result<Vec<Ab
     let seen = look(parent.config, parent.weights, parent.inputs)?;
     let mut stand_ins = StandIns::default();
     let mut all = Vec::new();
-    // The last layer of a kind can't be left out.
+    // The last layer of a kind can't be left out; of RT-DETR's family no other can.
     for kind in kinds.into_iter().filter(|kind| kind.count(parent.config) > 1) {
-        let found = each(parent, &seen, &kind.all(parent.config), &[], repair, &mut stand_ins, &|| progress.step())?;
+        let mut layers = kind.all(parent.config);
+        if parent.config.as_detr().is_none() {
+            layers.drain(..layers.len() - 1);
+        }
+        let found = each(parent, &seen, &layers, &[], repair, &mut stand_ins, &|| progress.step())?;
         all.extend(found.iter().map(|dropped| Absent { name: dropped.layer.prefix(), difference: dropped.difference }));
     }
     Ok(all)
@@ -105,8 +109,8 @@ mod tests {
         let dead = structures(&config).into_iter().find(|structure| structure.name == "decoder.1.cross_attention").unwrap();
         let mut weights = tiny::scaled(&weights, &dead, 1, 0.0);
         // To its size it adds nothing either, as a magnitude is of what makes a unit too.
-        for (name, _) in &dead.made_by {
-            let tensor = weights.tensors.get_mut(name).unwrap();
+        for made in &dead.made_by {
+            let tensor = weights.tensors.get_mut(&made.tensor).unwrap();
             let inner = tensor.len() / (dead.units * dead.width);
             let half = |(i, x): (usize, &f32)| if i / inner < dead.width { *x } else { 0.5 * x };
             *tensor = crate::weights::HostTensor::f32(&tensor.shape, tensor.to_f32().iter().enumerate().map(half).collect());

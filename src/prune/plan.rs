@@ -1,5 +1,6 @@
 //! What is taken out of which network: a small TOML file, which carries out exactly the same again on the same pictures.
 
+use super::cut::drop_last;
 use super::graft::neurons;
 use super::importance::Importance;
 use super::inputs::Inputs;
@@ -7,7 +8,7 @@ use super::layers::runs;
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::Method;
 use crate::checkpoint::Card;
-use crate::config::{Config, Resize};
+use crate::config::{Architecture, Resize};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,7 +51,7 @@ pub struct Origin {
 
 impl Origin {
     /// Of a plan that is carried out on the parent of this card and file with these pictures.
-    pub fn new(parent: &Card, config: &Config, parent_sha256: &str, inputs: &Inputs, method: Method) -> Self {
+    pub fn new(parent: &Card, config: &Architecture, parent_sha256: &str, inputs: &Inputs, method: Method) -> Self {
         let Method { importance, repair, seed, .. } = method;
         Self {
             parent: parent.name.clone(),
@@ -61,7 +62,7 @@ impl Origin {
             importance,
             repair,
             version: env!("CARGO_PKG_VERSION").into(),
-            input: config.pixels.resize.to_string(),
+            input: config.pixels().resize.to_string(),
         }
     }
 }
@@ -95,7 +96,7 @@ impl Plan {
     }
 
     /// The same without repair, which alone can give a layer neurons of others: it has as many of its own.
-    pub fn unrepaired(&self, config: &Config) -> Plan {
+    pub fn unrepaired(&self, config: &Architecture) -> Plan {
         let mut plan = self.clone();
         for structure in structures(config) {
             let names_others = |keep: &Keep| matches!(keep, Keep::Units(units) if units.last().is_some_and(|&unit| unit >= structure.units));
@@ -127,15 +128,21 @@ impl Plan {
     }
 
     /// Refuses a plan that can't be carried out on this network.
-    pub fn check(&self, config: &Config) -> Result<()> {
+    pub fn check(&self, config: &Architecture) -> Result<()> {
         let fail = |problem: String| Err(Error::Config(problem));
-        for (list, count, kind) in [(&self.drop_encoder, config.encoder.len(), "encoder"), (&self.drop_decoder, config.decoder.len(), "decoder")] {
+        let [encoder, decoder] = config.layers();
+        for (list, count, kind) in [(&self.drop_encoder, encoder, "encoder"), (&self.drop_decoder, decoder, "decoder")] {
             if let Some(&layer) = list.iter().find(|&&layer| layer >= count) {
                 return fail(format!("the plan drops {kind} layer {layer}, but there are {count} (counted from 0)"));
             }
             if list.len() >= count && count > 0 || list.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return fail(format!("the plan must name {kind} layers in ascending order, and leave one"));
             }
+        }
+        // Each of its layers refines what the one before has found.
+        let prefix = self.drop_decoder.iter().rev().zip((0..decoder).rev()).all(|(&dropped, last)| dropped == last);
+        if config.as_detr().is_none() && !prefix {
+            return fail(format!("the plan drops decoder layers {:?}; of {} only the last ones can go", self.drop_decoder, config.model_type()));
         }
         let all = structures(config);
         for (name, keep) in &self.keep {
@@ -158,7 +165,7 @@ impl Plan {
     }
 
     /// How many units there are to name of a structure: to the neurons of a layer that stands for others, those of the others are added.
-    fn nameable(&self, config: &Config, structure: &Structure) -> usize {
+    fn nameable(&self, config: &Architecture, structure: &Structure) -> usize {
         let is_ffn = matches!(structure.place, Place::EncoderFfn(_) | Place::DecoderFfn(_));
         let run = runs(config, &self.dropped()).into_iter().find(|(own, _)| own.is_some() && *own == structure.layer());
         match run {
@@ -168,28 +175,33 @@ impl Plan {
     }
 
     /// What the parent becomes.
-    pub fn config(&self, parent: &Config) -> Config {
+    pub fn config(&self, parent: &Architecture) -> Architecture {
         self.config_by(parent, &structures(parent))
     }
 
     /// The same for who knows the parent's structures, of which those that the plan doesn't name may be missing.
-    pub fn config_by<'a>(&self, parent: &Config, structures: impl IntoIterator<Item = &'a Structure>) -> Config {
+    pub fn config_by<'a>(&self, parent: &Architecture, structures: impl IntoIterator<Item = &'a Structure>) -> Architecture {
         let mut config = parent.clone();
         for structure in structures {
             if let Some(keep) = self.keep.get(&structure.name) {
                 structure.place.set(&mut config, keep.count());
             }
         }
-        let left = |list: &[usize], i: usize| !list.contains(&i);
-        let mut i = 0;
-        config.encoder.retain(|_| (left(&self.drop_encoder, i), i += 1).0);
-        i = 0;
-        config.decoder.retain(|_| (left(&self.drop_decoder, i), i += 1).0);
         if let Some(resize) = self.resize {
-            config.pixels.resize = resize;
+            config.pixels_mut().resize = resize;
         }
-        if self.fold {
-            config.fold();
+        match &mut config {
+            Architecture::Detr(config) => {
+                let left = |list: &[usize], i: usize| !list.contains(&i);
+                let mut i = 0;
+                config.encoder.retain(|_| (left(&self.drop_encoder, i), i += 1).0);
+                i = 0;
+                config.decoder.retain(|_| (left(&self.drop_decoder, i), i += 1).0);
+                if self.fold {
+                    config.fold();
+                }
+            }
+            Architecture::RtDetr(config) => drop(drop_last(config, self.drop_decoder.len())),
         }
         config
     }

@@ -11,9 +11,10 @@ use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, in_order};
 use super::keep::numbers;
 use super::obs::{Problem, factor};
-use crate::config::Config;
+use super::structure::Span;
+use crate::config::Architecture;
 use crate::error::Result;
-use crate::layout::layout;
+use crate::layout::layout_of;
 use crate::progress::Progress;
 use crate::watch::{Observe, Seen};
 use crate::weights::{Channels, Data, HostTensor, Int8, Weights};
@@ -26,11 +27,12 @@ use std::collections::BTreeMap;
 const TAP_ROWS: usize = 64;
 
 /// Weights with all in int8 that may be; what is int8 already stays as it is, and so does what the pictures never reach.
-pub fn quantise(config: &Config, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Weights> {
-    let inputs = inputs.sized(&config.pixels)?;
-    let relevance = Relevance::of(&look_on(config, weights, &inputs, progress)?);
+pub fn quantise(config: &Architecture, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Weights> {
+    let inputs = inputs.sized(config.pixels())?;
+    let seen = look_on(config, weights, &inputs, progress)?;
+    let (relevance, inputs) = (Relevance::of(&seen), inputs.selected_by(&seen));
     let (mut dense, mut depthwise) = (Vec::new(), Vec::new());
-    for entry in layout(config) {
+    for entry in layout_of(config) {
         let Some((map, channels)) = entry.name.strip_suffix(".weight").zip(entry.int8_channels()) else { continue };
         if !matches!(weights.named(&entry.name)?.data, Data::I8(_)) {
             let list = if channels == Channels::First { &mut dense } else { &mut depthwise };
@@ -68,9 +70,9 @@ pub fn quantise(config: &Config, weights: &Weights, inputs: &Inputs, progress: &
 }
 
 /// Weights with all in int8 that may be, each number at the nearest: what to compare with.
-pub fn nearest(config: &Config, weights: &Weights) -> Result<Weights> {
+pub fn nearest(config: &Architecture, weights: &Weights) -> Result<Weights> {
     let mut out = weights.clone();
-    for entry in layout(config) {
+    for entry in layout_of(config) {
         if let Some(channels) = entry.int8_channels() {
             out.insert(&entry.name, weights.named(&entry.name)?.to_i8(channels));
         }
@@ -87,7 +89,7 @@ struct Rounded {
 /// A linear map or a convolution over all channels, `weight` `[out, …, in]`.
 fn round(weight: &HostTensor, gram: &Gram, mut bias: Vec<f32>) -> Result<Rounded> {
     let mut int8 = Int8::nearest(&weight.to_f32(), bias.len(), Channels::First);
-    let problem = Problem::new(gram, weight)?;
+    let problem = Problem::new(gram, weight, &Span::all())?;
     int8.values = nearest_outputs(&problem, &int8.scales)?;
     correct(&mut bias, &problem, &int8);
     Ok(Rounded { weight: HostTensor { shape: weight.shape.clone(), data: Data::I8(int8) }, bias })
@@ -99,7 +101,7 @@ fn round_channels(weight: &HostTensor, grams: &[Gram], mut bias: Vec<f32>) -> Re
     let mut int8 = Int8::nearest(&numbers, channels, Channels::Last);
     for (channel, gram) in grams.iter().enumerate() {
         let own: Vec<f32> = numbers.iter().copied().skip(channel).step_by(channels).collect();
-        let problem = Problem::new(gram, &HostTensor::f32(&[1, own.len()], own))?;
+        let problem = Problem::new(gram, &HostTensor::f32(&[1, own.len()], own), &Span::all())?;
         let scales = vec![int8.scales[channel]];
         let values = nearest_outputs(&problem, &scales)?;
         correct(&mut bias[channel..=channel], &problem, &Int8 { values: values.clone(), scales, channels: Channels::First });
@@ -149,7 +151,7 @@ fn nearest_outputs(problem: &Problem, scales: &[f32]) -> Result<Vec<i8>> {
 
 /// Sums over the taps of depthwise convolutions: for each channel its own.
 fn calibrate_taps(
-    config: &Config,
+    config: &Architecture,
     weights: &Weights,
     inputs: &Inputs,
     maps: &[String],
@@ -191,7 +193,7 @@ impl Observe<Tensor> for Taps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backbone, EfficientNetLite, InvertedResidual};
+    use crate::config::{Backbone, Config, EfficientNetLite, InvertedResidual};
     use crate::progress::Silent;
     use crate::prune::tiny;
 
@@ -218,7 +220,7 @@ mod tests {
     /// Checks the means of a map, `weight` `[outputs, inputs]`, by its biases before and after; its error, and that of the nearest integers.
     fn check(weight: &HostTensor, gram: &Gram, [before, after]: [&[f32]; 2], int8: &Int8) -> [f64; 2] {
         let (n, outputs) = (gram.width, weight.shape[0]);
-        let problem = Problem::new(gram, weight).unwrap();
+        let problem = Problem::new(gram, weight, &Span::all()).unwrap();
         let nearest = Int8::nearest(&weight.to_f32(), outputs, Channels::First);
         assert_eq!(int8.scales, nearest.scales);
         let mean = |weight: &[f32], bias: &[f32], output: usize| {
@@ -272,8 +274,8 @@ mod tests {
         let (resnet, _) = tiny::network();
         let block = |expansion, stride| InvertedResidual { expansion, kernel: 3, stride, channels: 6, residual: false };
         let lite = EfficientNetLite { stem: 4, stages: vec![vec![block(None, 2)], vec![block(Some(8), 2)]] };
-        let lite = Config { backbone: Backbone::EfficientNetLite(lite), ..resnet.clone() };
-        for config in [resnet, lite] {
+        let lite = Config { backbone: Backbone::EfficientNetLite(lite), ..resnet.as_detr().unwrap().clone() };
+        for config in [resnet, lite.into()] {
             let weights = crate::checkpoint::random(config.clone(), "tiny", 3).weights;
             let inputs = tiny::inputs(&config, 6);
             let rounded = quantise(&config, &weights, &inputs, &Silent).unwrap();

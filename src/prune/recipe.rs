@@ -8,7 +8,7 @@ use super::search::{Found, Search};
 use super::structure::{Place, Structure, structures};
 use super::survey::{Survey, Surveyor};
 use super::trial::{Tried, try_plans};
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -109,7 +109,7 @@ impl Recipe {
     }
 
     /// Refuses, before anything is measured, what can't be done to a network.
-    pub fn check(&self, config: &Config, meter: &Meter, fold: bool) -> Result<()> {
+    pub fn check(&self, config: &Architecture, meter: &Meter, fold: bool) -> Result<()> {
         let by_hand = !(self.keep.is_empty() && self.total.is_empty() && self.layers == Layers::default());
         if self.budget.is_empty() != by_hand {
             let problem = if by_hand { "what stays or what it may cost (a budget), not both" } else { "what stays or what it may cost (a budget)" };
@@ -156,8 +156,9 @@ impl Recipe {
                 order.iter().take(count - kept).for_each(|dropped| plan.drop(dropped.layer));
                 Ok(())
             };
-            leave_out(self.layers.encoder, config.encoder.len(), encoder)?;
-            leave_out(self.layers.decoder, config.decoder.len(), decoder)?;
+            let [encoder_layers, decoder_layers] = config.layers();
+            leave_out(self.layers.encoder, encoder_layers, encoder)?;
+            leave_out(self.layers.decoder, decoder_layers, decoder)?;
         }
         let dropped = plan.dropped();
         let all = structures(config);
@@ -166,7 +167,7 @@ impl Recipe {
             for structure in left().filter(|structure| matches(&full(pattern, config), &structure.name)) {
                 let keep = match amount {
                     Amount::Which(Which::Used) if structure.place == Place::Queries => Keep::Units(used(surveyor.parent.relevance)?),
-                    amount => Keep::Count(amount.of(structure.units, if structure.is_heads() { 1 } else { multiple })?),
+                    amount => Keep::Count(amount.of(structure.units, if structure.is_few() { 1 } else { multiple })?),
                 };
                 plan.keep.insert(structure.name.clone(), keep);
             }
@@ -207,14 +208,21 @@ fn used(relevance: &Relevance) -> Result<Vec<usize>> {
 }
 
 /// A pattern with its stage named.
-fn full(pattern: &str, config: &Config) -> String {
+fn full(pattern: &str, config: &Architecture) -> String {
     match pattern.strip_prefix("backbone.last") {
-        Some(rest) => format!("backbone.{}{rest}", config.backbone.stage_name(config.backbone.stages().saturating_sub(1))),
+        Some(rest) => format!("backbone.{}{rest}", last_stage(config)),
         None => pattern.into(),
     }
 }
 
-fn known(pattern: &str, config: &Config) -> Result<()> {
+fn last_stage(config: &Architecture) -> String {
+    match config {
+        Architecture::Detr(config) => config.backbone.stage_name(config.backbone.stages().saturating_sub(1)),
+        Architecture::RtDetr(config) => format!("stage{}", config.backbone.outputs().last().copied().unwrap_or(0)),
+    }
+}
+
+fn known(pattern: &str, config: &Architecture) -> Result<()> {
     let names: Vec<String> = structures(config).into_iter().map(|structure| structure.name).collect();
     if names.iter().any(|name| matches(&full(pattern, config), name)) {
         return Ok(());
@@ -285,7 +293,7 @@ mod tests {
         let inputs = tiny::inputs(&config, 2);
         let meter = Meter::new(&config, &Card::default(), Storage::F16, None).unwrap();
         let plan = |scores: [[f32; 4]; 2], text: &str| {
-            let answer = |scores: &[f32; 4]| Answer { scores: scores.to_vec(), boxes: vec![0.5; 16], classes: 1 };
+            let answer = |scores: &[f32; 4]| Answer { scores: scores.to_vec(), boxes: vec![0.5; 16], classes: 1, tokens: None };
             let relevance = Relevance::of(&scores.each_ref().map(answer));
             let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
             let surveyor = Surveyor::new(&parent, Method { importance: Importance::Obs, repair: true, seed: 0, fold: false }, &Silent);

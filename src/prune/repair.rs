@@ -8,22 +8,19 @@ use super::calibrate::{MOST_ROWS, Relevance, offset};
 use super::fit::{fit, tensors};
 use super::gram::{Gram, Sampling, rows};
 use super::inputs::{Inputs, lanes};
-use super::keep::{Given, Keep, Watched, numbers, show, watched};
+use super::keep::{Given, Shown, Watched, numbers, show, watched};
 use super::obs::Problem;
-use super::structure::Structure;
 use super::trimmed::{Output, Trimmed};
-use crate::config::Config;
-use crate::cpu::Cpu;
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::matrix::{Matrix, product};
-use crate::watch::Watch;
 use crate::weights::{HostTensor, Weights};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-/// A map's weight and bias, re-solved for the units of a structure that are kept, before it is cut: the columns of the others become zero.
-pub fn solve(weights: &Weights, map: &str, problem: &Problem, structure: &Structure, keep: &[usize]) -> Result<[(String, HostTensor); 2]> {
-    let mut columns: Vec<usize> = keep.iter().flat_map(|&unit| problem.columns(structure, unit)).collect();
+/// A map's weight and bias, re-solved for the channels that are kept, before it is cut: the columns of the others become zero.
+pub fn solve(weights: &Weights, map: &str, problem: &Problem, channels: &[usize]) -> Result<[(String, HostTensor); 2]> {
+    let mut columns = problem.columns_of(channels);
     columns.sort_unstable();
     let solved = problem.solve(&columns)?;
     let mut all = problem.weight.clone();
@@ -44,7 +41,7 @@ pub fn solve(weights: &Weights, map: &str, problem: &Problem, structure: &Struct
 
 /// A network, and the pictures as it is given them.
 pub struct Side<'a> {
-    pub config: &'a Config,
+    pub config: &'a Architecture,
     pub weights: &'a Weights,
     pub inputs: &'a Inputs,
     pub relevance: &'a Relevance,
@@ -61,18 +58,19 @@ pub struct Task {
 pub fn again(parent: &Side, whole: &Watched, trimmed: &mut Trimmed, inputs: &Inputs, tasks: &[Task]) -> Result<()> {
     let solvers: Vec<Solver> = tasks.iter().map(|task| Solver::new(parent, trimmed, task)).collect::<Result<_>>()?;
     let cut = watched(&trimmed.config, &trimmed.weights)?;
-    let start = || {
-        let old = Watch::new(Cpu, Keep::new(solvers.iter().flat_map(|solver| &solver.targets).map(|target| &target.map)).ending());
-        let new = Watch::new(Cpu, Keep::new(tasks.iter().map(|task| &task.map)).ending());
-        Ok((old, new, solvers.iter().map(|solver| Gram::of_map(solver.width, solver.task.outputs.len())).collect::<Vec<_>>()))
-    };
-    let found = lanes(inputs.len(), start, |(old, new, joints), index| {
-        let (old, new) = (show(old, whole, parent.inputs, index)?, show(new, &cut, inputs, index)?);
-        solvers.iter().zip(joints).try_for_each(|(solver, joint)| solver.add(&old, &new[&solver.task.map], parent, index, joint))
+    let of_the_parent: BTreeSet<String> = solvers.iter().flat_map(|solver| &solver.targets).map(|target| target.map.clone()).collect();
+    let own: BTreeSet<String> = tasks.iter().map(|task| task.map.clone()).collect();
+    let start = || Ok(solvers.iter().map(|solver| Gram::of_map(solver.width, solver.task.outputs.len())).collect::<Vec<_>>());
+    let found = lanes(inputs.len(), start, |joints, index| {
+        let (old, new) = (show(&of_the_parent, whole, parent.inputs, index)?, show(&own, &cut, inputs, index)?);
+        solvers.iter().zip(joints).try_for_each(|(solver, joint)| {
+            // A layer that is used several times is used as often in the parent, unless layers are gone: then as often as it is.
+            new[&solver.task.map].iter().enumerate().try_for_each(|(i, new)| solver.add(&old, i, new, parent, index, joint))
+        })
     })?;
     let mut solved = Vec::new();
     for (i, solver) in solvers.iter().enumerate() {
-        let parts: Vec<Gram> = found.iter().map(|(.., joints)| joints[i].clone()).collect();
+        let parts: Vec<Gram> = found.iter().map(|joints| joints[i].clone()).collect();
         let prior = trimmed.weights.named(&format!("{}.weight", solver.task.map))?;
         let (weight, bias) = fit(&parts, solver.width, prior).map_err(|error| Error::Config(format!("{}: {error}", solver.task.map)))?;
         solved.push((format!("{}.weight", solver.task.map), weight));
@@ -113,8 +111,8 @@ impl<'a> Solver<'a> {
         Ok(Self { task, targets, width: prior.len() / prior.shape[0].max(1) })
     }
 
-    /// Adds one picture: what the trimmed network's map is given, and what it should make of it.
-    fn add(&self, old: &BTreeMap<String, Given>, new: &Given, parent: &Side, index: usize, joint: &mut Gram) -> Result<()> {
+    /// Adds one picture: what the trimmed network's map is given the `time`th time, and what it should make of it.
+    fn add(&self, old: &Shown, time: usize, new: &Given, parent: &Side, index: usize, joint: &mut Gram) -> Result<()> {
         let sampling = Sampling { most: MOST_ROWS, offset: offset(index) };
         let sampled = |given: &Given| rows(&numbers(&given.input)?, given.input.dims(), given.window, |total| sampling.rows(total));
         let residual = |given: &Given| given.residual.as_ref().map(|r| rows(&numbers(r)?, r.dims(), None, |total| sampling.rows(total))).transpose();
@@ -126,7 +124,8 @@ impl<'a> Solver<'a> {
             all.resize(all.len() + kept, 0.0);
         }
         for Target { map, weight, bias, depth } in &self.targets {
-            let (x, theirs, outputs) = (sampled(&old[map])?, residual(&old[map])?, bias.len());
+            let Some(old) = old[map].get(time) else { return Ok(()) };
+            let (x, theirs, outputs) = (sampled(old)?, residual(old)?, bias.len());
             // What the parent's map gives before its activation, which the output doesn't tell.
             let mut target: Vec<f32> = bias.iter().copied().cycle().take(count * outputs).collect();
             let weight = Matrix::new(weight, outputs, *depth, *depth).transposed();

@@ -4,7 +4,7 @@ use super::confidence::confidence;
 use super::importance::Importance;
 use super::inputs::Inputs;
 use super::taylor::{self, taylor};
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::weights::Weights;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 pub type Scores = BTreeMap<String, Vec<f64>>;
 
 /// Scores by the names of structures, for a method that needs them.
-pub fn scores(method: Importance, config: &Config, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Scores> {
+pub fn scores(method: Importance, config: &Architecture, weights: &Weights, inputs: &Inputs, progress: &dyn Progress) -> Result<Scores> {
     let done = || progress.step();
     match method {
         Importance::Attention => {

@@ -9,7 +9,7 @@ use super::plan::{Keep, Plan};
 use super::size::Smaller;
 use super::structure::{Layer, Place, Structure};
 use super::survey::{Survey, Surveyed};
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 
 /// What a search found.
@@ -31,7 +31,7 @@ struct State {
 
 /// A search for the least predicted difference that keeps to a budget.
 pub struct Search<'a> {
-    parent: &'a Config,
+    parent: &'a Architecture,
     /// What it predicts by.
     pub survey: Survey,
     meter: &'a Meter<'a>,
@@ -42,7 +42,7 @@ pub struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// Kept neurons and channels are multiples of `multiple`. Fails if nothing keeps to the budget.
-    pub fn new(parent: &'a Config, survey: Survey, budget: &Budget, meter: &'a Meter, multiple: usize) -> Result<Self> {
+    pub fn new(parent: &'a Architecture, survey: Survey, budget: &Budget, meter: &'a Meter, multiple: usize) -> Result<Self> {
         let limits = budget.limits(&meter.whole(parent)?)?;
         let levels = survey.structures.iter().map(|surveyed| levels(&surveyed.structure, multiple)).collect();
         let search = Self { parent, survey, meter, limits, levels };
@@ -58,8 +58,9 @@ impl<'a> Search<'a> {
     /// The best with so many encoder and decoder layers; none if there isn't one.
     pub fn with(&self, layers: [usize; 2]) -> Result<Option<Found>> {
         let gone = |count: usize, layers: usize, order: &[Dropped]| count.checked_sub(layers).filter(|gone| *gone <= order.len());
-        let encoder = gone(self.parent.encoder.len(), layers[0], &self.survey.encoder);
-        let decoder = gone(self.parent.decoder.len(), layers[1], &self.survey.decoder);
+        let [encoder, decoder] = self.parent.layers();
+        let encoder = gone(encoder, layers[0], &self.survey.encoder);
+        let decoder = gone(decoder, layers[1], &self.survey.decoder);
         encoder.zip(decoder).map_or(Ok(None), |(encoder, decoder)| self.found(Some([encoder, decoder])))
     }
 
@@ -148,7 +149,7 @@ fn levels(structure: &Structure, multiple: usize) -> Vec<usize> {
     /// Finer steps make the search slower, not better.
     const MOST: usize = 24;
     let step = match structure.place {
-        _ if structure.is_heads() => 1,
+        _ if structure.is_few() => 1,
         Place::Queries => (structure.units / 20).max(1),
         _ => structure.units.div_ceil(MOST).next_multiple_of(multiple.max(1)),
     };

@@ -2,7 +2,7 @@
 
 use super::difference::{Answer, difference, look};
 use super::repair::Side;
-use crate::config::{Config, Pixels, Resize};
+use crate::config::{Architecture, Resize};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -15,7 +15,7 @@ pub struct Smaller {
 
 /// Measures smaller inputs, the largest first. `seen` is what the parent says of its first pictures.
 pub fn smaller(parent: &Side, seen: &[Answer], progress: &dyn Progress) -> Result<Vec<Smaller>> {
-    let sizes = sizes(parent.config.pixels.resize);
+    let sizes = sizes(parent.config.pixels().resize);
     progress.begin("looking at smaller pictures", sizes.len());
     let pictures = parent.inputs.first(seen.len());
     let mut all: Vec<Smaller> = Vec::new();
@@ -30,8 +30,10 @@ pub fn smaller(parent: &Side, seen: &[Answer], progress: &dyn Progress) -> Resul
 }
 
 /// The network for another size of input.
-pub fn with(config: &Config, resize: Resize) -> Config {
-    Config { pixels: Pixels { resize, ..config.pixels.clone() }, ..config.clone() }
+pub fn with(config: &Architecture, resize: Resize) -> Architecture {
+    let mut config = config.clone();
+    config.pixels_mut().resize = resize;
+    config
 }
 
 /// Smaller sizes in steps of a twelfth. Sides are multiples of 32, which is what most backbones make one token of.
@@ -62,6 +64,7 @@ pub fn sizes(resize: Resize) -> Vec<Resize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pixels;
 
     #[test]
     fn sizes_descend_and_keep_their_shape() {

@@ -2,6 +2,7 @@
 //!
 //! Errors of different structures are made comparable by measuring what one level of each does to the detector's outputs.
 
+use super::cut::kept;
 use super::difference::{Answer, difference, look};
 use super::importance::Knowledge;
 use super::inputs::{Inputs, Point, in_order};
@@ -13,13 +14,15 @@ use super::size::{self, Smaller, smaller};
 use super::structure::{Layer, Place, Structure, structures};
 use super::trim::Method;
 use super::trimmed::Trimmed;
-use crate::config::Config;
+use crate::config::Architecture;
 use crate::error::Result;
 use crate::eval::cost::cost;
+use crate::graph::Op;
 use crate::image::typical_size;
 use crate::progress::Progress;
+use crate::trace::trace;
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of a network: what taking each thing out costs it.
 #[derive(Clone)]
@@ -36,15 +39,16 @@ pub struct Survey {
 
 impl Survey {
     /// What could be taken out at all, as if nothing were missed: for what it may come to.
-    pub fn unmeasured(config: &Config, sizes: bool, fold: bool) -> Self {
+    pub fn unmeasured(config: &Architecture, sizes: bool, fold: bool) -> Self {
         let structures = structures(config).into_iter().filter(|structure| structure.stays(&[], fold));
-        let layers = |kind: Layer| kind.all(config).into_iter().skip(1).map(|layer| Dropped { layer, difference: 0.0 }).collect();
+        // (Which ones doesn't matter, but where only the last ones can go.)
+        let layers = |kind: Layer| kind.all(config).into_iter().skip(1).rev().map(|layer| Dropped { layer, difference: 0.0 }).collect();
         let smaller = |resize| Smaller { resize, difference: 0.0 };
         Self {
             structures: structures.map(|structure| Surveyed { structure, order: vec![], slope: 0.0 }).collect(),
             encoder: layers(Layer::Encoder(0)),
             decoder: layers(Layer::Decoder(0)),
-            sizes: if sizes { size::sizes(config.pixels.resize).into_iter().map(smaller).collect() } else { vec![] },
+            sizes: if sizes { size::sizes(config.pixels().resize).into_iter().map(smaller).collect() } else { vec![] },
             fold,
         }
     }
@@ -80,8 +84,10 @@ impl Surveyed {
     }
 }
 
-/// Pictures on which one level of each structure is measured.
-const PROBED: usize = 48;
+/// Pictures on which one level of each structure is measured: fewer where a network has many more of them.
+fn probed(config: &Architecture) -> usize {
+    if config.as_detr().is_some() { 48 } else { 24 }
+}
 
 /// Looks at a parent by one method and remembers what it has seen: recipes ask for much that is the same.
 pub struct Surveyor<'a> {
@@ -134,7 +140,7 @@ impl<'a> Surveyor<'a> {
         if let Some(known) = self.sizes.get() {
             return Ok(known);
         }
-        let pictures = self.parent.inputs.first(measured_on(self.parent, 4 * PROBED, |_| true)?);
+        let pictures = self.parent.inputs.first(measured_on(self.parent, 4 * probed(self.parent.config), |_| true)?);
         let found = smaller(self.parent, &look(self.parent.config, self.parent.weights, &pictures)?, self.progress)?;
         Ok(self.sizes.get_or_init(|| found))
     }
@@ -150,8 +156,8 @@ fn measured_on(parent: &Side, most: usize, counts: impl Fn(&str) -> bool) -> Res
 }
 
 /// How often a picture of typical size can go through the parts of a network that count, for so many multiply-accumulates.
-pub fn affordable(config: &Config, work: u64, counts: impl Fn(&str) -> bool) -> Result<usize> {
-    let parts = cost(config, typical_size(config.pixels.resize)?);
+pub fn affordable(config: &Architecture, work: u64, counts: impl Fn(&str) -> bool) -> Result<usize> {
+    let parts = cost(config, typical_size(config.pixels().resize)?);
     let macs: u64 = parts.iter().filter(|part| counts(&part.name)).map(|part| part.macs).sum();
     Ok((work / macs.max(1)) as usize)
 }
@@ -178,11 +184,15 @@ fn structures_of(parent: &Side, method: Method, all: Vec<Structure>, progress: &
 
 fn layer_orders(parent: &Side, method: Method, progress: &dyn Progress) -> Result<[Vec<Dropped>; 2]> {
     let (config, weights) = (parent.config, parent.weights);
-    let pictures = parent.inputs.first(measured_on(parent, 4 * PROBED, |part| !part.starts_with("backbone."))?);
+    let pictures = parent.inputs.first(measured_on(parent, 4 * probed(parent.config), |part| !part.starts_with("backbone."))?);
     // Each begins where the network's parts first differ.
     let features = pictures.at(config, weights, Point::features(config))?;
     let tokens = features.at(config, weights, Point::Decoder(0))?;
-    let given = |kind: Layer| method.importance.layers(kind.all(config), method.seed);
+    let given = |kind: Layer| match config {
+        Architecture::Detr(_) => method.importance.layers(kind.all(config), method.seed),
+        // Each layer refines what the one before has found: only the last ones can go.
+        Architecture::RtDetr(_) => Some(kind.all(config).into_iter().rev().collect()),
+    };
     let rounds = |kind: Layer| {
         let count = kind.count(config);
         if given(kind).is_some() { count.saturating_sub(1) } else { count * (count + 1) / 2 - usize::from(count > 0) }
@@ -204,20 +214,48 @@ struct Points {
 
 impl Points {
     fn new(parent: &Side) -> Result<Self> {
-        let pictures = parent.inputs.first(measured_on(parent, PROBED, |_| true)?);
-        let (blocks, encoder, decoder) = (parent.config.backbone.blocks(), parent.config.encoder.len(), parent.config.decoder.len());
+        let pictures = parent.inputs.first(measured_on(parent, probed(parent.config), |_| true)?).without_tokens();
         let mut points = Self { last: pictures, before: Vec::new() };
-        let backbone = (0..=blocks).map(Point::Block);
-        for point in backbone.chain((0..encoder).map(Point::Encoder)).chain((0..decoder).map(Point::Decoder)) {
+        for point in Self::all(parent.config)? {
             let next = points.last.at(parent.config, parent.weights, point)?;
             points.before.push(std::mem::replace(&mut points.last, next));
         }
         Ok(points)
     }
 
+    /// Of a DETR its blocks and layers; of RT-DETR's family where a part of the network begins.
+    fn all(config: &Architecture) -> Result<Vec<Point>> {
+        Ok(match config {
+            Architecture::Detr(detr) => {
+                let backbone = (0..=detr.backbone.blocks()).map(Point::Block);
+                backbone.chain((0..detr.encoder.len()).map(Point::Encoder)).chain((0..detr.decoder.len()).map(Point::Decoder)).collect()
+            }
+            Architecture::RtDetr(_) => {
+                let [height, width] = typical_size(config.pixels().resize)?;
+                let graph = trace(config, [1, height, width], None)?;
+                let part = |layer: &str| layer.split('.').take(2).collect::<Vec<_>>().join(".");
+                let mut seen = BTreeSet::new();
+                // What comes after the selection is judged with it: two networks may select otherwise.
+                let select = graph.nodes.iter().position(|node| node.op == Op::TopTokens).unwrap_or(graph.nodes.len());
+                let nodes = graph.nodes.iter().take(select).filter(|node| node.layer.as_deref().is_some_and(|layer| seen.insert(part(layer))));
+                nodes.map(|node| Point::Node(node.output.id)).collect()
+            }
+        })
+    }
+
     /// The last point before a structure.
-    fn before(&self, config: &Config, structure: &Structure) -> &Inputs {
-        let blocks = config.backbone.blocks();
+    fn before(&self, config: &Architecture, structure: &Structure) -> Result<&Inputs> {
+        let detr = match config {
+            Architecture::Detr(config) => config,
+            Architecture::RtDetr(_) => {
+                let [height, width] = typical_size(config.pixels().resize)?;
+                let graph = trace(config, [1, height, width], None)?;
+                let makes = |layer: &str| structure.made_by.iter().any(|made| made.tensor.strip_prefix(layer).is_some_and(|rest| rest == ".weight"));
+                let node = graph.first_of(makes).map_or(Point::Pixels, Point::Node);
+                return Ok(self.before.iter().chain([&self.last]).rev().find(|inputs| inputs.point <= node).unwrap_or(&self.before[0]));
+            }
+        };
+        let blocks = detr.backbone.blocks();
         let point = match structure.layer() {
             Some(layer) => layer.into(),
             None => match structure.name.strip_prefix("backbone.") {
@@ -225,7 +263,7 @@ impl Points {
                 Some(name) => {
                     let name = format!("{name}.");
                     let within = |block: &usize| {
-                        let block = format!("{}.", config.backbone.block_name(*block));
+                        let block = format!("{}.", detr.backbone.block_name(*block));
                         name.starts_with(&block) || block.starts_with(&name)
                     };
                     (0..blocks).find(within).map_or(Point::Pixels, Point::Block)
@@ -233,7 +271,7 @@ impl Points {
                 None => Point::Block(blocks),
             },
         };
-        self.before.iter().chain([&self.last]).rev().find(|inputs| inputs.point <= point).unwrap_or(&self.last)
+        Ok(self.before.iter().chain([&self.last]).rev().find(|inputs| inputs.point <= point).unwrap_or(&self.last))
     }
 }
 
@@ -254,18 +292,22 @@ fn probe(
     if order.is_empty() {
         return Ok(Surveyed { structure, order, slope: 0.0 });
     }
-    let gone = structure.units / 2;
+    // The smaller networks are, the less of them can go before nothing is left to compare.
+    let gone = (structure.units / if parent.config.as_detr().is_some() { 2 } else { 4 }).max(1);
     let units = obs::kept(&order, structure.units, gone);
     let mut trimmed = Trimmed::new(parent, &[], false, &mut StandIns::default())?;
     if method.repair {
-        for (map, problem) in structure.used_by.iter().zip(&knowledge.problems(&structure)?) {
-            for (name, tensor) in solve(&trimmed.weights, map, problem, &structure, &units)? {
+        let kept = kept(&trimmed.weights, &[(&structure, &units)])?;
+        for (used, problem) in structure.used_by.iter().zip(&knowledge.problems(&structure)?) {
+            let axis = trimmed.weights.named(&format!("{}.weight", used.layer))?.shape.len() - 1;
+            let Some(channels) = kept.get(&(format!("{}.weight", used.layer), axis)) else { continue };
+            for (name, tensor) in solve(&trimmed.weights, &used.layer, problem, channels)? {
                 trimmed.weights.insert(name, tensor);
             }
         }
     }
-    trimmed.cut(&structure, &units)?;
-    let inputs = points.before(parent.config, &structure);
+    trimmed.cut(&[(&structure, &units)])?;
+    let inputs = points.before(parent.config, &structure)?;
     let found = difference(seen, &look(&trimmed.config, &trimmed.weights, inputs)?);
     let error = order.get(gone.max(1) - 1).map_or(0.0, |removal| removal.error);
     Ok(Surveyed { structure, order, slope: found / error.max(1e-12) })

@@ -5,14 +5,15 @@
 //! outputs with random signs: the expected square of its change is the sum of the squares of all outputs' changes, which is the
 //! difference itself to the second order ("Hutchinson's estimator"). So a change counts whichever way it goes, and none cancel.
 
-use super::inputs::{Inputs, lanes};
+use super::inputs::{Inputs, Runner, lanes};
 use super::scores::Scores;
 use super::structure::{Structure, structures};
 use crate::autograd::Autograd;
-use crate::config::{ClassActivation, Config};
+use crate::config::{Architecture, ClassActivation};
 use crate::cpu::to_host;
 use crate::error::{Error, Result};
-use crate::model::{Detr, Output};
+use crate::model::Output;
+use crate::session::Unobserved;
 use crate::weights::Weights;
 use candle_core::{D, Device, Tensor};
 use std::collections::BTreeSet;
@@ -24,18 +25,18 @@ const DRAWS: u64 = 2;
 
 /// Each unit's expected squared change of the outputs as a share of the squared scores, by the names of structures. `done` is called
 /// after each picture.
-pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs, done: &(dyn Fn() + Sync)) -> Result<Scores> {
+pub fn taylor(config: &Architecture, weights: &Weights, inputs: &Inputs, done: &(dyn Fn() + Sync)) -> Result<Scores> {
     let all: Vec<Structure> = structures(config).into_iter().filter(|structure| !structure.used_by.is_empty()).collect();
-    let wanted: BTreeSet<String> = all.iter().flat_map(|structure| structure.used_by.iter().map(|map| format!("{map}.weight"))).collect();
+    let wanted: BTreeSet<String> = all.iter().flat_map(|structure| structure.used_by.iter().map(|used| format!("{}.weight", used.layer))).collect();
     let empty = || all.iter().map(|structure| vec![0.0; structure.units]).collect::<Vec<_>>();
     let start = || {
         let wanted = wanted.clone();
         let backend = Autograd::new(Device::Cpu, move |name| wanted.contains(name));
-        let detr = Detr::load(&backend, config, weights)?;
-        Ok((backend, detr, empty(), 0.0))
+        let runner = Runner::load(&backend, config, weights)?;
+        Ok((backend, runner, empty(), 0.0))
     };
-    let found = lanes(inputs.len().min(PICTURES), start, |(backend, detr, sums, energy), index| {
-        let output = inputs.run(backend, detr, index)?;
+    let found = lanes(inputs.len().min(PICTURES), start, |(backend, runner, sums, energy), index| {
+        let output = inputs.run(backend, runner, index, &mut Unobserved)?;
         let scores = scores(config, &output.logits)?;
         *energy += to_host(&scores)?.to_f32().iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
         let variables = backend.variables();
@@ -44,15 +45,19 @@ pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs, done: &(dyn F
             let gradients = signs.sum(&scores, &output.boxes)?.backward()?;
             for (structure, sums) in all.iter().zip(sums.iter_mut()) {
                 let mut changes = vec![0.0; structure.units];
-                for map in &structure.used_by {
-                    let name = format!("{map}.weight");
+                for used in &structure.used_by {
+                    let name = format!("{}.weight", used.layer);
                     let inputs = weights.named(&name)?.shape.last().copied().unwrap_or(1);
                     let variable = variables.get(&name).ok_or_else(|| Error::MissingTensor { name: name.clone(), expected: vec![] })?;
                     // What no output depends on has no gradient.
                     let Some(gradient) = gradients.get(variable.as_tensor()) else { continue };
                     let (weight, gradient) = (to_host(variable.as_tensor())?, to_host(gradient)?);
+                    let mut columns = vec![0.0; inputs];
                     for (i, (w, g)) in weight.to_f32().iter().zip(gradient.to_f32().iter()).enumerate() {
-                        changes[i % inputs / structure.width] += f64::from(w * g);
+                        columns[i % inputs] += f64::from(w * g);
+                    }
+                    for (unit, change) in changes.iter_mut().enumerate() {
+                        *change += used.span.of(unit).filter_map(|column| columns.get(column)).sum::<f64>();
                     }
                 }
                 sums.iter_mut().zip(changes).for_each(|(sum, change)| *sum += change.powi(2) / DRAWS as f64);
@@ -71,14 +76,14 @@ pub fn taylor(config: &Config, weights: &Weights, inputs: &Inputs, done: &(dyn F
 }
 
 /// `[batch, queries, classes]` without no-object.
-fn scores(config: &Config, logits: &Tensor) -> Result<Tensor> {
-    Ok(match config.class_activation {
+fn scores(config: &Architecture, logits: &Tensor) -> Result<Tensor> {
+    Ok(match config.class_activation() {
         // The sigmoid by tanh: its gradient stays finite.
         ClassActivation::Sigmoid => (((logits * 0.5)?.tanh()? * 0.5)? + 0.5)?,
         ClassActivation::Softmax => {
             let waves = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
             let shares = waves.broadcast_div(&waves.sum_keepdim(D::Minus1)?)?;
-            shares.narrow(D::Minus1, 0, config.classes.saturating_sub(1))?
+            shares.narrow(D::Minus1, 0, config.classes().saturating_sub(1))?
         }
     })
 }
@@ -124,7 +129,7 @@ mod tests {
         let inputs = tiny::inputs(&config, 1);
         let backend = Autograd::new(Device::Cpu, |_| false);
         let run = |weights: &Weights| {
-            let output = inputs.run(&backend, &Detr::load(&backend, &config, weights).unwrap(), 0).unwrap();
+            let output = inputs.run(&backend, &Runner::load(&backend, &config, weights).unwrap(), 0, &mut Unobserved).unwrap();
             (scores(&config, &output.logits).unwrap(), output)
         };
         let (own_scores, own) = run(&weights);

@@ -79,7 +79,8 @@ fn step(mut layers: [usize; 2], kind: usize, more: bool) -> Option<[usize; 2]> {
 }
 
 /// Structures whose errors the repair in order mends alike, by their names.
-const PARTS: [fn(&str) -> bool; 3] = [|name| name.starts_with("backbone."), |name| name.ends_with("attention"), |name| name.ends_with(".ffn")];
+const PARTS: [fn(&str) -> bool; 4] =
+    [|name| name.starts_with("backbone."), |name| name.starts_with("neck."), |name| name.ends_with("attention"), |name| name.ends_with(".ffn")];
 
 /// How many plans can be carried out in some minutes on a laptop: fewer of a large network, none of a DETR with a ResNet.
 fn quick(parent: &Side) -> Result<usize> {
@@ -114,7 +115,8 @@ impl<'a> Bench<'a> {
 
     fn measure(&mut self, Found { plan, .. }: &Found) -> Result<Trial> {
         let parent = self.surveyor.parent.config;
-        let layers = [parent.encoder.len() - plan.drop_encoder.len(), parent.decoder.len() - plan.drop_decoder.len()];
+        let [encoder, decoder] = parent.layers();
+        let layers = [encoder - plan.drop_encoder.len(), decoder - plan.drop_decoder.len()];
         let trial = Trial { layers, difference: self.difference(plan)? };
         self.trials.push(trial);
         self.surveyor.progress.step();
@@ -126,8 +128,8 @@ impl<'a> Bench<'a> {
         let Surveyor { parent, method, .. } = self.surveyor;
         let done = carry_out(&Side { inputs: &self.inputs, ..**parent }, plan, *method, &Silent)?;
         let mut answers = look(&done.config, &done.weights, &self.others)?;
-        if let Some(Keep::Units(kept)) = done.plan.keep.get("queries") {
-            answers = answers.iter().map(|answer| answer.among(kept, parent.config.queries)).collect();
+        if let Some(Keep::Units(kept)) = done.plan.keep.get("queries").filter(|_| parent.config.as_detr().is_some()) {
+            answers = answers.iter().map(|answer| answer.among(kept, parent.config.queries())).collect();
         }
         Ok(difference(&self.seen, &answers))
     }

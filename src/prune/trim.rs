@@ -1,6 +1,7 @@
 //! From a plan to a trimmed network: layers out, units out, repair, and the first decoder layer folded.
 
 use super::calibrate::Relevance;
+use super::cut::kept;
 use super::difference::look_on;
 use super::graft::{graft, is_choice, neurons};
 use super::importance::{Importance, Knowledge};
@@ -10,16 +11,18 @@ use super::layers::StandIns;
 use super::obs;
 use super::plan::{Keep, Plan};
 use super::repair::{Side, Task, again, solve};
+use super::sequence::repair_by_graph;
 use super::size;
-use super::structure::{Layer, Place, Structure, structures};
+use super::structure::{Layer, Place, Span, Structure, structures};
 use super::survey::affordable;
 use super::trimmed::{Output, Trimmed};
-use crate::config::Config;
+use crate::config::{Architecture, Config};
 use crate::error::Result;
 use crate::fold::fold;
 use crate::layout::layout;
 use crate::progress::Progress;
 use crate::weights::Weights;
+use std::collections::BTreeMap;
 
 /// How a plan is carried out.
 #[derive(Clone, Copy, Debug)]
@@ -33,26 +36,40 @@ pub struct Method {
 
 /// A trimmed network, and the plan with every unit in it named.
 pub struct Done {
-    pub config: Config,
+    pub config: Architecture,
     pub weights: Weights,
     pub plan: Plan,
 }
 
 /// Carries a plan out on the parent. Its pictures decide which units go, where the plan only says how many, and how maps are repaired.
-/// With a smaller input all that happens at its size: the parent at that size is what the repair aims at.
+/// With a smaller input all that happens at its size: the parent at that size is what the repair aims at; and so with fewer queries where the
+/// network selects them.
 pub fn carry_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
     let plan = &if method.repair { plan.clone() } else { plan.unrepaired(parent.config) };
-    let Some(resize) = plan.resize else { return take_out(parent, plan, method, progress) };
-    let config = size::with(parent.config, resize);
-    let inputs = parent.inputs.sized(&config.pixels)?;
-    let relevance = Relevance::of(&look_on(&config, parent.weights, &inputs, progress)?);
-    take_out(&Side { config: &config, weights: parent.weights, inputs: &inputs, relevance: &relevance }, plan, method, progress)
+    let queries = plan.keep.get("queries").filter(|_| parent.config.as_detr().is_none()).map(Keep::count);
+    if plan.resize.is_none() && queries.is_none() {
+        return take_out(parent, plan, method, progress);
+    }
+    let mut config = plan.resize.map_or_else(|| parent.config.clone(), |resize| size::with(parent.config, resize));
+    let mut weights = parent.weights.clone();
+    if let Some(structure) = structures(&config).iter().find(|structure| structure.place == Place::Queries && queries.is_some()) {
+        let units: Vec<usize> = (0..queries.unwrap_or(structure.units)).collect();
+        super::cut::cut(&mut config, &mut weights, &[(structure, &units)])?;
+    }
+    let inputs = parent.inputs.sized(config.pixels())?;
+    let seen = look_on(&config, &weights, &inputs, progress)?;
+    let (relevance, inputs) = (Relevance::of(&seen), inputs.selected_by(&seen));
+    let mut done = take_out(&Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance }, plan, method, progress)?;
+    if let Some(queries) = queries {
+        done.plan.keep.insert("queries".into(), Keep::Units((0..queries).collect()));
+    }
+    Ok(done)
 }
 
 fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress) -> Result<Done> {
     let dropped = plan.dropped();
     let mut trimmed = Trimmed::new(parent, &dropped, method.repair, &mut StandIns::default())?;
-    if method.repair {
+    if method.repair && parent.config.as_detr().is_some() {
         graft_neurons(parent, plan, &mut trimmed, progress)?;
     }
     let all = structures(&trimmed.config);
@@ -70,34 +87,43 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
     let cut: Vec<Structure> = cuts.iter().map(|(structure, _)| structure.clone()).collect();
     let knowledge = Knowledge::gather(&trimmed.config, &trimmed.weights, parent.inputs, parent.relevance, &cut, method, progress)?;
     progress.begin("choosing and re-solving", cuts.len());
-    // Each map is given the channels of one structure alone: none is solved twice.
-    let solved = in_order(cuts.len(), |i| {
+    let units = in_order(cuts.len(), |i| {
         let (structure, keep) = &cuts[i];
-        let problems = knowledge.problems(structure)?;
         let units = match keep {
             Keep::Units(units) => units.clone(),
             Keep::Count(count) => {
-                let order = knowledge.order(method.importance, structure, &problems)?;
+                let order = knowledge.order(method.importance, structure, &knowledge.problems(structure)?)?;
                 obs::kept(&order, structure.units, structure.units - count)
             }
         };
-        let mut tensors = Vec::new();
-        for (map, problem) in structure.used_by.iter().zip(&problems).filter(|_| method.repair) {
-            tensors.extend(solve(&trimmed.weights, map, problem, structure, &units)?);
-        }
         progress.step();
-        Ok((units, tensors))
+        Ok(units)
     })?;
-    let mut kept = Vec::new();
-    for (units, tensors) in solved {
-        tensors.into_iter().for_each(|(name, tensor)| trimmed.weights.insert(name, tensor));
-        kept.push(units);
+    let together: Vec<(&Structure, &[usize])> = cuts.iter().zip(&units).map(|((structure, _), units)| (structure, &units[..])).collect();
+    if method.repair {
+        // A map may be given the channels of several structures: it is solved once, for all that stay.
+        let mut maps: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for ((tensor, axis), channels) in kept(&trimmed.weights, &together)? {
+            let last = trimmed.weights.named(&tensor)?.shape.len() - 1;
+            let used = |map: &str| cuts.iter().any(|(structure, _)| structure.used_by.iter().any(|used| used.layer == map));
+            if let Some(map) = tensor.strip_suffix(".weight").filter(|map| axis == last && used(map)) {
+                maps.insert(map.into(), channels);
+            }
+        }
+        let maps: Vec<(String, Vec<usize>)> = maps.into_iter().collect();
+        let solved = in_order(maps.len(), |i| {
+            let (map, channels) = &maps[i];
+            solve(&trimmed.weights, map, &knowledge.problem(map, &Span::all())?, channels)
+        })?;
+        solved.into_iter().flatten().for_each(|(name, tensor)| trimmed.weights.insert(name, tensor));
     }
-    for ((structure, _), units) in cuts.iter().zip(&kept) {
-        trimmed.cut(structure, units)?;
-        exact.keep.insert(trimmed.parent_name(&structure.name), Keep::Units(units.clone()));
+    let names: Vec<String> = cuts.iter().map(|(structure, _)| trimmed.parent_name(&structure.name)).collect();
+    trimmed.cut(&together)?;
+    for (name, units) in names.into_iter().zip(&units) {
+        exact.keep.insert(name, Keep::Units(units.clone()));
     }
-    for (layer, own, last) in trimmed.standing() {
+    // (Layers of RT-DETR's family keep their own neurons.)
+    for (layer, own, last) in trimmed.standing().into_iter().filter(|_| parent.config.as_detr().is_some()) {
         let neurons = neurons(parent.config, own, last);
         let number = |output: &Output| neurons.iter().position(|neuron| neuron == output);
         if let Some(outputs) = trimmed.known_outputs(&format!("{}.ffn1", layer.prefix())) {
@@ -105,11 +131,14 @@ fn take_out(parent: &Side, plan: &Plan, method: Method, progress: &dyn Progress)
         }
     }
     if method.repair && !(cuts.is_empty() && dropped.is_empty()) {
-        repair_in_order(parent, &mut trimmed, &dropped, &cuts, MOST_BYTES, progress)?;
+        match parent.config {
+            Architecture::Detr(detr) => repair_in_order(parent, detr, &mut trimmed, &dropped, &cuts, MOST_BYTES, progress)?,
+            Architecture::RtDetr(_) => repair_by_graph(parent, &mut trimmed, &together, MOST_BYTES, progress)?,
+        }
     }
     let Trimmed { mut config, mut weights, .. } = trimmed;
-    if plan.fold {
-        fold(&mut config, &mut weights)?;
+    if let (Architecture::Detr(config), true) = (&mut config, plan.fold) {
+        fold(config, &mut weights)?;
     }
     crate::layout::check(&config, &weights)?;
     Ok(Done { config, weights, plan: exact })
@@ -152,13 +181,14 @@ const FEWEST: usize = 32;
 /// with as many pictures as `most` bytes hold and as there is time for: its maps are large, and each has thousands of places to learn from.
 fn repair_in_order(
     parent: &Side,
+    detr: &Config,
     trimmed: &mut Trimmed,
     dropped: &[Layer],
     cuts: &[(Structure, Keep)],
     most: usize,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let steps = steps(parent.config, trimmed, dropped, cuts);
+    let steps = steps(detr, trimmed, dropped, cuts);
     progress.begin("repairing map by map", steps.iter().map(|step| step.maps.len()).sum());
     let whole = watched(parent.config, parent.weights)?;
     let in_time = affordable(parent.config, MOST_WORK, |part| part.starts_with("backbone."))?;
@@ -194,7 +224,7 @@ struct Step {
 fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structure, Keep)]) -> Vec<Step> {
     // Where queries are gone, outputs can't be compared one by one.
     let queries = cuts.iter().any(|(structure, _)| structure.place == Place::Queries);
-    let config = &trimmed.config;
+    let Architecture::Detr(config) = &trimmed.config else { return vec![] };
     let maps: Vec<String> = layout(config).into_iter().filter_map(|entry| Some(entry.name.strip_suffix(".weight")?.to_string())).collect();
     let of = |prefix: &str| -> Vec<String> {
         let solved = |map: &&String| map.starts_with(prefix) && !map.contains("norm") && !map.ends_with(".depthwise");
@@ -220,7 +250,10 @@ fn steps(parent: &Config, trimmed: &Trimmed, dropped: &[Layer], cuts: &[(Structu
         let heads = ["class_head", "box_head"].into_iter().flat_map(of).collect();
         step(Point::Decoder(parent.decoder.len()), Point::Decoder(config.decoder.len()), heads);
     }
-    let cut: Vec<&String> = cuts.iter().flat_map(|(cut, _)| cut.used_by.iter().chain(cut.made_by.iter().map(|(tensor, _)| tensor))).collect();
+    let changed = |cut: &Structure| -> Vec<String> {
+        cut.used_by.iter().map(|used| used.layer.clone()).chain(cut.made_by.iter().map(|made| made.tensor.clone())).collect()
+    };
+    let cut: Vec<String> = cuts.iter().flat_map(|(cut, _)| changed(cut)).collect();
     let is_changed = |map: &String| {
         trimmed.target(map) != *map || cut.iter().any(|name| name.strip_prefix(&**map).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
     };
@@ -249,20 +282,19 @@ mod tests {
     use crate::progress::Silent;
     use crate::prune::difference::{Answer, difference, look};
     use crate::prune::tiny;
-    use std::collections::BTreeMap;
 
     #[test]
     fn the_queries_that_detect_least_go() {
         let (config, weights) = tiny::network();
         let inputs = tiny::inputs(&config, 3);
-        let answer = || Answer { scores: vec![0.9, 0.0, 0.1, 0.0, 0.0, 0.8, 0.3, 0.2], boxes: vec![0.5; 16], classes: 2 };
+        let answer = || Answer { scores: vec![0.9, 0.0, 0.1, 0.0, 0.0, 0.8, 0.3, 0.2], boxes: vec![0.5; 16], classes: 2, tokens: None };
         let relevance = Relevance::of(&[answer(), answer(), answer()]);
         let parent = Side { config: &config, weights: &weights, inputs: &inputs, relevance: &relevance };
         let plan = Plan { keep: BTreeMap::from([("queries".into(), Keep::Count(2))]), ..Plan::default() };
         for importance in [Importance::Obs, Importance::Taylor, Importance::Magnitude, Importance::Attention] {
             let done = carry_out(&parent, &plan, Method { importance, repair: false, seed: 0, fold: false }, &Silent).unwrap();
             assert_eq!(done.plan.keep["queries"], Keep::Units(vec![0, 2]), "{importance:?}");
-            assert_eq!(done.config.queries, 2);
+            assert_eq!(done.config.queries(), 2);
         }
     }
 
@@ -307,8 +339,8 @@ mod tests {
         let cuts = [(structure.clone(), Keep::Units(units.clone()))];
         let repaired = |most: usize| {
             let mut trimmed = Trimmed::new(&parent, &[], true, &mut StandIns::default()).unwrap();
-            trimmed.cut(&structure, &units).unwrap();
-            repair_in_order(&parent, &mut trimmed, &[], &cuts, most, &Silent).unwrap();
+            trimmed.cut(&[(&structure, &units)]).unwrap();
+            repair_in_order(&parent, config.as_detr().unwrap(), &mut trimmed, &[], &cuts, most, &Silent).unwrap();
             trimmed.weights
         };
         let (whole, few) = (repaired(usize::MAX), repaired(1));
@@ -316,7 +348,7 @@ mod tests {
         let seen = look(&config, &weights, &inputs).unwrap();
         let far = |weights: &Weights| {
             let mut trimmed = Trimmed::new(&parent, &[], true, &mut StandIns::default()).unwrap();
-            trimmed.cut(&structure, &units).unwrap();
+            trimmed.cut(&[(&structure, &units)]).unwrap();
             difference(&seen, &look(&trimmed.config, weights, &inputs).unwrap())
         };
         assert!(far(&few) < 1.5 * far(&whole), "{} {}", far(&few), far(&whole));

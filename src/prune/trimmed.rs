@@ -1,17 +1,17 @@
 //! A network on its way from its parent, which knows what each of its parts was there.
 
-use super::cut::cut;
+use super::cut::{cut, kept};
 use super::graft::Graft;
 use super::layers::{StandIns, runs};
 use super::repair::Side;
-use super::structure::{Layer, Place, Structure};
-use crate::config::Config;
+use super::structure::{Layer, Place, Structure, decoder_layer};
+use crate::config::Architecture;
 use crate::error::Result;
 use crate::weights::Weights;
 use std::collections::BTreeMap;
 
 pub struct Trimmed {
-    pub config: Config,
+    pub config: Architecture,
     pub weights: Weights,
     /// For each encoder and decoder layer: what it was, and the last layer that it stands for.
     layers: Vec<(Layer, Layer)>,
@@ -34,15 +34,16 @@ impl Trimmed {
         Ok(Self { config, weights, layers, outputs: BTreeMap::new() })
     }
 
-    /// Keeps only these units of a structure.
-    pub fn cut(&mut self, structure: &Structure, keep: &[usize]) -> Result<()> {
-        cut(&mut self.config, &mut self.weights, structure, keep)?;
-        for map in structure.made_by.iter().filter_map(|(tensor, _)| tensor.strip_suffix(".weight")) {
-            let all = self.outputs(map, structure.units * structure.width);
-            let outputs = keep.iter().flat_map(|unit| &all[unit * structure.width..][..structure.width]).cloned().collect();
-            self.outputs.insert(map.into(), outputs);
+    /// Keeps only these units of each structure.
+    pub fn cut(&mut self, cuts: &[(&Structure, &[usize])]) -> Result<()> {
+        for ((tensor, axis), kept) in kept(&self.weights, cuts)? {
+            let count = self.weights.named(&tensor)?.shape.get(axis).copied().unwrap_or(0);
+            if let Some(map) = tensor.strip_suffix(".weight").filter(|_| axis == 0) {
+                let all = self.outputs(map, count);
+                self.outputs.insert(map.into(), kept.iter().filter_map(|&output| all.get(output)).cloned().collect());
+            }
         }
-        Ok(())
+        cut(&mut self.config, &mut self.weights, cuts)
     }
 
     /// The layers that stand for others: what each is, what it was, and the last layer that it stands for.
@@ -85,6 +86,17 @@ impl Trimmed {
 
     fn renamed(&self, name: &str, pick: impl Fn((Layer, Layer)) -> Layer) -> String {
         let (kind, rest) = (name.split('.').next().unwrap_or_default(), name.splitn(3, '.').nth(2).unwrap_or_default());
+        if let (Some(number), false) = (decoder_layer(name), kind == "decoder") {
+            // The heads of the last layer that a layer stands for.
+            let (_, last) = self
+                .layers
+                .iter()
+                .filter(|(own, _)| matches!(own, Layer::Decoder(_)))
+                .nth(number)
+                .copied()
+                .unwrap_or((Layer::Decoder(number), Layer::Decoder(number)));
+            return format!("{kind}.{}.{rest}", last.number());
+        }
         let Some(number) = name.split('.').nth(1).and_then(|number| number.parse::<usize>().ok()) else { return name.into() };
         let of_kind = self.layers.iter().filter(|(own, _)| matches!((own, kind), (Layer::Encoder(_), "encoder") | (Layer::Decoder(_), "decoder")));
         match of_kind.copied().nth(number).map(pick) {

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
-use crate::structure::{Place, structures};
+use crate::structure::{Place, of_detr};
 use crate::weights::Data;
 use fastrand::Rng;
 
@@ -12,10 +12,10 @@ const MULTIPLE: usize = 8;
 /// A config in which a share of each structure's units stays.
 pub fn shrunk(config: &Config, mut share: impl FnMut(&Place) -> f64) -> Config {
     let mut smaller = config.clone();
-    for structure in structures(config) {
+    for structure in of_detr(config) {
         let multiple = if structure.is_heads() || structure.place == Place::Queries { 1 } else { MULTIPLE };
         let units = (share(&structure.place) * structure.units as f64).round().max(1.0) as usize;
-        structure.place.set(&mut smaller, units.next_multiple_of(multiple).min(structure.units));
+        structure.place.set_in_detr(&mut smaller, units.next_multiple_of(multiple).min(structure.units));
     }
     smaller
 }

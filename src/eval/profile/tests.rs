@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{Backbone, EfficientNetLite, ResNet};
 use crate::eval::operations::Kind;
-use crate::structure::{Place, structures};
+use crate::structure::{Place, of_detr};
 use fastrand::Rng;
 
 fn lite() -> Config {
@@ -89,9 +89,9 @@ fn more_channels_never_take_less() {
         profile.settle("a test").unwrap();
         let small = shrunk::random(&parent, &mut rng);
         let before = profile.latency(&small, [384, 384]);
-        for structure in structures(&small).into_iter().filter(|structure| structure.place != Place::Queries) {
+        for structure in of_detr(&small).into_iter().filter(|structure| structure.place != Place::Queries) {
             let mut wider = small.clone();
-            structure.place.set(&mut wider, structure.units + 1 + rng.usize(..40));
+            structure.place.set_in_detr(&mut wider, structure.units + 1 + rng.usize(..40));
             let after = profile.latency(&wider, [384, 384]);
             assert!(after >= before && after.is_finite(), "{}: {before} → {after}", structure.name);
         }

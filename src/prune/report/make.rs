@@ -2,8 +2,8 @@
 //!
 //! A file says in its card's provenance by which settings it was made.
 
-use crate::checkpoint::{Card, Checkpoint, Guess, Storage, open, to_bytes};
-use crate::config::Config;
+use crate::checkpoint::{Card, Checkpoint, Guess, Storage, open_any, to_bytes};
+use crate::config::Architecture;
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::output::write;
@@ -113,14 +113,17 @@ impl Workshop<'_> {
         if !model.is_file() || !plan.is_file() {
             return Ok(None);
         }
-        let Ok(checkpoint) = open(&model, &Guess::default()) else { return Ok(None) };
+        let Ok(checkpoint) = open_any(&model, &Guess::default()) else { return Ok(None) };
         if checkpoint.card.provenance.iter().all(|line| line != made) {
             return Ok(None);
         }
         let text = std::fs::read_to_string(&plan).map_err(|source| Error::Io { file: plan.display().to_string(), source })?;
         let Ok(plan) = Plan::parse(&text, &plan.display().to_string()) else { return Ok(None) };
         // What stands for a first decoder layer gives queries contents, which the plan doesn't tell.
-        let expected = Config { query_content: checkpoint.config.query_content, ..plan.config(self.parent.config) };
+        let mut expected = plan.config(self.parent.config);
+        if let (Architecture::Detr(expected), Architecture::Detr(found)) = (&mut expected, &checkpoint.config) {
+            expected.query_content = found.query_content;
+        }
         Ok((expected == checkpoint.config).then_some(plan))
     }
 

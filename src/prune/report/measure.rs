@@ -2,6 +2,7 @@
 
 use super::{Costs, Quality};
 use crate::checkpoint::{Checkpoint, Guess, Storage, open, to_bytes};
+use crate::config::NetworkConfig;
 use crate::error::{Error, Result};
 use crate::eval::coco::bootstrap::paired;
 use crate::eval::coco::dataset::Dataset;
@@ -65,7 +66,7 @@ impl<'a> Judge<'a> {
         progress: &'a dyn Progress,
     ) -> Result<(Self, Quality)> {
         let checkpoint = open(parent, &Guess::default())?;
-        let seen = look(&checkpoint.config, &checkpoint.weights, held_out)?;
+        let seen = look(&checkpoint.config.architecture(), &checkpoint.weights, held_out)?;
         let mut judge = Self { labelled, held_out, seen, evaluation: None, folder, progress };
         judge.evaluation = judge.evaluate(&checkpoint, parent)?;
         let metrics = judge.evaluation.as_ref().map(Evaluation::metrics).unwrap_or_default();
@@ -85,7 +86,7 @@ impl<'a> Judge<'a> {
         // Where queries are gone, outputs can't be compared one by one.
         let same = self.seen.first().is_some_and(|seen| seen.queries() == checkpoint.config.queries);
         if same && !self.held_out.is_empty() {
-            let found = difference(&self.seen, &look(&checkpoint.config, &checkpoint.weights, self.held_out)?);
+            let found = difference(&self.seen, &look(&checkpoint.config.architecture(), &checkpoint.weights, self.held_out)?);
             quality.difference = Some(found).filter(|found| found.is_finite());
         }
         if let (Some(theirs), Some(labelled), Some(ours)) = (&self.evaluation, &self.labelled, self.evaluate(&checkpoint, file)?) {
