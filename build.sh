@@ -24,12 +24,13 @@ Usage: ./build.sh [COMMAND]
 The command-line tool is plain Cargo: `cargo run --release -- --help`.
 
 Set-up is part of every command, and quick once done. Needed beforehand: git, Rust (https://rustup.rs), Node.js with npm.
-The rest is installed where possible, else named: the wasm target, npm packages, and for the tests Chromium and a software
-Vulkan driver.
+The rest is installed where possible, else named: the wasm target, npm packages, and for the tests Chromium, Firefox and a
+software Vulkan driver.
 
 Environment:
   DETRIM_WASM=rustup|debian   which compiler makes the wasm (default: rustup's, or Debian's rustc-web where that can't be had)
   CHROMIUM=/path/to/browser   the browser for the tests
+  FIREFOX=/path/to/browser    the Firefox for those that need one; without it they are left out
   DETRIM_REFERENCE=/folder    a larger model with cases and pictures of PyTorch's, for tests that are left out without it
 END
 }
@@ -110,6 +111,7 @@ test_rust() {
 
 test_web() {
   step 'set-up for browser tests' setup_browser
+  step 'set-up for tests in Firefox' setup_firefox
   build_site
   step 'wasm without warnings' check_wasm
   step 'JavaScript types' www/node_modules/.bin/tsc -p www

@@ -161,6 +161,10 @@ pub trait Backend {
     fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Self::Norm>;
     /// A tensor that doesn't depend on the picture.
     fn constant(&self, tensor: &HostTensor) -> Result<Self::Tensor>;
+    /// A learnt tensor that is no layer's weight, `name` as in `weights.rs`.
+    fn learnt(&self, _name: &str, tensor: &HostTensor) -> Result<Self::Tensor> {
+        self.constant(tensor)
+    }
 
     fn shape(&self, x: &Self::Tensor) -> Vec<usize>;
     /// The same numbers in another shape of the same size; no copy.

@@ -27,6 +27,7 @@
 //! | quantise | [`prune::quantise::quantise`] |
 //! | train and fine-tune | [`train::run::State`] |
 //! | measure AP, cost and speed | [`eval`] |
+//! | write ONNX for other runtimes | [`export::onnx`] |
 //!
 //! `examples/` has a program for each of the first steps. The API isn't stable: versions before 1.0 may change any of it.
 
@@ -44,13 +45,17 @@ pub mod detector;
 pub mod error;
 pub mod eval;
 #[cfg(not(target_arch = "wasm32"))]
+pub mod export;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod fetch;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod fold;
 pub mod forward;
 pub mod gpu;
+pub mod graph;
 pub mod hash;
 pub mod image;
+pub mod inference;
 mod labels;
 pub mod layout;
 pub mod limits;
@@ -63,6 +68,7 @@ pub mod output;
 pub mod progress;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod prune;
+pub mod session;
 #[cfg(not(target_arch = "wasm32"))]
 mod share;
 pub mod structure;

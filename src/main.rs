@@ -16,6 +16,7 @@ struct Arguments {
 enum Command {
     Inspect(cli::inspect::Arguments),
     Convert(cli::convert::Arguments),
+    Export(cli::export::Arguments),
     Fetch(cli::fetch::Arguments),
     Detect(cli::detect::Arguments),
     Trim(cli::trim::Arguments),
@@ -52,6 +53,7 @@ fn main() -> std::process::ExitCode {
     let result = match Arguments::parse().command {
         Command::Inspect(arguments) => cli::inspect::run(arguments),
         Command::Convert(arguments) => cli::convert::run(arguments),
+        Command::Export(arguments) => cli::export::run(arguments),
         Command::Fetch(arguments) => cli::fetch::run(arguments),
         Command::Detect(arguments) => cli::detect::run(arguments),
         Command::Importance(arguments) => cli::importance::run(arguments),

@@ -1,73 +1,45 @@
-//! A backend that computes nothing: it runs the network once on shapes and records the graph of its operations. What a network consists of
-//! and what it costs is derived from that (`layout.rs`, `eval/operations.rs`), as Torch-Pruning's DepGraph traces a model (Fang et al., 2023,
-//! arXiv:2301.12900).
+//! A backend that computes nothing: it runs the network once on shapes and records the graph of its operations (`graph.rs`).
 
 use crate::backend::{Backend, Deformable, Pool, Window};
-use crate::config::Activation;
+use crate::config::{Activation, Architecture};
 use crate::error::{Error, Result};
+use crate::graph::{Graph, Layer, LayerKind, Node, Op, Value};
 use crate::layout::{Entry, Role};
-use crate::model::Source;
+use crate::model::{FIXED, Network, PixelMask, Source};
 use crate::weights::{Data, HostTensor};
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// A tensor without numbers: which of the graph's values it is, and its shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value {
-    pub id: usize,
-    pub shape: Vec<usize>,
+/// The graph of a network for pixels `[batch, height, width, 3]`; `mask` where the batch is padded. Fails where the input is too small for the
+/// network, or its sides don't go with its strides.
+pub fn trace(architecture: &Architecture, [batch, height, width]: [usize; 3], mask: Option<&PixelMask>) -> Result<Graph> {
+    let tracer = Tracer::default();
+    let network = Network::load(&tracer, architecture, &Shapes::default())?;
+    let pixels = tracer.input(&[batch, height, width, 3])?;
+    let outputs = network.forward(&tracer, &pixels, mask)?;
+    let mut graph = tracer.into_graph();
+    graph.outputs = Some([outputs.logits, outputs.boxes]);
+    Ok(graph)
 }
 
-/// What a node of the graph does.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// What is put in, or doesn't depend on it.
-    Constant,
-    Reshape,
-    Conv(Window),
-    Depthwise(Window),
-    Linear,
-    Norm,
-    Pool(Window, Pool),
-    Upsample,
-    Concat {
-        axis: usize,
-    },
-    Narrow {
-        start: usize,
-    },
-    Attention {
-        heads: usize,
-    },
-    Deformable(Deformable),
-    Add,
-    Multiply,
-    Activate(Activation),
-    Clamp,
-    Softmax,
-    TopValues,
-    TopTokens,
-    Gather,
+/// As [`trace`] for one image of `height` × `width`, but of an input that is too small for the network: as far as it comes.
+pub fn trace_as_far(architecture: &Architecture, [height, width]: [usize; 2]) -> Graph {
+    let tracer = Tracer::default();
+    let traced = Network::load(&tracer, architecture, &Shapes::default())
+        .and_then(|network| network.forward(&tracer, &tracer.input(&[1, height, width, 3])?, None));
+    drop(traced);
+    tracer.into_graph()
 }
 
-/// One operation: what it reads and what it makes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    pub op: Op,
-    /// The layer whose weights it uses, if it has any.
-    pub layer: Option<String>,
-    pub inputs: Vec<Value>,
-    /// Whether the last input is a residual.
-    pub residual: bool,
-    pub output: Value,
-}
-
-/// Everything that was recorded.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Graph {
-    pub nodes: Vec<Node>,
-    /// Named values, as [`Backend::stage`] names them.
-    pub stages: Vec<(String, Value)>,
+/// All layers of a network, and its learnt tensors that are no layer's: their names and shapes `[1, …]`.
+pub fn layers(architecture: &Architecture) -> Result<(BTreeMap<String, Layer>, BTreeMap<String, Vec<usize>>)> {
+    let tracer = Tracer::default();
+    Network::load(&tracer, architecture, &Shapes::default())?;
+    let Graph { nodes, layers, .. } = tracer.into_graph();
+    let learnt = nodes.into_iter().filter_map(|node| if let Op::Parameter(name) = node.op { Some((name, node.output.shape)) } else { None });
+    Ok((layers, learnt.collect()))
 }
 
 /// Records.
@@ -75,7 +47,7 @@ pub struct Graph {
 pub struct Tracer(RefCell<Graph>);
 
 /// A layer as far as shapes go.
-pub struct Layer {
+pub struct Traced {
     name: String,
     outputs: usize,
     window: Option<Window>,
@@ -84,6 +56,23 @@ pub struct Layer {
 impl Tracer {
     pub fn into_graph(self) -> Graph {
         self.0.into_inner()
+    }
+
+    /// The pixels, or whatever else comes from outside.
+    pub fn input(&self, shape: &[usize]) -> Result<Value> {
+        self.record(Op::Input, None, &[], None, shape.to_vec())
+    }
+
+    fn layer(&self, name: &str, kind: LayerKind, weight: &HostTensor, bias: Option<&HostTensor>) -> Traced {
+        // A name that no file has: the numbers are part of the graph.
+        let fixed = bias.filter(|_| name.starts_with(FIXED)).map(|bias| Arc::new((weight.clone(), bias.clone())));
+        self.0.borrow_mut().layers.insert(name.into(), Layer { kind, weight: weight.shape.clone(), fixed });
+        let (outputs, window) = match kind {
+            LayerKind::Conv { window, .. } => (weight.shape.first(), Some(window)),
+            LayerKind::Depthwise { window, .. } => (weight.shape.last(), Some(window)),
+            LayerKind::Linear | LayerKind::Norm { .. } => (weight.shape.first(), None),
+        };
+        Traced { name: name.into(), outputs: outputs.copied().unwrap_or_default(), window }
     }
 
     fn record(&self, op: Op, layer: Option<&str>, inputs: &[&Value], residual: Option<&Value>, shape: Vec<usize>) -> Result<Value> {
@@ -113,36 +102,36 @@ impl Tracer {
     }
 }
 
-fn outputs(tensor: &HostTensor) -> usize {
-    tensor.shape.first().copied().unwrap_or_default()
-}
-
 impl Backend for Tracer {
     type Tensor = Value;
     type Indices = Value;
-    type Conv = Layer;
-    type Depthwise = Layer;
-    type Linear = Layer;
-    type Norm = Layer;
+    type Conv = Traced;
+    type Depthwise = Traced;
+    type Linear = Traced;
+    type Norm = Traced;
 
-    fn load_conv(&self, name: &str, weight: &HostTensor, _: &HostTensor, _: Option<&HostTensor>, window: Window) -> Result<Layer> {
-        Ok(Layer { name: name.into(), outputs: outputs(weight), window: Some(window) })
+    fn load_conv(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Traced> {
+        Ok(self.layer(name, LayerKind::Conv { window, affine: affine.is_some() }, weight, Some(bias)))
     }
 
-    fn load_depthwise(&self, name: &str, _: &HostTensor, bias: &HostTensor, _: Option<&HostTensor>, window: Window) -> Result<Layer> {
-        Ok(Layer { name: name.into(), outputs: outputs(bias), window: Some(window) })
+    fn load_depthwise(&self, name: &str, weight: &HostTensor, bias: &HostTensor, affine: Option<&HostTensor>, window: Window) -> Result<Traced> {
+        Ok(self.layer(name, LayerKind::Depthwise { window, affine: affine.is_some() }, weight, Some(bias)))
     }
 
-    fn load_linear(&self, name: &str, weight: &HostTensor, _: &HostTensor) -> Result<Layer> {
-        Ok(Layer { name: name.into(), outputs: outputs(weight), window: None })
+    fn load_linear(&self, name: &str, weight: &HostTensor, bias: &HostTensor) -> Result<Traced> {
+        Ok(self.layer(name, LayerKind::Linear, weight, Some(bias)))
     }
 
-    fn load_norm(&self, name: &str, weight: &HostTensor, _: Option<&HostTensor>, _: f32) -> Result<Layer> {
-        Ok(Layer { name: name.into(), outputs: outputs(weight), window: None })
+    fn load_norm(&self, name: &str, weight: &HostTensor, bias: Option<&HostTensor>, epsilon: f32) -> Result<Traced> {
+        Ok(self.layer(name, LayerKind::Norm { epsilon, bias: bias.is_some() }, weight, bias))
     }
 
     fn constant(&self, tensor: &HostTensor) -> Result<Value> {
-        self.record(Op::Constant, None, &[], None, tensor.shape.clone())
+        self.record(Op::Constant(Arc::new(tensor.clone())), None, &[], None, tensor.shape.clone())
+    }
+
+    fn learnt(&self, name: &str, tensor: &HostTensor) -> Result<Value> {
+        self.record(Op::Parameter(name.into()), None, &[], None, tensor.shape.clone())
     }
 
     fn shape(&self, x: &Value) -> Vec<usize> {
@@ -153,14 +142,14 @@ impl Backend for Tracer {
         self.record(Op::Reshape, None, &[x], None, shape.to_vec())
     }
 
-    fn conv(&self, x: &Value, conv: &Layer, _: Activation, residual: Option<&Value>) -> Result<Value> {
+    fn conv(&self, x: &Value, conv: &Traced, activation: Activation, residual: Option<&Value>) -> Result<Value> {
         let Some(window) = conv.window else { return Err(Error::Config(format!("{} has no window", conv.name))) };
-        self.slide(Op::Conv(window), Some(&conv.name), x, residual, window, conv.outputs)
+        self.slide(Op::Conv(window, activation), Some(&conv.name), x, residual, window, conv.outputs)
     }
 
-    fn depthwise(&self, x: &Value, conv: &Layer, _: Activation) -> Result<Value> {
+    fn depthwise(&self, x: &Value, conv: &Traced, activation: Activation) -> Result<Value> {
         let Some(window) = conv.window else { return Err(Error::Config(format!("{} has no window", conv.name))) };
-        self.slide(Op::Depthwise(window), Some(&conv.name), x, None, window, conv.outputs)
+        self.slide(Op::Depthwise(window, activation), Some(&conv.name), x, None, window, conv.outputs)
     }
 
     fn pool(&self, x: &Value, window: Window, pool: Pool) -> Result<Value> {
@@ -185,13 +174,14 @@ impl Backend for Tracer {
         self.with_last(Op::Narrow { start }, None, x, None, length)
     }
 
-    fn linear(&self, x: &Value, linear: &Layer, _: Activation, residual: Option<&Value>) -> Result<Value> {
-        self.with_last(Op::Linear, Some(&linear.name), x, residual, linear.outputs)
+    fn linear(&self, x: &Value, linear: &Traced, activation: Activation, residual: Option<&Value>) -> Result<Value> {
+        self.with_last(Op::Linear(activation), Some(&linear.name), x, residual, linear.outputs)
     }
 
-    fn attention(&self, q: &Value, k: &Value, v: &Value, heads: usize, _: Option<&Value>) -> Result<Value> {
+    fn attention(&self, q: &Value, k: &Value, v: &Value, heads: usize, bias: Option<&Value>) -> Result<Value> {
         let width = v.shape.last().copied().unwrap_or_default();
-        self.record(Op::Attention { heads }, None, &[q, k, v], None, [&q.shape[..2], &[width]].concat())
+        let inputs: Vec<&Value> = [q, k, v].into_iter().chain(bias).collect();
+        self.record(Op::Attention { heads }, None, &inputs, None, [&q.shape[..2], &[width]].concat())
     }
 
     fn deformable_attention(&self, value: &Value, offsets: &Value, weights: &Value, boxes: &Value, deformable: &Deformable) -> Result<Value> {
@@ -200,12 +190,12 @@ impl Backend for Tracer {
         self.record(Op::Deformable(deformable.clone()), None, &[value, offsets, weights, boxes], None, shape)
     }
 
-    fn norm(&self, x: &Value, norm: &Layer) -> Result<Value> {
+    fn norm(&self, x: &Value, norm: &Traced) -> Result<Value> {
         self.record(Op::Norm, Some(&norm.name), &[x], None, x.shape.clone())
     }
 
-    fn add(&self, a: &Value, b: &Value, _: Activation) -> Result<Value> {
-        self.record(Op::Add, None, &[a, b], None, a.shape.clone())
+    fn add(&self, a: &Value, b: &Value, activation: Activation) -> Result<Value> {
+        self.record(Op::Add(activation), None, &[a, b], None, a.shape.clone())
     }
 
     fn multiply(&self, a: &Value, b: &Value) -> Result<Value> {
@@ -216,8 +206,8 @@ impl Backend for Tracer {
         self.record(Op::Activate(activation), None, &[x], None, x.shape.clone())
     }
 
-    fn clamp(&self, x: &Value, _: f32, _: f32) -> Result<Value> {
-        self.record(Op::Clamp, None, &[x], None, x.shape.clone())
+    fn clamp(&self, x: &Value, min: f32, max: f32) -> Result<Value> {
+        self.record(Op::Clamp { min, max }, None, &[x], None, x.shape.clone())
     }
 
     fn softmax(&self, x: &Value) -> Result<Value> {
@@ -238,7 +228,7 @@ impl Backend for Tracer {
     }
 
     fn index_values(&self, indices: &Value) -> Result<Value> {
-        self.record(Op::Reshape, None, &[indices], None, indices.shape.clone())
+        self.record(Op::IndexValues, None, &[indices], None, indices.shape.clone())
     }
 
     fn stage(&self, name: &str, x: &Value) -> Result<()> {

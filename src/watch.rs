@@ -6,6 +6,7 @@
 use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
 use crate::error::Result;
+use crate::graph::Node;
 use crate::weights::HostTensor;
 use std::cell::RefCell;
 
@@ -30,7 +31,12 @@ pub trait Observe<T> {
         Ok(())
     }
 
-    /// What a deformable attention looks with, before it does: `offsets`, `weights` and `boxes` as in [`Backend::deformable_attention`].
+    /// A node of the graph is about to be computed.
+    fn node(&mut self, _node: &Node) -> Result<()> {
+        Ok(())
+    }
+
+    /// What a deformable attention looks with: `offsets`, `weights` and `boxes` as in [`Backend::deformable_attention`].
     fn deformable(&mut self, _offsets: &T, _weights: &T, _boxes: &T, _deformable: &Deformable) -> Result<()> {
         Ok(())
     }

@@ -8,7 +8,7 @@ use detrim::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window
 use detrim::checkpoint::{self, Guess};
 use detrim::config::{Activation, Architecture, Pixels, Resize};
 use detrim::forward::allowed;
-use detrim::gpu::{Gpu, GpuDetr, Recorder, Variant};
+use detrim::gpu::{Gpu, GpuSession, Recorder, Variant};
 use detrim::image::{Picture, prepare};
 use pollster::block_on;
 use std::process::Command;
@@ -232,9 +232,9 @@ fn what_can_t_be_done_is_said() {
     assert!(error.contains("too small"), "{error}");
 }
 
-fn lite0() -> (GpuDetr, Pixels) {
+fn lite0() -> (GpuSession, Pixels) {
     let model = checkpoint::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/lite0").as_ref(), &Guess::default()).unwrap();
-    (block_on(GpuDetr::new(&Architecture::Detr(model.config.clone()), &model.weights)).unwrap(), model.config.pixels)
+    (block_on(GpuSession::load(&Architecture::Detr(model.config.clone()), &model.weights)).unwrap(), model.config.pixels)
 }
 
 #[test]

@@ -57,6 +57,11 @@ const TYPES = {
   '.webp': 'image/webp',
 };
 
+/** What a file is sent as. @param {string} file */
+export function contentType(file) {
+  return TYPES[/** @type {keyof typeof TYPES} */ (path.extname(file).toLowerCase())] ?? 'application/octet-stream';
+}
+
 // Best first. The build writes these next to a file where they are smaller.
 const ENCODINGS = [['br', '.br'], ['gzip', '.gz']];
 
@@ -148,7 +153,7 @@ async function sendFile(root, base, request, response) {
   }
   if (!info?.isFile() || (requested.endsWith('/') && file === local)) return missing();
 
-  response.setHeader('Content-Type', TYPES[/** @type {keyof typeof TYPES} */ (path.extname(file).toLowerCase())] ?? 'application/octet-stream');
+  response.setHeader('Content-Type', contentType(file));
   const chosen = await precompressed(file, info, request.headers['accept-encoding'] ?? '');
   if (chosen.vary) response.setHeader('Vary', 'Accept-Encoding');
   if (chosen.encoding) response.setHeader('Content-Encoding', chosen.encoding);

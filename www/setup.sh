@@ -151,6 +151,15 @@ setup_browser() {
   find_chromium || need 'Chromium (another one can be named in the environment variable CHROMIUM)' chromium
 }
 
+# Its tests are left out where it can't be had. With it a Vulkan driver, on which its WebGPU runs.
+setup_firefox() {
+  local candidate
+  for candidate in "${FIREFOX-}" firefox-esr firefox /Applications/Firefox.app/Contents/MacOS/firefox; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null; then return; fi
+  done
+  (need 'Firefox (another one can be named in the environment variable FIREFOX)' firefox-esr mesa-vulkan-drivers) || note 'going on without Firefox: its tests are left out'
+}
+
 setup_native_tests() {
   setup_rust
   local tool

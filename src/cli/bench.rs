@@ -8,13 +8,15 @@ use comfy_table::{CellAlignment, Table, presets};
 use detrim::checkpoint::{self, Checkpoint, Guess};
 use detrim::config::Architecture;
 use detrim::detector::Device;
-use detrim::eval::bench::{Report, bench};
+use detrim::eval::bench::{Report, bench, input_size};
+use detrim::eval::nodes::{NodeTime, node_times};
 use detrim::eval::pace::{Pace, pace};
 use detrim::eval::profile::{Measured, Profile, Verified, verify};
 use detrim::output::write;
 use detrim::progress::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Measure how long each stage takes, or how long networks of other widths would take.
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Examples:\n  \
     detrim bench model.safetensors --threads 1\n  \
     detrim bench small.safetensors --against model.safetensors\n  \
+    detrim bench model.safetensors --nodes --threads 1\n  \
     detrim bench model.safetensors --profile laptop.json\n  \
     detrim prune model.safetensors --images photos --latency 1.65x --profile laptop.json --out faster.safetensors")]
 pub struct Arguments {
@@ -45,6 +48,9 @@ pub struct Arguments {
     /// Run it in turns with this model, so that whatever else the machine does slows both, and say how their times compare
     #[arg(long, value_name = "FILE", group = "what", conflicts_with = "size")]
     against: Option<PathBuf>,
+    /// Time every node of the graph on the CPU and list the N that take longest, and the sums by operator
+    #[arg(long, value_name = "N", group = "what", num_args = 0..=1, default_missing_value = "15", value_parser = super::count)]
+    nodes: Option<usize>,
     /// Threads of the CPU backend [default: as many as there are processors]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -73,6 +79,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     if let Some(file) = &arguments.against {
         return pool.install(|| compare(&arguments, &checkpoint, file));
+    }
+    if let Some(most) = arguments.nodes {
+        return pool.install(|| nodes(&arguments, &checkpoint, most));
     }
     let report = pool.install(|| pollster::block_on(bench(&checkpoint, arguments.backend.device(), arguments.runs, arguments.size)))?;
     let record = Record { model: arguments.model.model.display().to_string(), threads: pool.current_num_threads(), report };
@@ -108,6 +117,48 @@ fn measure(arguments: &Arguments, checkpoint: &Checkpoint, file: &Path) -> Resul
     };
     let [height, width] = profile.size;
     print(&format!("wrote {}: {what} on {}; the network takes {:.2} ms at {height}×{width}\n", file.display(), profile.device, profile.network))
+}
+
+/// Lists what takes longest.
+fn nodes(arguments: &Arguments, checkpoint: &Checkpoint<Architecture>, most: usize) -> Result<()> {
+    let size = input_size(&checkpoint.config, arguments.size)?;
+    let times = node_times(checkpoint, size, arguments.runs)?;
+    let whole: f64 = times.iter().map(|node| node.ms).sum();
+    let mut sums: BTreeMap<&str, (usize, f64, u64)> = BTreeMap::new();
+    for node in &times {
+        let (count, ms, macs) = sums.entry(node.op).or_default();
+        (*count, *ms, *macs) = (*count + 1, *ms + node.ms, *macs + node.macs);
+    }
+    let mut longest: Vec<&NodeTime> = times.iter().collect();
+    longest.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    let shown = |ms: f64, macs: u64| {
+        let speed = if macs == 0 { String::new() } else { format!("{:.1}", macs as f64 / ms / 1e6) };
+        [format!("{ms:.3}"), format!("{:.1}%", 100.0 * ms / whole), speed]
+    };
+    let mut by_node = Table::new();
+    by_node.load_style(presets::NOTHING).set_header(["layer", "operator", "output", "median ms", "share", "GMAC/s"]);
+    for node in longest.into_iter().take(most) {
+        let shape: Vec<String> = node.shape.iter().map(usize::to_string).collect();
+        let [ms, share, speed] = shown(node.ms, node.macs);
+        by_node.add_row([node.layer.clone(), node.op.into(), shape.join("×"), ms, share, speed]);
+    }
+    let mut by_op = Table::new();
+    by_op.load_style(presets::NOTHING).set_header(["operator", "nodes", "median ms", "share", "GMAC/s"]);
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (op, (count, ms, macs)) in sums {
+        let [ms, share, speed] = shown(ms, macs);
+        by_op.add_row([op.to_string(), count.to_string(), ms, share, speed]);
+    }
+    for table in [&mut by_node, &mut by_op] {
+        let numbers = table.column_count() - 3;
+        for column in table.column_iter_mut().skip(numbers) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let [height, width] = size;
+    let model = arguments.model.model.display();
+    print(&format!("{model} at {height}×{width}, {} nodes, {whole:.2} ms by the sum of their medians\n{by_node}\n\n{by_op}\n", times.len()))
 }
 
 /// Compares a profile with measurements.

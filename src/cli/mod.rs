@@ -10,6 +10,7 @@ mod default_model;
 pub mod detect;
 mod draw;
 pub mod eval;
+pub mod export;
 pub mod fetch;
 pub mod forward;
 pub mod importance;

@@ -140,9 +140,14 @@ pub fn open_backbone(file: &Path, guess: &GuessArguments) -> Result<Checkpoint> 
     Ok(told(checkpoint::open_backbone(file, &guess.guess())?))
 }
 
+/// Allows networks as much as the options say, from now on.
+pub fn allow(guess: &GuessArguments) {
+    limits::allow(guess.limits());
+}
+
 /// Refuses a model that takes more for a photo than is allowed.
 pub fn affordable(config: &impl NetworkConfig, guess: &GuessArguments) -> Result<()> {
-    limits::allow(guess.limits());
+    allow(guess);
     Ok(limits::check(config, image::typical_size(config.architecture().pixels().resize)?)?)
 }
 

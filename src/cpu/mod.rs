@@ -13,6 +13,7 @@ mod panels;
 mod product;
 pub(crate) mod rows;
 mod select;
+mod session;
 mod softmax;
 mod threads;
 mod window;
@@ -20,11 +21,13 @@ mod window;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use floats::Floats;
 
+pub use session::CpuSession;
+
 use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
 use crate::error::{Error, Result};
 use crate::weights::HostTensor;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use elementwise::Pair;
 use lanes::Ending;
 
@@ -229,6 +232,8 @@ impl Backend for Cpu {
     }
 
     fn index_values(&self, indices: &Tensor) -> Result<Tensor> {
-        Ok(indices.to_dtype(DType::F32)?)
+        // Not candle's `to_dtype`, whose conversions between all types would be a tenth of the wasm.
+        let chosen: Vec<u32> = indices.flatten_all()?.to_vec1()?;
+        Ok(Tensor::from_vec(chosen.into_iter().map(|token| token as f32).collect(), indices.shape(), &Device::Cpu)?)
     }
 }

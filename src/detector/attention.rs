@@ -7,14 +7,12 @@
 use super::sampling::Sampling;
 use crate::config::{Architecture, NetworkConfig};
 
-use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Attention as Heads, Config};
-use crate::cpu::Cpu;
+use crate::cpu::CpuSession;
 use crate::error::{Error, Result};
 use crate::image::{Picture, prepare};
-use crate::model::Detr;
-use crate::watch::{Observe, Seen, Watch};
+use crate::watch::{Observe, Seen};
 use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
 use serde::Serialize;
@@ -29,8 +27,9 @@ pub enum Attention {
 pub struct Dense {
     config: Config,
     heads: Heads,
-    backend: Watch<Cpu, Projections>,
-    network: Detr<Watch<Cpu, Projections>>,
+    /// What the names of the last cross-attention's layers begin with.
+    prefix: String,
+    session: CpuSession,
     last: Option<Looked>,
 }
 
@@ -58,19 +57,17 @@ struct Looked {
 }
 
 /// Keeps what the last cross-attention projects.
-#[derive(Default)]
-struct Projections {
-    /// What the names of its layers begin with.
-    prefix: String,
+struct Projections<'a> {
+    prefix: &'a str,
     /// Rows and columns of the feature map.
     size: [usize; 2],
     query: Option<Tensor>,
     key: Option<Tensor>,
 }
 
-impl Observe<Tensor> for Projections {
+impl Observe<Tensor> for Projections<'_> {
     fn layer(&mut self, seen: Seen<Tensor>) -> Result<()> {
-        match seen.layer.strip_prefix(&self.prefix) {
+        match seen.layer.strip_prefix(self.prefix) {
             Some("query") => self.query = Some(seen.output.clone()),
             Some("key") => self.key = Some(seen.output.clone()),
             _ => {}
@@ -119,9 +116,8 @@ impl Dense {
         let Some((last, layer)) = config.decoder.iter().enumerate().next_back() else {
             return Err(Error::Config("without a decoder there is no attention to look at".into()));
         };
-        let backend = Watch::new(Cpu, Projections { prefix: format!("decoder.{last}.cross_attention."), ..Projections::default() });
-        let network = Detr::load(&backend, config, weights)?;
-        Ok(Self { config: config.clone(), heads: layer.cross_attention, backend, network, last: None })
+        let session = CpuSession::load(&config.architecture(), weights)?;
+        Ok(Self { prefix: format!("decoder.{last}.cross_attention."), config: config.clone(), heads: layer.cross_attention, session, last: None })
     }
 
     fn maps(&mut self, picture: &Picture, query: usize) -> Result<AttentionMaps> {
@@ -136,10 +132,10 @@ impl Dense {
     }
 
     /// Runs the network.
-    fn look(&self, input: HostTensor) -> Result<Looked> {
-        let pixels = self.backend.constant(&input)?;
-        self.network.forward(&self.backend, &pixels, None)?;
-        let ([rows, columns], query, key) = self.backend.with_observer(|seen| (seen.size, seen.query.take(), seen.key.take()));
+    fn look(&mut self, input: HostTensor) -> Result<Looked> {
+        let mut seen = Projections { prefix: &self.prefix, size: [0, 0], query: None, key: None };
+        self.session.run_observed(&input, None, &mut seen)?;
+        let Projections { size: [rows, columns], query, key, .. } = seen;
         let (Some(query), Some(key)) = (query, key) else {
             return Err(Error::Output("its last cross-attention projected nothing".into()));
         };

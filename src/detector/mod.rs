@@ -7,49 +7,28 @@ mod sampling;
 pub use attention::{Attention, AttentionMaps};
 pub use post::{Bounds, Detection};
 
-use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Architecture, NetworkConfig};
-use crate::cpu::{self, Cpu};
+use crate::cpu::CpuSession;
 use crate::error::{Error, Result};
-use crate::gpu::GpuDetr;
+use crate::graph::{Node, Part};
 use crate::image::{Picture, prepare, target_size, typical_size};
+pub use crate::inference::Device;
+use crate::inference::InferenceSession;
 use crate::limits;
-use crate::model::{Network, Output, Part};
+use crate::model::Output;
+use crate::watch::Observe;
 use crate::weights::HostTensor;
 use serde::Serialize;
 use web_time::Instant;
 
-/// What the network runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    Cpu,
-    Gpu,
-}
-
 /// A network that is ready to run, with the rules for what goes in and what comes out.
 pub struct Detector {
     config: Architecture,
-    network: OnDevice,
+    network: InferenceSession,
     weights_bytes: usize,
     /// The input size for which the network was last found to take no more than is allowed.
     affordable: Option<[usize; 2]>,
-}
-
-/// A network on the device that computes it.
-enum OnDevice {
-    Cpu(Network<Cpu>),
-    Gpu(Box<GpuDetr>),
-}
-
-impl OnDevice {
-    pub async fn load<C: NetworkConfig>(Checkpoint { config, weights, .. }: &Checkpoint<C>, device: Device) -> Result<Self> {
-        Ok(match device {
-            Device::Cpu => Self::Cpu(Network::load(&Cpu, &config.architecture(), weights)?),
-            Device::Gpu => Self::Gpu(Box::new(GpuDetr::new(&config.architecture(), weights).await?)),
-        })
-    }
 }
 
 /// What was found in one picture.
@@ -104,7 +83,7 @@ impl Detector {
     /// Refuses a network that takes more for a photo than is allowed (see [`limits`]), and later each picture for which it does.
     pub async fn load(checkpoint: &Checkpoint<impl NetworkConfig>, device: Device) -> Result<Self> {
         limits::check(&checkpoint.config, typical_size(checkpoint.config.architecture().pixels().resize)?)?;
-        let network = OnDevice::load(checkpoint, device).await?;
+        let network = InferenceSession::load(&checkpoint.config.architecture(), &checkpoint.weights, device).await?;
         let numbers: usize = checkpoint.weights.tensors.values().map(HostTensor::len).sum();
         // The CPU computes in f32, however the weights are stored.
         Ok(Self { config: checkpoint.config.architecture(), network, weights_bytes: numbers * size_of::<f32>(), affordable: None })
@@ -137,14 +116,14 @@ impl Detector {
             self.affordable = Some([height, width]);
         }
         let (output, pre, parts) = match &mut self.network {
-            OnDevice::Cpu(network) => {
+            InferenceSession::Cpu(session) => {
                 let input = prepare(picture, self.config.pixels())?;
                 let pre = milliseconds(start);
-                let (output, parts) = run_on_cpu(network, &input)?;
+                let (output, parts) = run_on_cpu(session, &input)?;
                 (output, pre, Some(parts))
             }
             // Resizing is part of what is replayed on the device, and so of its time.
-            OnDevice::Gpu(detr) => (detr.run(picture, height, width).await?, 0.0, None),
+            InferenceSession::Gpu(session) => (session.run(picture, height, width).await?, 0.0, None),
         };
         let network = milliseconds(start) - pre;
         let start = Instant::now();
@@ -160,7 +139,7 @@ impl Detector {
 
     pub fn info(&self) -> Info {
         match &self.network {
-            OnDevice::Cpu(_) => Info {
+            InferenceSession::Cpu(_) => Info {
                 device: Device::Cpu,
                 adapter: "CPU".into(),
                 software: true,
@@ -168,8 +147,8 @@ impl Detector {
                 activation_bytes: None,
                 dispatches: 0,
             },
-            OnDevice::Gpu(detr) => {
-                let info = detr.info();
+            InferenceSession::Gpu(session) => {
+                let info = session.info();
                 Info {
                     device: Device::Gpu,
                     adapter: info.adapter,
@@ -183,19 +162,41 @@ impl Detector {
     }
 }
 
-fn run_on_cpu(network: &Network<Cpu>, input: &HostTensor) -> Result<(Output<HostTensor>, Parts)> {
-    let mut last = Instant::now();
-    let mut parts = Parts::default();
-    let output = network.forward_in_parts(&Cpu, &Cpu.constant(input)?, |part| {
-        let time = match part {
-            Part::Backbone => &mut parts.backbone,
-            Part::Encoder => &mut parts.encoder,
-            Part::Decoder => &mut parts.decoder,
-            Part::Heads => &mut parts.heads,
+fn run_on_cpu(session: &mut CpuSession, input: &HostTensor) -> Result<(Output<HostTensor>, Parts)> {
+    let mut clock = PartTimes { last: Instant::now(), part: Part::Backbone, parts: Parts::default() };
+    let output = session.run(input, &mut clock)?;
+    clock.end();
+    Ok((output, clock.parts))
+}
+
+/// Adds the time of each node to its part's.
+struct PartTimes {
+    last: Instant,
+    part: Part,
+    parts: Parts,
+}
+
+impl PartTimes {
+    fn end(&mut self) {
+        let time = match self.part {
+            Part::Backbone => &mut self.parts.backbone,
+            Part::Encoder => &mut self.parts.encoder,
+            Part::Decoder => &mut self.parts.decoder,
+            Part::Heads => &mut self.parts.heads,
         };
-        *time = milliseconds(std::mem::replace(&mut last, Instant::now()));
-    })?;
-    Ok((Output { logits: cpu::to_host(&output.logits)?, boxes: cpu::to_host(&output.boxes)? }, parts))
+        *time += milliseconds(std::mem::replace(&mut self.last, Instant::now()));
+    }
+}
+
+impl<T> Observe<T> for PartTimes {
+    fn node(&mut self, node: &Node) -> Result<()> {
+        // What has no weights belongs to what came before.
+        if let Some(part) = node.layer.as_deref().map(Part::of).filter(|part| *part != self.part) {
+            self.end();
+            self.part = part;
+        }
+        Ok(())
+    }
 }
 
 fn milliseconds(since: Instant) -> f64 {

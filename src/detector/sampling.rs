@@ -2,21 +2,19 @@
 //! weight, on a map of the finest level's size.
 
 use super::attention::AttentionMaps;
-use crate::backend::{Backend, Deformable};
-use crate::config::RtDetr as Config;
-use crate::cpu::Cpu;
+use crate::backend::Deformable;
+use crate::config::{Architecture, RtDetr as Config};
+use crate::cpu::CpuSession;
 use crate::error::{Error, Result};
 use crate::image::{Picture, prepare};
-use crate::model::RtDetr;
-use crate::watch::{Observe, Watch};
+use crate::watch::Observe;
 use crate::weights::{HostTensor, Weights};
 use candle_core::Tensor;
 
 /// A network whose last deformable attention can be looked at.
 pub struct Sampling {
     config: Config,
-    backend: Watch<Cpu, Last>,
-    network: RtDetr<Watch<Cpu, Last>>,
+    session: CpuSession,
     last: Option<Looked>,
 }
 
@@ -46,9 +44,8 @@ struct Looked {
 
 impl Sampling {
     pub fn load(config: &Config, weights: &Weights) -> Result<Self> {
-        let backend = Watch::new(Cpu, Last::default());
-        let network = RtDetr::load(&backend, config, weights)?;
-        Ok(Self { config: config.clone(), backend, network, last: None })
+        let session = CpuSession::load(&Architecture::RtDetr(Box::new(config.clone())), weights)?;
+        Ok(Self { config: config.clone(), session, last: None })
     }
 
     pub fn queries(&self) -> usize {
@@ -67,9 +64,10 @@ impl Sampling {
     }
 
     /// Runs the network.
-    fn look(&self, input: HostTensor) -> Result<Looked> {
-        self.network.forward(&self.backend, &self.backend.constant(&input)?)?;
-        let Some((offsets, weights, boxes, deformable)) = self.backend.with_observer(|seen| seen.0.take()) else {
+    fn look(&mut self, input: HostTensor) -> Result<Looked> {
+        let mut last = Last::default();
+        self.session.run_observed(&input, None, &mut last)?;
+        let Some((offsets, weights, boxes, deformable)) = last.0 else {
             return Err(Error::Output("its decoder looked at nothing".into()));
         };
         let numbers = |tensor: Tensor| -> Result<Vec<f32>> { Ok(tensor.flatten_all()?.to_vec1()?) };

@@ -4,6 +4,8 @@ pub mod bench;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod coco;
 pub mod cost;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod nodes;
 pub mod operations;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod pace;

@@ -1,11 +1,9 @@
 //! The operations of a network in the order in which it computes them, with their shapes, from its config alone, by tracing it: what is
 //! counted (`cost.rs`) and what is timed (`profile/`).
 
-use crate::backend::Backend as _;
 use crate::config::NetworkConfig;
-use crate::model::Network;
-use crate::trace::{Node, Op, Shapes, Tracer, Value};
-use crate::weights::{Data, HostTensor};
+use crate::graph::{Node, Op, Value};
+use crate::trace::trace_as_far;
 use serde::{Deserialize, Serialize};
 
 /// What an operation does, apart from how much of it.
@@ -94,16 +92,10 @@ impl Operation {
 
 /// All operations on one picture that take more than a pass over memory; `size` is the height and width of the input.
 pub fn operations(config: &impl NetworkConfig, size: [usize; 2]) -> Vec<Step> {
-    let tracer = Tracer::default();
-    let traced = Network::load(&tracer, &config.architecture(), &Shapes::default()).and_then(|network| {
-        let pixels = tracer.constant(&HostTensor { shape: vec![1, size[0], size[1], 3], data: Data::F32(Vec::new()) })?;
-        network.forward(&tracer, &pixels, None)
-    });
-    // Of an input that is too small for the network there is only what comes before.
-    drop(traced);
     let mut module = String::new();
     let mut steps = Vec::new();
-    for node in tracer.into_graph().nodes {
+    // Of an input that is too small for the network there is only what comes before.
+    for node in trace_as_far(&config.architecture(), size).nodes {
         // What has no weights belongs to the layer before it.
         module = node.layer.clone().unwrap_or(module);
         if let Some(operation) = operation(&node) {
@@ -113,7 +105,7 @@ pub fn operations(config: &impl NetworkConfig, size: [usize; 2]) -> Vec<Step> {
     steps
 }
 
-fn operation(node: &Node) -> Option<Operation> {
+pub(super) fn operation(node: &Node) -> Option<Operation> {
     let width = |value: &Value| value.shape.last().copied().unwrap_or_default();
     let map = match node.output.shape[..] {
         [_, height, width, _] => [height, width],
@@ -122,12 +114,12 @@ fn operation(node: &Node) -> Option<Operation> {
     };
     let (inputs, outputs, residual) = (node.inputs.first().map_or(0, width), width(&node.output), node.residual);
     let (kind, map, inputs, outputs) = match &node.op {
-        Op::Conv(window) => (Kind::Conv { kernel: window.kernel[0], stride: window.stride, residual }, map, inputs, outputs),
-        Op::Linear => (Kind::Linear { residual }, map, inputs, outputs),
-        Op::Depthwise(window) => (Kind::Depthwise { kernel: window.kernel[0], stride: window.stride }, map, outputs, 1),
+        Op::Conv(window, _) => (Kind::Conv { kernel: window.kernel[0], stride: window.stride, residual }, map, inputs, outputs),
+        Op::Linear(_) => (Kind::Linear { residual }, map, inputs, outputs),
+        Op::Depthwise(window, _) => (Kind::Depthwise { kernel: window.kernel[0], stride: window.stride }, map, outputs, 1),
         Op::Pool(window, _) => (Kind::Pool { kernel: window.kernel[0], stride: window.stride }, map, outputs, 1),
         Op::Norm => (Kind::Norm, map, outputs, 1),
-        Op::Add => (Kind::Add, map, outputs, 1),
+        Op::Add(_) => (Kind::Add, map, outputs, 1),
         Op::Attention { heads } => (Kind::Attention { head_width: inputs / heads }, [node.inputs[0].shape[1], node.inputs[1].shape[1]], *heads, 1),
         Op::Deformable(deformable) => {
             let kind = Kind::Deformable { head_width: outputs / deformable.heads, points: deformable.all_points() };
@@ -141,12 +133,14 @@ fn operation(node: &Node) -> Option<Operation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Backend as _;
     use crate::checkpoint::random;
     use crate::config::{Backbone, Config, EfficientNetLite, ResNet};
     use crate::cpu::Cpu;
     use crate::error::Result;
     use crate::model::Detr;
     use crate::watch::{Observe, Seen, Watch};
+    use crate::weights::HostTensor;
     use candle_core::Tensor;
 
     /// Every layer that is computed: its name, whether it slides, whether something is added, its rows and its channels.

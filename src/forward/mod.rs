@@ -9,73 +9,37 @@ mod compare;
 pub use case::Case;
 pub use compare::{Difference, allowed, compare};
 
-use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
 use crate::config::NetworkConfig;
-use crate::cpu::{self, Cpu};
-use crate::detector::Device;
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDetr, GpuInfo};
-use crate::model::Network;
-use crate::watch::{Observe, Watch};
+use crate::gpu::GpuInfo;
+use crate::inference::{Activations, Device, InferenceSession};
 use crate::weights::HostTensor;
-use candle_core::Tensor;
 
 /// Named activations in the order in which they are computed: `backbone`, `position`, `projected`, `encoder_layer0`…,
 /// `decoder_layer0`…, `decoder_out`, `logits`, `pred_boxes`.
-pub type Stages = Vec<(String, HostTensor)>;
+pub type Stages = Activations;
 
 /// A network that is ready to run cases.
-pub struct Runner(On);
-
-enum On {
-    Cpu(Watch<Cpu, Kept>, Box<Network<Watch<Cpu, Kept>>>),
-    Gpu(Box<GpuDetr>),
-}
-
-/// Keeps every stage.
-#[derive(Default)]
-struct Kept(Stages);
-
-impl Observe<Tensor> for Kept {
-    fn stage(&mut self, name: &str, x: &Tensor) -> Result<()> {
-        self.0.push((name.into(), cpu::to_host(x)?));
-        Ok(())
-    }
-}
+pub struct Runner(InferenceSession);
 
 impl Runner {
     pub async fn load<C: NetworkConfig>(Checkpoint { config, weights, .. }: &Checkpoint<C>, device: Device) -> Result<Self> {
-        Ok(Self(match device {
-            Device::Cpu => {
-                let watch = Watch::new(Cpu, Kept::default());
-                let network = Network::load(&watch, &config.architecture(), weights)?;
-                On::Cpu(watch, Box::new(network))
-            }
-            Device::Gpu => On::Gpu(Box::new(GpuDetr::new(&config.architecture(), weights).await?)),
-        }))
+        Ok(Self(InferenceSession::load(&config.architecture(), weights, device).await?))
     }
 
     /// Every stage of the network on a case's pixels.
     pub async fn run(&mut self, case: &Case) -> Result<Stages> {
-        let stages = match &mut self.0 {
-            On::Cpu(watch, detr) => {
-                let run = detr.forward(watch, &watch.constant(&case.pixels)?, case.mask.as_ref());
-                let Kept(stages) = watch.with_observer(std::mem::take);
-                run?;
-                stages
-            }
-            On::Gpu(detr) => detr.forward(&case.pixels, case.mask.as_ref()).await?,
-        };
         let batch = case.pixels.shape[0];
+        let stages = self.0.activations(&case.pixels, case.mask.as_ref()).await?;
         Ok(stages.into_iter().map(|(name, tensor)| (name, in_pytorch_layout(tensor, batch))).collect())
     }
 
     /// What the GPU did, if this is one.
     pub fn gpu_info(&self) -> Option<GpuInfo> {
         match &self.0 {
-            On::Cpu(..) => None,
-            On::Gpu(detr) => Some(detr.info()),
+            InferenceSession::Cpu(_) => None,
+            InferenceSession::Gpu(session) => Some(session.info()),
         }
     }
 }

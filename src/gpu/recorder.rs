@@ -30,7 +30,6 @@ pub struct Recorder {
     /// The matrix product's variants for large and for small outputs.
     pub variants: [Variant; 2],
     recording: RefCell<Vec<Dispatch>>,
-    stages: RefCell<Vec<(String, Tensor)>>,
     next: Cell<usize>,
     constant_bytes: Cell<usize>,
 }
@@ -42,7 +41,6 @@ impl Recorder {
             kernels: Kernels::default(),
             variants: [Variant::ALL[0]; 2],
             recording: RefCell::default(),
-            stages: RefCell::default(),
             next: Cell::new(0),
             constant_bytes: Cell::new(0),
         }
@@ -51,12 +49,6 @@ impl Recorder {
     /// Forgets what was recorded so far; tensors of it can't be used any more.
     pub fn restart(&self) {
         self.recording.borrow_mut().clear();
-        self.stages.borrow_mut().clear();
-    }
-
-    /// The stages of the network that were recorded since the last restart, by [`Backend::stage`]'s names.
-    pub fn take_stages(&self) -> Vec<(String, Tensor)> {
-        self.stages.take()
     }
 
     /// Bytes of all constants uploaded so far.
@@ -308,10 +300,5 @@ impl Backend for Recorder {
 
     fn index_values(&self, indices: &Indices) -> Result<Tensor> {
         top::index_values(self, indices)
-    }
-
-    fn stage(&self, name: &str, x: &Tensor) -> Result<()> {
-        self.stages.borrow_mut().push((name.into(), x.clone()));
-        Ok(())
     }
 }

@@ -14,6 +14,9 @@ const LAYER_NORM_EPSILON: f32 = 1e-5;
 /// DEIMv2's.
 const RMS_NORM_EPSILON: f32 = 1e-6;
 
+/// What the names of layers begin with whose weights follow from the architecture.
+pub const FIXED: &str = "fixed.";
+
 /// Where named weights come from.
 pub trait Source {
     fn get(&self, name: &str, shape: &[usize], role: Role) -> Result<Cow<'_, HostTensor>>;
@@ -130,14 +133,15 @@ impl<'a, B: Backend> Loader<'a, B> {
     }
 
     fn learnt(&self, name: &str, shape: &[usize], role: Role) -> Result<B::Tensor> {
-        let mut tensor = self.source.get(&self.name(name), shape, role)?.into_owned();
+        let name = self.name(name);
+        let mut tensor = self.source.get(&name, shape, role)?.into_owned();
         tensor.shape.insert(0, 1);
-        self.backend.constant(&tensor)
+        self.backend.learnt(&name, &tensor)
     }
 
     /// A linear map without a bias whose numbers follow from the architecture, `weight` `[out, in]`.
     pub fn fixed_linear(&self, name: &str, weight: &HostTensor) -> Result<B::Linear> {
         let outputs = weight.shape[0];
-        self.backend.load_linear(&format!("fixed.{}", self.name(name)), weight, &HostTensor::f32(&[outputs], vec![0.0; outputs]))
+        self.backend.load_linear(&format!("{FIXED}{}", self.name(name)), weight, &HostTensor::f32(&[outputs], vec![0.0; outputs]))
     }
 }

@@ -1,10 +1,10 @@
-// A page to measure in: the package of the built site, beside models from anywhere on the disk.
+// A page to measure in: the package of the built site, beside files from anywhere on the disk.
 
 import { createReadStream } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { startServer } from '../../www/serve.js';
+import { contentType, startServer } from '../../www/serve.js';
 import { closeBrowsers, launch } from './chromium.js';
 
 /** @typedef {import('../../www/node_modules/playwright-core/index.js').Page} Page */
@@ -13,21 +13,21 @@ const DIST = fileURLToPath(new URL('../../www/dist', import.meta.url));
 
 /**
  * Opens it; `close` ends the browser too.
- * @param {Record<string, string>} models files by the address that the page is to find them at, as '/bench.safetensors'
+ * @param {Record<string, string>} files by the address that the page is to find them at, as '/bench.safetensors'
  * @param {import('./chromium.js').Launch} options
  */
-export async function openBench(models, options) {
+export async function openBench(files, options) {
   await access(path.join(DIST, 'detrim', 'wasm')).catch(() => {
     throw new Error('the site isn\'t built: run ./build.sh first');
   });
   /** @type {Record<string, number>} */
   const bytes = {};
-  for (const [address, file] of Object.entries(models)) bytes[address] = (await stat(file)).size;
+  for (const [address, file] of Object.entries(files)) bytes[address] = (await stat(file)).size;
   const server = await startServer({
     root: DIST,
     intercept({ url = '' }, response) {
       if (url === '/bench.html') response.writeHead(200, { 'Content-Type': 'text/html' }).end('<title>Bench</title>');
-      else if (models[url]) createReadStream(models[url]).pipe(response.writeHead(200, { 'Content-Length': bytes[url] }));
+      else if (files[url]) createReadStream(files[url]).pipe(response.writeHead(200, { 'Content-Type': contentType(files[url]), 'Content-Length': bytes[url] }));
       else return false;
       return true;
     },

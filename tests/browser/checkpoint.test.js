@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { directoryOf, hubOrigin, shardsOf, sortFiles } from '../../www/detrim/checkpoint.js';
+import { directoryOf, shardsOf, sortFiles } from '../../www/detrim/checkpoint.js';
+import { hubOrigin } from '../../www/detrim/hub.js';
 import { repositoryOf } from '../../www/app/hub.js';
 import { embed } from './embed.js';
 import { REPOSITORY, open } from './harness.js';
@@ -161,7 +162,9 @@ test('files are told apart by their names, and addresses of folders from those o
   assert.deepEqual([hubOrigin(true), hubOrigin(undefined), hubOrigin('https://mirror.example/x/')], ['https://huggingface.co', undefined, 'https://mirror.example']);
   assert.throws(() => shardsOf('{"weight_map": {}}', 'index'), /weight_map/);
   assert.throws(() => shardsOf('{', 'index'), /isn't JSON/);
-  assert.deepEqual([repositoryOf('hf:a/b'), repositoryOf('https://huggingface.co/a/b/tree/main'), repositoryOf('https://example.org/a/b')], ['a/b', 'a/b', undefined]);
+  const meant = ['hf:a/b', 'hf:a/b@v1.0', 'https://huggingface.co/a/b/tree/main', 'https://huggingface.co/a/..', 'https://huggingface.co/a', 'https://example.org/a/b', 'a/b'].map(repositoryOf);
+  const b = { name: 'a/b', revision: 'main' };
+  assert.deepEqual(meant, [b, { ...b, revision: 'v1.0' }, b, undefined, undefined, undefined, undefined]);
 });
 
 test('a checkpoint’s files dropped on the page run there, and are gone with the next visit', async (t) => {

@@ -80,6 +80,17 @@ test('a package that cannot be installed is named, with the command', (t) => {
   assert.match(works.calls, /apt-get .*install -y --no-install-recommends --no-remove thing/);
 });
 
+test('Firefox is installed where it is missing, and where it cannot be had the rest goes on', (t) => {
+  const there = machine(t, { firefox: '', 'apt-get': 'exit 0', id: 'echo 0' }).run('setup_firefox');
+  assert.deepEqual([there.status, there.calls], [0, '']);
+  const missing = machine(t, { 'apt-get': 'exit 0', id: 'echo 0' }).run('setup_firefox');
+  assert.equal(missing.status, 0, missing.stderr);
+  assert.match(missing.calls, /apt-get .*install .* firefox-esr/);
+  const nowhere = machine(t, {}).run('setup_firefox; echo "goes on"');
+  assert.match(nowhere.stdout, /goes on/, nowhere.stderr);
+  assert.match(nowhere.stderr, /Firefox .* is missing\..*going on without Firefox/s);
+});
+
 test("rustup's wasm target comes first, Debian's compiler where it can't be had, and the outcome is remembered", (t) => {
   const without = machine(t, { rustc: rustc('1.95.0'), rustup: 'exit 1' });
   const first = without.run('setup_wasm; wasm_toolchain');

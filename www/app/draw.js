@@ -2,9 +2,13 @@
 
 import { colourOf, INK } from './colours.js';
 import { percent } from './format.js';
+import { placeAnyway, placeInCrowd } from './places.js';
 
 /** @typedef {import('./state.js').Detection} Detection */
-/** @typedef {{x: number, y: number, width: number, height: number}} Area */
+/** @typedef {import('./places.js').Area} Area */
+
+/** So many boxes, as on the page of a document, get thinner lines and smaller labels. */
+const CROWD = 13;
 
 /**
  * @param {CanvasRenderingContext2D} context
@@ -16,25 +20,36 @@ import { percent } from './format.js';
  * @param {boolean} [filled] whether that gets its colour inside too
  */
 export function drawDetections(context, detections, picture, scale, unit, active, filled = true) {
+  // Everything is smaller in a crowd, and what would cover another label is left to the list.
+  const crowded = detections.length >= CROWD;
+  const size = crowded ? 0.8 * unit : unit;
   context.save();
   context.beginPath();
   context.rect(picture.x, picture.y, picture.width, picture.height);
   context.clip();
   context.lineJoin = 'round';
-  context.font = `600 ${13 * unit}px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif`;
+  context.font = `600 ${13 * size}px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif`;
   context.textBaseline = 'middle';
   // Best last, so that it lies on top; the lifted one above all.
   const order = detections.filter((d) => d !== active).reverse();
   if (active && detections.includes(active)) order.push(active);
   for (const detection of order) {
     const dimmed = active !== null && detection !== active;
-    drawBox(context, detection, areaOf(detection, picture, scale), unit, dimmed, detection === active, filled);
+    drawBox(context, detection, areaOf(detection, picture, scale), crowded ? 0.7 * unit : unit, dimmed, detection === active, filled);
   }
   // Labels after all boxes, the best first: they take the free places.
   /** @type {Area[]} */
   const taken = [];
+  const boxes = crowded ? order.map((detection) => areaOf(detection, picture, scale)) : [];
   for (const detection of order.reverse()) {
-    drawLabel(context, detection, areaOf(detection, picture, scale), picture, unit, taken, active !== null && detection !== active);
+    const brief = crowded && detection !== active;
+    const text = brief ? detection.label : `${detection.label} ${percent(detection.score)}`;
+    const label = { width: context.measureText(text).width + 14 * size, height: 22 * size };
+    const box = areaOf(detection, picture, scale);
+    const place = brief ? placeInCrowd(box, label, size, picture, taken, boxes) : placeAnyway(box, label, size, picture, taken);
+    if (!place) continue;
+    taken.push(place);
+    drawLabel(context, text, colourOf(detection.label), place, size, active !== null && detection !== active);
   }
   context.restore();
 }
@@ -89,41 +104,19 @@ function drawBox(context, detection, area, unit, dimmed, lifted, filled) {
 
 /**
  * @param {CanvasRenderingContext2D} context
- * @param {Detection} detection
- * @param {Area} box
- * @param {Area} picture
+ * @param {string} text
+ * @param {string} colour
+ * @param {Area} place
  * @param {number} unit
- * @param {Area[]} taken
  * @param {boolean} dimmed
  */
-function drawLabel(context, detection, box, picture, unit, taken, dimmed) {
-  const text = `${detection.label} ${percent(detection.score)}`;
-  const width = context.measureText(text).width + 14 * unit;
-  const height = 22 * unit;
-  const x = Math.max(picture.x, Math.min(box.x, picture.x + picture.width - width));
-  const inset = 6 * unit;
-  const places = [
-    { x, y: box.y - height + unit },
-    { x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + inset },
-    { x, y: box.y + box.height - unit },
-    { x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + box.height - height - inset },
-    // In a crowd: the next free line inside the box.
-    ...Array.from({ length: 6 }, (_, i) => ({ x: Math.min(x + inset, picture.x + picture.width - width), y: box.y + inset + (i + 1) * (height + 2 * unit) })),
-  ].map((place) => ({ ...place, width, height }));
-  const inside = places.filter((p) => p.y >= picture.y && p.y + height <= picture.y + picture.height);
-  const place = inside.find((p) => !taken.some((t) => overlap(p, t))) ?? inside[0] ?? places[1];
-  taken.push(place);
+function drawLabel(context, text, colour, { x, y, width, height }, unit, dimmed) {
   context.globalAlpha = dimmed ? 0.35 : 1;
-  context.fillStyle = colourOf(detection.label);
+  context.fillStyle = colour;
   context.beginPath();
-  if (context.roundRect) context.roundRect(place.x, place.y, width, height, 5 * unit);
-  else context.rect(place.x, place.y, width, height);
+  if (context.roundRect) context.roundRect(x, y, width, height, 5 * unit);
+  else context.rect(x, y, width, height);
   context.fill();
   context.fillStyle = INK;
-  context.fillText(text, place.x + 7 * unit, place.y + height / 2 + 0.5 * unit);
-}
-
-/** @param {Area} a @param {Area} b */
-function overlap(a, b) {
-  return a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+  context.fillText(text, x + 7 * unit, y + height / 2 + 0.5 * unit);
 }

@@ -33,7 +33,7 @@ export async function readModels() {
   const wanted = new URLSearchParams(location.search).get(CHOSEN);
   const named = (/** @type {string | null} */ name) => models.find((m) => m.name === name);
   const model = named(wanted) ?? named(recall(CHOSEN)) ?? models[0];
-  const repository = wanted?.startsWith('hf:') && repositoryOf(wanted);
+  const repository = wanted ? repositoryOf(wanted) : undefined;
   if (repository) notify('info', 'hub', explainHub(repository));
   else if (wanted && model.name !== wanted) notify('warning', 'model', `There is no model “${wanted}” here; using ${model.name}.`);
   update({ models, model });
@@ -171,7 +171,7 @@ async function ask(detector, model, source, signal) {
   const { times } = detections;
   const { backend } = detector.info;
   update({ measured: { ...state.measured, [measuredAs(model, backend)]: times.total } });
-  return { detections: [...detections], times, backend, model: model.name };
+  return { detections: [...detections], times, backend, model };
 }
 
 /**
@@ -193,11 +193,11 @@ export async function openSecond(model, signal, onProgress) {
  * Where a query of a result looked.
  * @param {Source} source
  * @param {number} query
- * @param {string} model the one that gave the result
+ * @param {Model} model the one that gave the result
  * @param {AbortSignal} signal
  */
 export async function attention(source, query, model, signal) {
-  if (used?.model.name !== model) throw new Error(`${model} isn’t in use any more.`);
+  if (used?.model !== model) throw new Error(`${model.name} isn’t in use any more.`);
   return await used.detector.attention(source, query, { signal });
 }
 

@@ -54,12 +54,10 @@ async function take(transfer) {
   const repository = repositoryOf(transfer.getData('text/plain'));
   const files = await filesOf(transfer);
   const model = files.filter(isModelFile);
-  const pictures = files.filter((file) => !isModelFile(file));
-  if (model.length > 0) void openModel(model);
   // Beside a model may lie a licence or a description, which are no pictures.
-  if (pictures.length > 0 && (model.length === 0 || pictures.some(({ type }) => type.startsWith('image/')))) {
-    void add(model.length === 0 ? pictures : pictures.filter(({ type }) => type.startsWith('image/')));
-  }
+  const pictures = files.filter((file) => !isModelFile(file) && (model.length === 0 || file.type.startsWith('image/')));
+  if (model.length > 0) void openModel(model);
+  if (pictures.length > 0) void add(pictures);
   if (files.length > 0) return;
   if (repository) notify('info', 'hub', explainHub(repository));
   else notify('warning', 'file', 'That was a link, not a file. Save the picture first: this page contacts no other site.');

@@ -3,6 +3,7 @@
 /** @typedef {import('./state.js').Model} Model */
 
 const FILE = 'models/index.json';
+const HINT = '`detrim convert … --index models/index.json` writes such entries.';
 
 /** What each entry needs, and what is needed of it. @type {[keyof Model, string, (value: any) => boolean][]} */
 const NEEDED = [
@@ -31,12 +32,12 @@ export function parseListing(text) {
   try {
     models = JSON.parse(text);
   } catch (error) {
-    throw new Error(`${FILE} isn’t JSON: ${/** @type {Error} */ (error).message}. \`detrim convert … --index models/index.json\` writes such entries.`);
+    throw new Error(`${FILE} isn’t JSON: ${/** @type {Error} */ (error).message}. ${HINT}`);
   }
   if (!Array.isArray(models)) throw new Error(`${FILE} must hold a list of models.`);
   for (const [i, model] of models.entries()) {
     const problem = problemOf(model);
-    if (problem) throw new Error(`${FILE}: model ${i + 1} of ${models.length} ${problem}. \`detrim convert … --index models/index.json\` writes such entries.`);
+    if (problem) throw new Error(`${FILE}: model ${i + 1} of ${models.length} ${problem}. ${HINT}`);
   }
   if (models.length === 0) throw new Error(`${FILE} lists no model.`);
   return models;

@@ -5,6 +5,7 @@ import { startAttention } from './attention.js';
 import { startBench } from './bench.js';
 import { startCamera } from './camera.js';
 import { startCompare } from './compare.js';
+import { startDocument } from './document.js';
 import { byId } from './dom.js';
 import { startEmbed } from './embed.js';
 import { load, readModels } from './engine.js';
@@ -40,7 +41,7 @@ if (typeof WebAssembly === 'object' && typeof Worker === 'function') {
 function start() {
   const backend = address.get('backend');
   if (backend === 'cpu' || backend === 'webgpu' || backend === 'auto') update({ backend });
-  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startOwnModel, startCompare, startSecond, startSave, startEmbed, startShortcuts, startAnnounce]) part();
+  for (const part of [startStage, startOverlay, startList, startFilters, startAttention, startPictures, startInputs, startCamera, startStatus, startTimes, startRunsOn, startModels, startOwnModel, startCompare, startSecond, startDocument, startSave, startEmbed, startShortcuts, startAnnounce]) part();
   describe();
   if (address.has('bench')) startBench();
   void startSamples();

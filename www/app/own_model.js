@@ -1,13 +1,12 @@
 // A model of the visitor's own: detrim's file, or a checkpoint's weights and config.json together. It stays in this browser.
 
+import { WEIGHTS } from '../detrim/checkpoint.js';
 import { isAbort } from './errors.js';
 import { byId } from './dom.js';
 import { useModel } from './engine.js';
 import { notify } from './notices.js';
 
 /** @typedef {import('./state.js').Model} Model */
-
-const WEIGHTS = /\.(safetensors|pth?|bin)$/i;
 
 const input = byId('model-file', HTMLInputElement);
 

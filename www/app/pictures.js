@@ -29,7 +29,7 @@ export function startPictures() {
   watch(['engine'], () => {
     const { engine, current, info, model } = state;
     if (engine !== 'ready' || !current) return;
-    const same = current.result?.backend === info?.backend && current.result?.model === model?.name;
+    const same = current.result?.backend === info?.backend && current.result?.model === model;
     if (current.status === 'failed' || (current.status === 'done' && !same)) again();
   });
   watch(['mode'], () => void work());
@@ -38,7 +38,7 @@ export function startPictures() {
 /**
  * Adds pictures and shows the first of them. What can't be read is reported, and the rest go on.
  * @param {Blob[]} blobs
- * @param {{name?: string, credit?: string}} [about]
+ * @param {Partial<Pick<Picture, 'name' | 'credit' | 'kind'>>} [about]
  */
 export async function add(blobs, about = {}) {
   let first = true;
@@ -46,7 +46,7 @@ export async function add(blobs, about = {}) {
   const bad = [];
   for (const blob of blobs) {
     const name = about.name ?? (blob instanceof File ? blob.name : 'Photo');
-    const made = await open(blob, name, about.credit ?? '').catch(() => null);
+    const made = await open(blob, { name, credit: about.credit ?? '', kind: about.kind ?? 'photo' }).catch(() => null);
     if (!made) {
       bad.push(name);
       continue;
@@ -80,8 +80,8 @@ async function upright(file) {
   return drawn;
 }
 
-/** @param {Blob} file @param {string} name @param {string} credit @returns {Promise<Picture>} */
-async function open(file, name, credit) {
+/** @param {Blob} file @param {Pick<Picture, 'name' | 'credit' | 'kind'>} about @returns {Promise<Picture>} */
+async function open(file, about) {
   const blob = await upright(file);
   const bitmap = await createImageBitmap(blob);
   const { width, height } = bitmap;
@@ -94,7 +94,7 @@ async function open(file, name, credit) {
   }
   bitmap.close();
   lastId += 1;
-  return { id: lastId, name, blob, url: URL.createObjectURL(blob), width, height, thumb, credit, status: 'waiting', result: null, error: '' };
+  return { id: lastId, ...about, blob, url: URL.createObjectURL(blob), width, height, thumb, status: 'waiting', result: null, error: '' };
 }
 
 /** @param {Picture} picture */

@@ -1,11 +1,11 @@
-// Freely licensed photos to try, fetched from the page's own host when one is picked.
+// Freely licensed pictures to try, fetched from the page's own host when one is picked. `?document` picks the page of a document at once.
 
 import { byId, make } from './dom.js';
 import { notify } from './notices.js';
 import { add, show } from './pictures.js';
 import { state } from './state.js';
 
-/** @typedef {{file: string, thumb: string, title: string, credit: string, licence: string, source: string}} Sample */
+/** @typedef {{file: string, thumb: string, title: string, credit: string, licence: string, source: string, kind?: 'document'}} Sample */
 
 const list = byId('samples', HTMLUListElement);
 const section = byId('samples-section', HTMLElement);
@@ -29,6 +29,7 @@ export async function startSamples() {
     list.append(make('li', {}, button, make('p', { class: 'credit' }, make('span', {}, sample.title), link, ` ${sample.licence}`)));
   }
   section.hidden = samples.length === 0;
+  if (new URLSearchParams(location.search).has('document')) await pick(samples.findIndex(({ kind }) => kind === 'document'));
 }
 
 /** @param {number} index */
@@ -41,7 +42,7 @@ export async function pick(index) {
   try {
     const response = await fetch(`samples/${sample.file}`);
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
-    await add([await response.blob()], { name: sample.title, credit });
+    await add([await response.blob()], { name: sample.title, credit, kind: sample.kind });
   } catch (error) {
     notify('error', 'samples', `The sample couldn’t be fetched (${/** @type {Error} */ (error).message}).`);
   }

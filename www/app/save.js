@@ -50,7 +50,7 @@ export async function savePicture() {
 export function saveJson() {
   const { result, mode, current, threshold } = state;
   if (!result) return;
-  const { width, height, model, backend, times } = result;
+  const { width, height, model: { name: model }, backend, times } = result;
   const name = mode === 'camera' ? 'camera' : (current?.name ?? '');
   const report = { image: { name, width, height }, model, backend, threshold, times, detections: shown() };
   download(new Blob([`${JSON.stringify(report, null, 2)}\n`], { type: 'application/json' }), `${stem()}-detrim.json`);

@@ -27,7 +27,7 @@ export function startSecond() {
   watch(['rival', 'mode', 'result', 'rivalResult', 'threshold', 'hidden', 'current'], () => {
     const { rival, result, rivalResult, model } = state;
     if (!rival) return;
-    first.textContent = line(result?.model ?? model?.name ?? '', result, 'is looking');
+    first.textContent = line(result?.model.name ?? model?.name ?? '', result, 'is looking');
     caption.textContent = line(rival.model.name, rivalResult, rival.ready ? (result ? 'is looking' : 'waits') : amount(rival));
     canvas.setAttribute('aria-label', [caption.textContent, ...shown(rivalResult).map((d) => `${d.label} ${percent(d.score)}`)].join(', '));
     paint();

@@ -14,7 +14,7 @@
  * @property {number} width of the picture
  * @property {number} height
  * @property {string} backend
- * @property {string} model
+ * @property {Model} model
  */
 
 /**
@@ -27,6 +27,7 @@
  * @property {number} height
  * @property {HTMLCanvasElement} thumb
  * @property {string} credit
+ * @property {'photo' | 'document'} kind as far as it is known: the page of a document among the samples
  * @property {'waiting' | 'running' | 'done' | 'failed' | 'cancelled'} status
  * @property {Result | null} result
  * @property {string} error

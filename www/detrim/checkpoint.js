@@ -5,6 +5,7 @@ import { mistaken } from './contents.js';
 import { get, receive, shortened } from './download.js';
 import { DetrimError } from './errors.js';
 import { called, fetchFile, nameOf, tag } from './file.js';
+import { HUB, downloadAdvice, parseRepository, repositoryUrl } from './hub.js';
 
 /** @typedef {import('./file.js').FileSource} FileSource */
 
@@ -31,18 +32,8 @@ import { called, fetchFile, nameOf, tag } from './file.js';
 /** WebAssembly has 4 GB, in which both the file and the network have to fit. */
 const MAX_BYTES = 2 ** 31;
 
-const HUB = 'https://huggingface.co';
-
-/** @param {boolean | string | URL | undefined} hub what a page allows @returns {string | undefined} */
-export function hubOrigin(hub) {
-  if (hub === undefined || hub === false || hub === null) return undefined;
-  if (hub === true) return HUB;
-  try {
-    return new URL(hub).origin;
-  } catch {
-    throw new DetrimError('argument', `\`hub\` is true or an address such as '${HUB}', not '${shortened(hub)}'`);
-  }
-}
+/** Names of files with weights. */
+export const WEIGHTS = /\.(safetensors|pth?|bin)$/i;
 
 /**
  * @param {ModelSource | PromiseLike<ModelSource>} source
@@ -147,7 +138,7 @@ export function sortFiles(files) {
   };
   const preprocessor = one(named(/^preprocessor_config( \(\d+\))?\.json$/i));
   const config = one(named(/^config( \(\d+\))?\.json$/i));
-  const weights = named(/\.(safetensors|pth?|bin)$/i).sort((a, b) => (a.name < b.name ? -1 : 1));
+  const weights = named(WEIGHTS).sort((a, b) => (a.name < b.name ? -1 : 1));
   if (weights.length === 0) throw new DetrimError('argument', `no weights (a .safetensors file) are among ${list(files)}`);
   checkShards(weights);
   return { weights, config, preprocessor };
@@ -182,7 +173,7 @@ function list(files) {
 export function directoryOf(model, hub) {
   if (!['String', 'URL'].includes(tag(model))) return undefined;
   const address = String(model).trim();
-  if (address.startsWith('hf:')) return repository(address, hub);
+  if (address.startsWith('hf:')) return directoryOnHub(address, hub);
   if (!/\/(\?[^#]*)?(#.*)?$/.test(address)) return undefined;
   try {
     return new URL(address, globalThis.location?.href);
@@ -192,14 +183,14 @@ export function directoryOf(model, hub) {
 }
 
 /** @param {string} address @param {string | undefined} hub */
-function repository(address, hub) {
-  const [, name, revision = 'main'] = /^hf:((?:[\w.-]+\/)?[\w.-]+)(?:@([\w./-]+))?$/.exec(address) ?? [];
-  if (!name || /(^|\/)\.+($|\/)/.test(name)) throw new DetrimError('argument', `${shortened(address)}: hf:OWNER/NAME or hf:OWNER/NAME@REVISION was expected`);
+function directoryOnHub(address, hub) {
+  const repository = parseRepository(address);
+  if (!repository) throw new DetrimError('argument', `${shortened(address)}: hf:OWNER/NAME or hf:OWNER/NAME@REVISION was expected`);
   if (!hub) {
     throw new DetrimError('argument', `${address}: this page fetches nothing from ${HUB}. Whoever embeds the detector allows it by \`hub: true\` (and in \`connect-src\`); `
-      + `otherwise download model.safetensors, config.json and preprocessor_config.json from ${HUB}/${name}/tree/${revision} and load them together`);
+      + `otherwise ${downloadAdvice(repository)} and load them together`);
   }
-  return new URL(`${hub}/${name}/resolve/${encodeURIComponent(revision)}/`);
+  return repositoryUrl(repository, hub);
 }
 
 /**

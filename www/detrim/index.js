@@ -8,9 +8,10 @@
  * @module
  */
 
-import { gather, hubOrigin } from './checkpoint.js';
+import { gather } from './checkpoint.js';
 import { DetrimError } from './errors.js';
 import { here } from './here.js';
+import { hubOrigin } from './hub.js';
 import { RemoteEngine } from './remote.js';
 import { abortable, aborted, follow } from './signals.js';
 import { toFrame, toPixels } from './source.js';

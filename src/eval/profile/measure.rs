@@ -8,12 +8,12 @@ use super::shrunk::shrunk;
 use super::{Measured, Operation, Profile, Tell};
 use crate::backend::{Backend, Deformable, Padding, Pool, SamplingMethod, Window};
 use crate::checkpoint::Checkpoint;
-use crate::config::{Activation, Config};
-use crate::cpu::Cpu;
+use crate::config::{Activation, Config, NetworkConfig};
+use crate::cpu::{Cpu, CpuSession};
 use crate::error::{Error, Result};
 use crate::eval::bench::median;
 use crate::eval::operations::{Kind, operations};
-use crate::model::Detr;
+use crate::session::Unobserved;
 use crate::structure::Place;
 use crate::weights::HostTensor;
 use fastrand::Rng;
@@ -60,8 +60,8 @@ pub fn measure(checkpoint: &Checkpoint, size: [usize; 2], tell: Tell) -> Result<
         cells[i].repeats = repeats(&cells[i].operation, tick)?;
     }
 
-    let detr = Detr::load(&Cpu, config, &checkpoint.weights)?;
-    let pixels = Cpu.constant(&filled(&[1, size[0], size[1], 3], 0.5))?;
+    let mut session = CpuSession::load(&config.architecture(), &checkpoint.weights)?;
+    let pixels = filled(&[1, size[0], size[1], 3], 0.5);
     let mut whole = Vec::new();
     let mut order: Vec<usize> = (0..cells.len()).collect();
     let mut rng = Rng::with_seed(0);
@@ -78,7 +78,7 @@ pub fn measure(checkpoint: &Checkpoint, size: [usize; 2], tell: Tell) -> Result<
         }
         for run in 0..3 {
             let start = Instant::now();
-            drop(detr.forward(&Cpu, &pixels, None)?);
+            drop(session.run(&pixels, &mut Unobserved)?);
             // The first finds its weights pushed out of the caches.
             if run > 0 {
                 whole.push(start.elapsed().as_secs_f64() * 1e3);

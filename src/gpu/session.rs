@@ -10,15 +10,17 @@ use super::tune;
 use crate::config::{Architecture, Pixels};
 use crate::error::{Error, Result};
 use crate::image::{self, Picture};
-use crate::model::{Network, Output, PixelMask};
+use crate::model::{Output, PixelMask};
+use crate::session::Session;
+use crate::watch::Observe;
 use crate::weights::{HostTensor, Weights};
 use serde::Serialize;
 use std::rc::Rc;
 
 /// A network on a graphics adapter.
-pub struct GpuDetr {
+pub struct GpuSession {
     recorder: Recorder,
-    network: Network<Recorder>,
+    session: Session<Recorder>,
     weight_bytes: usize,
     pixels: Pixels,
     /// The least recently used first.
@@ -73,22 +75,22 @@ pub struct GpuInfo {
 /// Bytes of all programs. A phone's page must live with 1 GB.
 const MOST_BYTES: usize = 256 << 20;
 
-impl GpuDetr {
+impl GpuSession {
     /// Opens the best adapter and loads the network onto it.
-    pub async fn new(config: &Architecture, weights: &Weights) -> Result<Self> {
+    pub async fn load(config: &Architecture, weights: &Weights) -> Result<Self> {
         let gpu = Rc::new(Gpu::open().await?);
         let mut recorder = Recorder::new(gpu.clone());
         tune::choose(&mut recorder, most(weights)).await?;
         let before = recorder.constant_bytes();
         let watch = gpu.watch();
-        let network = Network::load(&recorder, config, weights);
+        let session = Session::load(&recorder, config, weights);
         watch.end().await?;
-        let network = network?;
+        let session = session?;
         gpu.check()?;
         Ok(Self {
             weight_bytes: recorder.constant_bytes() - before,
             recorder,
-            network,
+            session,
             pixels: config.pixels().clone(),
             programs: Vec::new(),
             most_bytes: MOST_BYTES,
@@ -127,7 +129,7 @@ impl GpuDetr {
         from_width.max(from_height) <= MAX_SIDE && bytes(from_width.max(width)) <= limit
     }
 
-    /// Records what [`GpuDetr::run`] needs for pictures of this width and height, so that the first one doesn't wait for it.
+    /// Records what [`GpuSession::run`] needs for pictures of this width and height, so that the first one doesn't wait for it.
     pub async fn warm_up(&mut self, [from_width, from_height]: [usize; 2], height: usize, width: usize) -> Result<()> {
         self.find(Key { shape: [1, height, width], mask: None, observed: false }).await?;
         let Some(entry) = self.programs.last_mut() else { return Err(nothing()) };
@@ -164,7 +166,7 @@ impl GpuDetr {
         }
     }
 
-    /// Why the device can't be used any more, if so: a new [`GpuDetr`] may work.
+    /// Why the device can't be used any more, if so: a new [`GpuSession`] may work.
     pub fn lost(&self) -> Option<String> {
         self.recorder.gpu.lost()
     }
@@ -224,10 +226,25 @@ impl GpuDetr {
     fn operations(&self, key: &Key) -> Result<(Tensor, Vec<(String, Tensor)>)> {
         let [batch, height, width] = key.shape;
         let pixels = self.recorder.input(&[batch, height, width, 3])?;
-        self.network.forward(&self.recorder, &pixels, key.mask.as_ref())?;
-        let mut outputs = self.recorder.take_stages();
-        outputs.retain(|(name, _)| key.observed || matches!(&name[..], "logits" | "pred_boxes"));
+        // What doesn't depend on the pixels is recorded, too: the plan takes it out.
+        let prepared = self.session.prepare_unfolded(key.shape, key.mask.as_ref())?;
+        let mut stages = Stages(Vec::new());
+        let Output { logits, boxes } = self.session.run(&self.recorder, &prepared, pixels.clone(), &mut stages)?;
+        let outputs = match key.observed {
+            true => stages.0,
+            false => vec![("logits".into(), logits), ("pred_boxes".into(), boxes)],
+        };
         Ok((pixels, outputs))
+    }
+}
+
+/// The named activations, recorded.
+struct Stages(Vec<(String, Tensor)>);
+
+impl Observe<Tensor> for Stages {
+    fn stage(&mut self, name: &str, x: &Tensor) -> Result<()> {
+        self.0.push((name.into(), x.clone()));
+        Ok(())
     }
 }
 
@@ -275,7 +292,7 @@ mod tests {
     #[test]
     fn room_is_made_before_memory_is_taken() {
         let (config, weights) = tiny::network();
-        let mut detr = block_on(GpuDetr::new(&crate::config::Architecture::Detr(config), &weights)).unwrap();
+        let mut detr = block_on(GpuSession::load(&crate::config::Architecture::Detr(config), &weights)).unwrap();
         block_on(detr.infer(&numbers(96, 64))).unwrap();
         let (first, before) = (detr.info().activation_bytes, detr.recorder.gpu.occupied.now());
         assert!(first > 50_000, "{first}");
