@@ -18,7 +18,7 @@ use detrim::train::loss::Criterion;
 use detrim::train::optimiser::AdamW;
 use detrim::train::run::{Settings, State};
 use detrim::train::schedule::{Schedule, Shape};
-use detrim::train::step::{Method, trainable};
+use detrim::train::step::{Method, step, trainable};
 use detrim::train::teacher::Teacher;
 use detrim::train::trained::Trained;
 use std::path::Path;
@@ -41,8 +41,8 @@ pub fn fine_tune(student: &Path, teacher: &Path, labels: &Path, images: &Path, s
 
     let shards = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(batch);
     let criterion = Criterion::new(config.class_activation);
+    let method = Method { criterion, denoising: 0, noise: Noise::default(), tokens: 4, shards, device: Device::Cpu };
     let settings = Settings {
-        method: Method { criterion, denoising: 0, noise: Noise::default(), tokens: 4, shards, device: Device::Cpu },
         optimiser: AdamW::default(),
         ema: Ema { decay: 0.999 },
         schedule: Schedule { warmup: steps / 10, shape: Shape::Constant },
@@ -55,7 +55,9 @@ pub fn fine_tune(student: &Path, teacher: &Path, labels: &Path, images: &Path, s
     };
     let mut losses = Vec::new();
     while state.step < steps {
-        losses.push(state.advance(config, &settings, &data)?.losses.total);
+        let report = state
+            .advance(&settings, |state, rng| step(config, &state.weights, &settings.trained, &method, &data.batch(state.step as usize)?, rng))?;
+        losses.push(report.losses.total);
         if state.step.is_multiple_of(50) {
             println!("step {}: loss {:.3}", state.step, losses.last().context("no step")?);
         }

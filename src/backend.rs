@@ -166,6 +166,11 @@ pub trait Backend {
         self.constant(tensor)
     }
 
+    /// The same numbers, through which no gradient goes back: what training takes as given (`torch.Tensor.detach`).
+    fn detach(&self, x: &Self::Tensor) -> Self::Tensor {
+        x.clone()
+    }
+
     fn shape(&self, x: &Self::Tensor) -> Vec<usize>;
     /// The same numbers in another shape of the same size; no copy.
     fn reshape(&self, x: &Self::Tensor, shape: &[usize]) -> Result<Self::Tensor>;

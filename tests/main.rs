@@ -7,6 +7,7 @@ mod cpu;
 mod detect;
 mod entries;
 mod examples;
+mod family_training;
 mod fetch;
 mod fold;
 mod foreign;

@@ -217,6 +217,10 @@ impl Backend for Autograd {
         Ok(Tensor::from_vec(host.to_f32().into_owned(), &host.shape[..], &self.device)?)
     }
 
+    fn detach(&self, x: &Tensor) -> Tensor {
+        x.detach()
+    }
+
     fn shape(&self, x: &Tensor) -> Vec<usize> {
         x.dims().to_vec()
     }

@@ -37,7 +37,7 @@ pub(super) fn read(files: &[&[u8]], beside: &Beside, name: &str, guess: &Guess, 
             #[cfg(not(target_arch = "wasm32"))]
             if crate::train::state::is_state(&file) && i == 0 {
                 let (config, state) = crate::train::state::parse(&file, name)?;
-                return Ok((state.detector(&config)?.into(), false));
+                return Ok((state.detector(&config)?, false));
             }
             Contents { tensors: file.tensors.into_iter().map(|(name, tensor)| (name, Ok(tensor))).collect(), ..Contents::default() }
         } else if pth::is_pth(bytes) {

@@ -52,7 +52,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes, bias: Option<Bia
             let (first, rows) = (index * block, out.len() / out_row);
             let mut scores = vec![0.0; rows * keys];
             for (h, [k, v]) in heads.iter().enumerate() {
-                let left = runs(rows, 1, |row, _| &q[(first + row) * in_row + h * width..][..width]);
+                let left = runs(rows, 1, |row| (first + row) * in_row + h * width, |&first, _| &q[first..][..width]);
                 let end = match bias {
                     Some((true, bias)) => End { residual: Some(&bias[first * keys..][..rows * keys]), ..End::default() },
                     Some((false, bias)) => End { bias: Some(bias), ..End::default() },
@@ -60,7 +60,7 @@ pub fn attention(q: &[f32], k: &[f32], v: &[f32], sizes: Sizes, bias: Option<Bia
                 };
                 multiply(&left, Right { packed: k, taps: 1, run: width, outputs: keys }, end, &mut scores, keys, rows);
                 dispatch(Softmax { scores: &mut scores, width: keys });
-                let left = runs(rows, 1, |row, _| &scores[row * keys..][..keys]);
+                let left = runs(rows, 1, |row| row * keys, |&first, _| &scores[first..][..keys]);
                 let right = Right { packed: v, taps: 1, run: keys, outputs: value_width };
                 multiply(&left, right, End::default(), &mut out[h * value_width..], out_row, rows);
             }

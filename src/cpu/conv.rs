@@ -3,8 +3,8 @@
 use super::product::{End, Right, product};
 use crate::backend::{Placement, Window};
 
-/// Fewer input channels than this make a run too short to be worth its start-up.
-const SHORT_RUN: usize = 8;
+/// Up to so many input channels, a run of one place is too short to be worth its start-up.
+const SHORT_RUN: usize = 64;
 
 /// A feature map `[batch, height, width, channels]`.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub struct Map<'a> {
 /// `x` `[rows, depth]` times packed `[depth, outputs]`.
 pub fn linear(x: &[f32], packed: &[f32], depth: usize, outputs: usize, end: End) -> Vec<f32> {
     let mut out = vec![0.0; x.len() / depth * outputs];
-    product(Right { packed, taps: 1, run: depth, outputs }, end, |row, _| &x[row * depth..][..depth], &mut out);
+    product(Right { packed, taps: 1, run: depth, outputs }, end, |row| row * depth, |&first, _| &x[first..][..depth], &mut out);
     out
 }
 
@@ -26,26 +26,32 @@ pub fn conv(map: Map, window: Window, packed: &[f32], outputs: usize, end: End) 
     let place = window.place(height, width);
     let mut out = vec![0.0; batch * place.out_height * place.out_width * outputs];
     let [rows, columns] = window.kernel;
-    if columns > 1 && channels < SHORT_RUN && window.dilation == 1 {
+    if columns > 1 && channels <= SHORT_RUN && window.dilation == 1 {
         // On a padded copy, a whole row of the kernel is one run.
         let (padded, [height, width]) = pad(map, window, place);
         let right = Right { packed, taps: rows, run: columns * channels, outputs };
-        let at = |row: usize, tap: usize| {
+        let begin = |row| {
             let [n, y, x] = split(row, place);
-            &padded[((n * height + y * window.stride + tap) * width + x * window.stride) * channels..][..columns * channels]
+            ((n * height + y * window.stride) * width + x * window.stride) * channels
         };
-        product(right, end, at, &mut out);
+        let at = |&first: &usize, tap: usize| &padded[first + tap * width * channels..][..columns * channels];
+        product(right, end, begin, at, &mut out);
     } else {
         let zeros = vec![0.0; channels];
         let right = Right { packed, taps: rows * columns, run: channels, outputs };
-        let at = |row: usize, tap: usize| {
+        // Of each tap, how far it is below and on the right of the window's first place.
+        let taps: Vec<[usize; 2]> = (0..rows * columns).map(|tap| [tap / columns * window.dilation, tap % columns * window.dilation]).collect();
+        let begin = |row| {
             let [n, y, x] = split(row, place);
-            let y = (y * window.stride + tap / columns * window.dilation).wrapping_sub(place.top);
-            let x = (x * window.stride + tap % columns * window.dilation).wrapping_sub(place.left);
-            // What lies above or on the left has wrapped around to a large number.
-            if y < height && x < width { &map.x[((n * height + y) * width + x) * channels..][..channels] } else { &zeros[..] }
+            [n * height, (y * window.stride).wrapping_sub(place.top), (x * window.stride).wrapping_sub(place.left)]
         };
-        product(right, end, at, &mut out);
+        let at = |&[line, y, x]: &[usize; 3], tap: usize| {
+            let [down, right] = taps[tap];
+            let (y, x) = (y.wrapping_add(down), x.wrapping_add(right));
+            // What lies above or on the left has wrapped around to a large number.
+            if y < height && x < width { &map.x[((line + y) * width + x) * channels..][..channels] } else { &zeros[..] }
+        };
+        product(right, end, begin, at, &mut out);
     }
     out
 }

@@ -34,17 +34,19 @@ pub struct Right<'a> {
     pub outputs: usize,
 }
 
-/// The left side of some rows, in the order in which tiles read it: `[tiles][taps][TILE]` runs. Rows past the last repeat it.
-pub fn runs<'a>(rows: usize, taps: usize, at: impl Fn(usize, usize) -> &'a [f32]) -> Vec<[&'a [f32]; TILE]> {
+/// The left side of some rows, in the order in which tiles read it: `[tiles][taps][TILE]` runs. Rows past the last repeat it. `begin(row)` says
+/// where a row's runs are, once for all of its taps: it divides, which takes as long as a short run.
+pub fn runs<'a, P>(rows: usize, taps: usize, begin: impl Fn(usize) -> P, at: impl Fn(&P, usize) -> &'a [f32]) -> Vec<[&'a [f32]; TILE]> {
     let mut runs = Vec::with_capacity(rows.div_ceil(TILE) * taps);
     for first in (0..rows).step_by(TILE) {
-        runs.extend((0..taps).map(|tap| std::array::from_fn(|row| at((first + row).min(rows - 1), tap))));
+        let places: [P; TILE] = std::array::from_fn(|row| begin((first + row).min(rows - 1)));
+        runs.extend((0..taps).map(|tap| std::array::from_fn(|row| at(&places[row], tap))));
     }
     runs
 }
 
-/// All rows of a product, in parallel: `at(row, tap)` gives a run of the left side.
-pub fn product<'a>(right: Right, end: End, at: impl Fn(usize, usize) -> &'a [f32] + Sync, out: &mut [f32]) {
+/// All rows of a product, in parallel: `at(begin(row), tap)` gives a run of the left side.
+pub fn product<'a, P>(right: Right, end: End, begin: impl Fn(usize) -> P + Sync, at: impl Fn(&P, usize) -> &'a [f32] + Sync, out: &mut [f32]) {
     let Right { taps, run, outputs, .. } = right;
     let rows = out.len() / outputs;
     let row = run + outputs * if end.residual.is_some() { 2 } else { 1 };
@@ -54,7 +56,7 @@ pub fn product<'a>(right: Right, end: End, at: impl Fn(usize, usize) -> &'a [f32
         let first = index * block;
         let rows = out.len() / outputs;
         let residual = end.residual.map(|residual| &residual[first * outputs..][..out.len()]);
-        let left = runs(rows, taps, |row, tap| at(first + row, tap));
+        let left = runs(rows, taps, |row| begin(first + row), &at);
         multiply(&left, right, End { residual, ..end }, out, outputs, rows);
         end.ending.late(out);
     });

@@ -17,6 +17,8 @@ pub fn pool(map: Map, window: Window, pool: Pool) -> Vec<f32> {
     let is_whole = window.kernel == [height, width] && window.dilation == 1 && window.place(height, width) == whole;
     match pool {
         Pool::Average | Pool::AverageWithin if is_whole => whole_mean(map),
+        Pool::Max if window.stride == 1 => largest_of_lines(map, window, f32::NEG_INFINITY),
+        Pool::MaxOfZeroPadded if window.stride == 1 => largest_of_lines(map, window, 0.0),
         Pool::Max => slide(map, window, Kind::Largest { outside: f32::NEG_INFINITY }),
         Pool::MaxOfZeroPadded => slide(map, window, Kind::Largest { outside: 0.0 }),
         Pool::Average => slide(map, window, Kind::Mean { within: false }),
@@ -59,6 +61,57 @@ fn slide(map: Map, window: Window, kind: Kind) -> Vec<f32> {
         }
     });
     out
+}
+
+/// Without a stride, a line of outputs is the maximum of the map's lines, each shifted by a tap: whatever the channels, long vectors.
+fn largest_of_lines(map: Map, window: Window, outside: f32) -> Vec<f32> {
+    let [batch, height, width, channels] = map.shape;
+    let place = window.place(height, width);
+    let line = place.out_width * channels;
+    let mut out = vec![0.0; batch * place.out_height * line];
+    let [rows, columns] = window.kernel;
+    let block = threads::block(batch * place.out_height, 16, line * rows * columns);
+    threads::each_block(&mut out, block * line, |index, out| {
+        for (number, out) in (index * block..).zip(out.chunks_exact_mut(line)) {
+            let (n, y) = (number / place.out_height, number % place.out_height);
+            out.fill(f32::NEG_INFINITY);
+            for tap in 0..rows * columns {
+                // What lies above or on the left has wrapped around to a large number.
+                let y = (y + tap / columns * window.dilation).wrapping_sub(place.top);
+                let right = tap % columns * window.dilation;
+                // Columns for which the tap lies within the map.
+                let first = place.left.saturating_sub(right).min(place.out_width);
+                let end = if y < height { (width + place.left).saturating_sub(right).clamp(first, place.out_width) } else { first };
+                let (before, rest) = out.split_at_mut(first * channels);
+                let (within, after) = rest.split_at_mut((end - first) * channels);
+                if end > first {
+                    let from = ((n * height + y) * width + first + right - place.left) * channels;
+                    dispatch(Larger { x: &map.x[from..][..within.len()], out: within });
+                }
+                for x in before.iter_mut().chain(after) {
+                    *x = if *x < outside { outside } else { *x };
+                }
+            }
+        }
+    });
+    out
+}
+
+/// The larger of two numbers each, in place.
+struct Larger<'a> {
+    out: &'a mut [f32],
+    x: &'a [f32],
+}
+
+impl WithSimd for Larger<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (out, &x) in self.out.iter_mut().zip(self.x) {
+            *out = if *out < x { x } else { *out };
+        }
+    }
 }
 
 /// The mean of each channel over a whole map: `[batch, channels]`.

@@ -44,7 +44,10 @@ pub struct Refinement<T> {
 
 /// What D-FINE's layers hand on.
 struct Distribution<T> {
+    /// The boxes that all layers refine, `[batch, queries, 4]`; no gradient goes back through them.
     initial: T,
+    /// The same as the first layer predicts them, for their own loss.
+    predicted: T,
     /// `initial`'s sizes, twice.
     sizes: T,
     /// Logits of each edge's bins, `[batch, queries, 4 * bins + 4]`, summed over the layers.
@@ -53,6 +56,15 @@ struct Distribution<T> {
     probabilities: T,
     /// The queries after the layer.
     content: T,
+}
+
+/// Each edge's distance from the initial box as a distribution.
+#[derive(Clone)]
+pub struct EdgeDistributions<T> {
+    /// Of the left, upper, right and lower edge's bins, before their softmax: `[batch, queries, 4 * bins + 4]`.
+    pub logits: T,
+    /// `[batch, queries, 4]`
+    pub initial: T,
 }
 
 impl<T: Clone> Refinement<T> {
@@ -65,8 +77,21 @@ impl<T: Clone> Refinement<T> {
         &self.boxes
     }
 
-    pub fn into_boxes(self) -> T {
-        self.boxes
+    /// What the layers' box distributions are: their logits `[batch, queries, 4 * bins + 4]` and the boxes that they refine.
+    pub fn distribution(&self) -> Option<EdgeDistributions<T>> {
+        self.distribution.as_ref().map(|now| EdgeDistributions { logits: now.corners.clone(), initial: now.initial.clone() })
+    }
+
+    /// The boxes that the first layer predicts and all refine, where boxes are distributions.
+    pub fn initial(&self) -> Option<&T> {
+        self.distribution.as_ref().map(|now| &now.predicted)
+    }
+
+    /// What the next layer is given: as in the papers' training, no gradient goes back through boxes and queries, only through the sum of
+    /// the distributions.
+    pub fn detached<B: Backend<Tensor = T>>(self, backend: &B) -> Self {
+        let distribution = self.distribution.map(|now| Distribution { content: backend.detach(&now.content), ..now });
+        Self { logits: backend.detach(&self.logits), boxes: backend.detach(&self.boxes), distribution }
     }
 }
 
@@ -109,16 +134,17 @@ impl<B: Backend> BoxHead<B> {
             Self::Distributions(head) => head,
         };
         let mlp = &head.heads[if head.heads.len() == 1 { 0 } else { i }];
-        let (initial, sizes, corners) = match before.distribution {
+        let (predicted, initial, sizes, corners) = match before.distribution {
             None => {
                 let logits = head.initial.forward(backend, content, Some(&reference(&before.logits)?))?;
-                let initial = backend.activate(&logits, Activation::Sigmoid)?;
+                let predicted = backend.activate(&logits, Activation::Sigmoid)?;
+                let initial = backend.detach(&predicted);
                 let sizes = backend.linear(&initial, &head.sizes, Activation::None, None)?;
-                (initial, sizes, mlp.forward(backend, content, None)?)
+                (predicted, initial, sizes, mlp.forward(backend, content, None)?)
             }
             Some(last) => {
                 let both = backend.add(content, &last.content, Activation::None)?;
-                (last.initial, last.sizes, mlp.forward(backend, &both, Some(&last.corners))?)
+                (last.predicted, last.initial, last.sizes, mlp.forward(backend, &both, Some(&last.corners))?)
             }
         };
         let shape = backend.shape(&corners);
@@ -126,7 +152,7 @@ impl<B: Backend> BoxHead<B> {
         let probabilities = backend.softmax(&backend.reshape(&corners, &[batch, queries * 4, head.bins])?)?;
         let changes = backend.linear(&backend.reshape(&probabilities, &shape)?, &head.changes, Activation::None, None)?;
         let boxes = backend.add(&backend.multiply(&changes, &sizes)?, &initial, Activation::None)?;
-        let distribution = Distribution { initial, sizes, corners, probabilities, content: content.clone() };
+        let distribution = Distribution { predicted, initial, sizes, corners, probabilities, content: content.clone() };
         Ok(Refinement { logits: before.logits, boxes, distribution: Some(distribution) })
     }
 
@@ -142,7 +168,7 @@ impl<B: Backend> BoxHead<B> {
 }
 
 /// The distance that each of `bins + 1` bins stands for (transformers' `weighting_function`).
-fn distances(bins: usize, reg_scale: f64, up: f64) -> Vec<f64> {
+pub fn distances(bins: usize, reg_scale: f64, up: f64) -> Vec<f64> {
     let reach = (up * reg_scale).abs();
     let step = (reach + 1.0).powf(2.0 / (bins as f64 - 2.0));
     let inner = (1..bins as i32 / 2).map(|i| step.powi(i) - 1.0);

@@ -23,12 +23,14 @@ pub(crate) mod resnet;
 mod resnet_vd;
 mod rt_detr;
 
+pub use box_head::{EdgeDistributions, distances};
 pub use decoder::{Encoded, Queries};
+pub use deformable::Levels;
 pub use detr::{Detr, Output};
 pub use encoder::Tokens;
 pub use load::{FIXED, Source};
 pub use mask::PixelMask;
 pub use network::Network;
 pub use position::sine_position;
-pub use rt_detr::RtDetr;
 pub(crate) use rt_detr::anchors;
+pub use rt_detr::{Candidates, Decoded, LayerOutput, RtDetr, Selected};

@@ -1,7 +1,7 @@
 //! RT-DETR and its descendants RT-DETRv2, D-FINE and DEIMv2 (the papers are named in `config/rt_detr.rs`): backbone → neck → selection of
 //! tokens → decoder whose layers refine boxes.
 
-use super::box_head::{BoxHead, Refinement};
+use super::box_head::{BoxHead, EdgeDistributions, Refinement};
 use super::conv_layer::{ConvLayer, Shape};
 use super::deformable::{BoxQueries, DeformableLayer, Levels};
 use super::detr::Output;
@@ -12,7 +12,7 @@ use super::neck::Neck;
 use super::resnet_vd::ResNetVd;
 use crate::backend::{Backend, Deformable};
 use crate::config::{Activation, MultiScaleBackbone as BackboneConfig, RtDetr as Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::HostTensor;
 
 /// Side of an anchor on the first level, in fractions of the picture; it doubles from level to level.
@@ -46,10 +46,32 @@ struct Selection<B: Backend> {
     content: Option<B::Tensor>,
 }
 
+/// The tokens that queries are selected of.
+pub struct Candidates<T> {
+    /// `[batch, tokens, d_model]`; zeros where an anchor takes no part.
+    pub tokens: T,
+    /// Class logits, `[batch, tokens, classes]`.
+    pub scores: T,
+    /// `[1, tokens, 4]`, before the sigmoid.
+    anchors: HostTensor,
+}
+
 /// Selected queries: their contents `[batch, queries, d_model]` and boxes as logits `[batch, queries, 4]`.
 pub struct Selected<T> {
     pub content: T,
     pub boxes: T,
+}
+
+/// What every decoder layer says, for training.
+pub struct Decoded<T> {
+    /// D-FINE's first boxes, which all layers refine, with the first layer's logits as they are before their correction.
+    pub initial: Option<Output<T>>,
+    pub layers: Vec<LayerOutput<T>>,
+}
+
+pub struct LayerOutput<T> {
+    pub output: Output<T>,
+    pub distributions: Option<EdgeDistributions<T>>,
 }
 
 impl<B: Backend> RtDetr<B> {
@@ -158,8 +180,16 @@ impl<B: Backend> RtDetr<B> {
 
     /// The tokens with the best class scores become queries.
     pub fn select(&self, backend: &B, levels: &Levels<B::Tensor>) -> Result<Selected<B::Tensor>> {
+        let Candidates { tokens, scores, anchors } = self.candidates(backend, levels)?;
+        let chosen = self.choose(backend, &scores)?;
+        drop(scores);
+        self.gather(backend, &tokens, &anchors, &chosen)
+    }
+
+    /// All tokens with their class scores.
+    pub fn candidates(&self, backend: &B, levels: &Levels<B::Tensor>) -> Result<Candidates<B::Tensor>> {
         let Anchors { logits, valid } = anchors(&levels.deformable.levels);
-        let count = logits.len() / 4;
+        let count = valid.len();
         let mut tokens = levels.tokens.clone();
         if valid.contains(&0.0) {
             tokens = backend.multiply(&tokens, &backend.constant(&HostTensor::f32(&[1, count, 1], valid))?)?;
@@ -168,12 +198,24 @@ impl<B: Backend> RtDetr<B> {
             tokens = backend.norm(&backend.linear(&tokens, linear, Activation::None, None)?, norm)?;
         }
         let scores = backend.linear(&tokens, &self.selection.score, Activation::None, None)?;
-        let chosen = backend.top_tokens(&scores, self.config.queries.min(count))?;
-        drop(scores);
-        let selected = backend.gather(&tokens, &chosen)?;
-        let anchors = backend.gather(&backend.constant(&HostTensor::f32(&[1, count, 4], logits))?, &chosen)?;
+        Ok(Candidates { tokens, scores, anchors: HostTensor::f32(&[1, count, 4], logits) })
+    }
+
+    /// The tokens of the best class scores `[batch, tokens, classes]`, as many as there are queries.
+    pub fn choose(&self, backend: &B, scores: &B::Tensor) -> Result<B::Indices> {
+        backend.top_tokens(scores, self.config.queries.min(backend.shape(scores)[1]))
+    }
+
+    /// The chosen tokens as queries.
+    pub fn select_chosen(&self, backend: &B, candidates: &Candidates<B::Tensor>, chosen: &B::Indices) -> Result<Selected<B::Tensor>> {
+        self.gather(backend, &candidates.tokens, &candidates.anchors, chosen)
+    }
+
+    fn gather(&self, backend: &B, tokens: &B::Tensor, anchors: &HostTensor, chosen: &B::Indices) -> Result<Selected<B::Tensor>> {
+        let selected = backend.gather(tokens, chosen)?;
+        let anchors = backend.gather(&backend.constant(anchors)?, chosen)?;
         let boxes = self.selection.boxes.forward(backend, &selected, Some(&anchors))?;
-        backend.stage("enc_topk_ind", &backend.index_values(&chosen)?)?;
+        backend.stage("enc_topk_ind", &backend.index_values(chosen)?)?;
         backend.stage("init_reference_points", &boxes)?;
         let content = match &self.selection.content {
             None => selected,
@@ -189,6 +231,51 @@ impl<B: Backend> RtDetr<B> {
 
     /// The decoder and its heads.
     pub fn decode(&self, backend: &B, selected: Selected<B::Tensor>, levels: &Levels<B::Tensor>) -> Result<Output<B::Tensor>> {
+        let last = self.layers.len() - 1;
+        let mut output = None;
+        self.run(backend, selected, levels, None, |i, content, refinement| {
+            if i == last {
+                output = Some(Output { logits: self.logits(backend, i, content, refinement)?, boxes: refinement.boxes().clone() });
+            }
+            Ok(())
+        })?;
+        let output = output.ok_or_else(|| Error::Config("a decoder without layers".into()))?;
+        backend.stage("logits", &output.logits)?;
+        backend.stage("pred_boxes", &output.boxes)?;
+        Ok(output)
+    }
+
+    /// What every decoder layer says. Which query sees which is told by `bias` `[batch or 1, queries, queries]`. Gradients go back as in the
+    /// papers' training: from layer to layer not through boxes.
+    pub fn decode_each(
+        &self,
+        backend: &B,
+        selected: Selected<B::Tensor>,
+        levels: &Levels<B::Tensor>,
+        bias: Option<&B::Tensor>,
+    ) -> Result<Decoded<B::Tensor>> {
+        let mut decoded = Decoded { initial: None, layers: Vec::new() };
+        self.run(backend, selected, levels, bias, |i, content, refinement| {
+            if let (0, Some(boxes)) = (i, refinement.initial()) {
+                let logits = backend.linear(content, &self.class_heads[0], Activation::None, None)?;
+                decoded.initial = Some(Output { logits, boxes: boxes.clone() });
+            }
+            let output = Output { logits: self.logits(backend, i, content, refinement)?, boxes: refinement.boxes().clone() };
+            decoded.layers.push(LayerOutput { output, distributions: refinement.distribution() });
+            Ok(())
+        })?;
+        Ok(decoded)
+    }
+
+    /// The decoder's layers; `after` is told of each one's queries and boxes.
+    fn run(
+        &self,
+        backend: &B,
+        selected: Selected<B::Tensor>,
+        levels: &Levels<B::Tensor>,
+        bias: Option<&B::Tensor>,
+        mut after: impl FnMut(usize, &B::Tensor, &Refinement<B::Tensor>) -> Result<()>,
+    ) -> Result<()> {
         let Selected { mut content, boxes } = selected;
         let mut refinement = Refinement::new(backend, boxes)?;
         let mut position = None;
@@ -197,19 +284,21 @@ impl<B: Backend> RtDetr<B> {
                 Some(position) if self.config.decoder.position.once => position,
                 _ => self.position(backend, refinement.boxes())?,
             };
-            let queries = BoxQueries { content, position: &of_layer, boxes: refinement.boxes(), bias: None };
+            let queries = BoxQueries { content, position: &of_layer, boxes: refinement.boxes(), bias };
             content = layer.forward(backend, queries, levels)?;
             position = Some(of_layer);
             backend.stage(&format!("decoder_layer{i}"), &content)?;
             refinement = self.box_head.refine(backend, i, &content, refinement)?;
+            after(i, &content, &refinement)?;
+            refinement = refinement.detached(backend);
         }
-        let last = self.layers.len() - 1;
-        let logits = backend.linear(&content, &self.class_heads[last], Activation::None, None)?;
-        let logits = self.box_head.score(backend, last, logits, &refinement)?;
-        let boxes = refinement.into_boxes();
-        backend.stage("logits", &logits)?;
-        backend.stage("pred_boxes", &boxes)?;
-        Ok(Output { logits, boxes })
+        Ok(())
+    }
+
+    /// Class logits `[batch, queries, classes]` after layer `i`.
+    fn logits(&self, backend: &B, i: usize, content: &B::Tensor, refinement: &Refinement<B::Tensor>) -> Result<B::Tensor> {
+        let logits = backend.linear(content, &self.class_heads[i], Activation::None, None)?;
+        self.box_head.score(backend, i, logits, refinement)
     }
 
     /// Positions `[batch, queries, d_model]` of boxes `[batch, queries, 4]`.

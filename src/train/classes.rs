@@ -77,6 +77,11 @@ impl Declared {
     }
 }
 
+/// For each of the new classes that of the old ones which has its name.
+pub(super) fn known_by_name(old: &[Label], new: &[Label]) -> Vec<Option<usize>> {
+    by_name(&categories(old), new)
+}
+
 /// Classes as they are compared with other names.
 fn categories(classes: &[Label]) -> Vec<Category> {
     classes.iter().map(|label| Category { id: label.id.into(), name: label.name.clone() }).collect()
@@ -84,7 +89,7 @@ fn categories(classes: &[Label]) -> Vec<Category> {
 
 /// Gives a network that is to be trained a class head for these classes; how many of them it knew.
 pub fn replace(config: &mut Config, state: &mut State, labels: Vec<Label>, seed: u64) -> Result<usize> {
-    let old = by_name(&categories(&config.labels), &labels);
+    let old = known_by_name(&config.labels, &labels);
     let no_object = usize::from(config.class_activation == ClassActivation::Softmax);
     let mut new = config.clone();
     (new.classes, new.labels) = (labels.len() + no_object, labels);

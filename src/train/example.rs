@@ -27,3 +27,10 @@ pub struct Example {
     /// What a teacher says of it.
     pub lesson: Option<Lesson>,
 }
+
+impl Example {
+    /// The targets, and which classes are known.
+    pub fn labels(&self) -> (&[Target], &[bool]) {
+        (&self.targets, &self.known)
+    }
+}

@@ -23,6 +23,9 @@ pub struct Row {
     pub dense: Option<f32>,
     /// All that a teacher's answers and hints give.
     pub teacher: Option<f32>,
+    /// The relative squared error of the neck's maps against a teacher's.
+    #[serde(default)]
+    pub features: Option<f32>,
     /// The mean of the further groups of queries.
     pub groups: Option<f32>,
     pub gradient_norm: Option<f64>,
@@ -42,12 +45,18 @@ impl Row {
             ("denoising", self.denoising),
             ("dense", self.dense),
             ("teacher", self.teacher),
+            ("features", self.features),
             ("groups", self.groups),
         ];
         let there = parts.into_iter().filter_map(|(name, part)| Some((name, part.filter(|part| *part != 0.0)?)));
-        let parts: Vec<String> = there.map(|(name, part)| format!("{name} {part:.2}")).collect();
-        format!("loss {:.2}: {}", self.loss.unwrap_or_default(), parts.join(" · "))
+        let parts: Vec<String> = there.map(|(name, part)| format!("{name} {}", short(part))).collect();
+        format!("loss {}: {}", short(self.loss.unwrap_or_default()), parts.join(" · "))
     }
+}
+
+/// A small number with more digits.
+fn short(x: f32) -> String {
+    if x.abs() < 0.1 { format!("{x:.4}") } else { format!("{x:.2}") }
 }
 
 /// An open log.

@@ -13,9 +13,10 @@ pub(super) use class::{cross_entropy, quality_focal};
 
 use super::Target;
 use crate::boxes::giou_with_gradient;
-use crate::config::ClassActivation;
+use crate::config::{ClassActivation, ModelType};
 use crate::error::{Error, Result};
 use aims::Aims;
+use class::weighted_entropy;
 
 /// What one decoder layer says of one picture.
 #[derive(Clone, Copy, Debug)]
@@ -124,10 +125,25 @@ impl std::iter::Sum for Normaliser {
     }
 }
 
+/// The class loss with sigmoids. A score's target is the overlap of the query's box with the object's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ClassLoss {
+    /// Quality focal loss (Li et al. 2020, arXiv:2006.04388), which distance from the target scales.
+    QualityFocal,
+    /// RT-DETR's and D-FINE's: varifocal loss (Zhang et al. 2020, arXiv:2008.13367). What answers for an object counts by its overlap, all else
+    /// by `alpha` times the score to the power of `gamma`.
+    Varifocal { alpha: f32, gamma: f32 },
+    /// DEIM's and DEIMv2's: matchability-aware loss (Huang et al. 2024, arXiv:2412.04234). What answers for an object counts fully, all else by
+    /// the score to the power of `gamma`; the target is the overlap to that power.
+    MatchabilityAware { gamma: f32 },
+}
+
 /// What is wanted of the queries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Criterion {
     pub activation: ClassActivation,
+    /// With sigmoids.
+    pub class_loss: ClassLoss,
     /// With softmax: how much a query that should find nothing counts.
     pub no_object: f32,
     /// Of the loss.
@@ -146,7 +162,17 @@ impl Criterion {
             ClassActivation::Sigmoid => 2.0,
         };
         let weights = Weights { class: 1.0, l1: 5.0, giou: 2.0 };
-        Self { activation, no_object: 0.1, weights, costs: Weights { class, ..weights }, least: 0.3 }
+        let class_loss = ClassLoss::QualityFocal;
+        Self { activation, class_loss, no_object: 0.1, weights, costs: Weights { class, ..weights }, least: 0.3 }
+    }
+
+    /// As an architecture of RT-DETR's family was trained: sigmoids, the same costs and weights.
+    pub fn of_family(model: ModelType) -> Self {
+        let class_loss = match model {
+            ModelType::RtDetr | ModelType::RtDetrV2 | ModelType::DFine => ClassLoss::Varifocal { alpha: 0.75, gamma: 2.0 },
+            ModelType::Deimv2 => ClassLoss::MatchabilityAware { gamma: 1.5 },
+        };
+        Self { class_loss, ..Self::new(ClassActivation::Sigmoid) }
     }
 
     /// A loss so many times as large. What is matched stays.
@@ -200,13 +226,35 @@ impl Criterion {
             let logits = predicted.logits_of(query);
             let grad_logits = &mut grad_logits[query * predicted.classes..][..predicted.classes];
             let aims = aims.of(bounds, answer);
-            parts.class += match self.activation {
-                ClassActivation::Softmax => {
-                    let share = by_class * answer.map_or(self.no_object, |target| target.weight);
-                    share * cross_entropy(logits, aims, share * self.weights.class, grad_logits)
-                }
-                ClassActivation::Sigmoid => by_class * quality_focal(logits, aims, by_class * self.weights.class, grad_logits),
-            };
+            parts.class +=
+                match self.activation {
+                    ClassActivation::Softmax => {
+                        let share = by_class * answer.map_or(self.no_object, |target| target.weight);
+                        share * cross_entropy(logits, aims, share * self.weights.class, grad_logits)
+                    }
+                    ClassActivation::Sigmoid => {
+                        let share = by_class * self.weights.class;
+                        let positive = |class: usize, aim: f32| aim > 0.0 || answer.is_some_and(|target| target.class == class);
+                        by_class
+                            * match self.class_loss {
+                                ClassLoss::QualityFocal => quality_focal(logits, aims, share, grad_logits),
+                                ClassLoss::Varifocal { alpha, gamma } => weighted_entropy(logits, aims, share, grad_logits, |class, aim, score| {
+                                    if positive(class, aim) { aim } else { alpha * score.powf(gamma) }
+                                }),
+                                ClassLoss::MatchabilityAware { gamma } => {
+                                    weighted_entropy(
+                                        logits,
+                                        aims,
+                                        share,
+                                        grad_logits,
+                                        |class, aim, score| {
+                                            if positive(class, aim) { 1.0 } else { score.powf(gamma) }
+                                        },
+                                    )
+                                }
+                            }
+                    }
+                };
             if let Some(target) = answer {
                 parts += box_loss(bounds, target.bounds, target.weight * by_box, self.weights, &mut grad_boxes[query * 4..][..4]);
             }

@@ -190,7 +190,7 @@ impl Network {
 
         let (all, width) = (self.content.dim(1)?, self.content.dim(2)?);
         let mut content = self.content.broadcast_as((batch, all, width))?.contiguous()?;
-        let bias = self.bias(asked.filter(|_| self.is_anchored()), batch)?;
+        let bias = bias(asked.filter(|_| self.is_anchored()), batch, self.queries, self.groups, backend.device())?;
         let (position, reference, dense) = match &self.kind {
             Kind::Anchored { anchors, dense } => {
                 if let Some(asked) = asked {
@@ -214,31 +214,31 @@ impl Network {
         };
         Ok(Said { layers, contents, memory, grid: [rows, columns], dense })
     }
+}
 
-    /// The bias of the self-attention, `[batch, asked + all, asked + all]` (one for all pictures where nothing is asked); none where every
-    /// query sees every other.
-    fn bias(&self, asked: Option<&Asked>, batch: usize) -> Result<Option<Tensor>> {
-        let parties: Vec<&[Option<usize>]> = match asked {
-            Some(asked) => asked.parties.chunks_exact((asked.parties.len() / batch).max(1)).collect(),
-            None if self.groups > 0 => vec![&[]],
-            None => return Ok(None),
+/// The bias of the self-attention, `[batch, asked + all, asked + all]` (one for all pictures where nothing is asked); none where every query
+/// sees every other. The network's own `queries` are followed by `groups` of as many.
+pub(super) fn bias(asked: Option<&Asked>, batch: usize, queries: usize, groups: usize, device: &Device) -> Result<Option<Tensor>> {
+    let parties: Vec<&[Option<usize>]> = match asked {
+        Some(asked) => asked.parties.chunks_exact((asked.parties.len() / batch).max(1)).collect(),
+        None if groups > 0 => vec![&[]],
+        None => return Ok(None),
+    };
+    let count = parties.first().map_or(0, |parties| parties.len());
+    let all = count + (1 + groups) * queries;
+    let mut bias = Vec::with_capacity(parties.len() * all * all);
+    for parties in &parties {
+        // An asked query sees its party and the network's own queries, which see each other ("DN-DETR", Li et al., 2022, section
+        // 4.5): an answer that was asked for may not be read from the question. A group sees itself.
+        let sees = |query: usize, key: usize| match (query.checked_sub(count), key.checked_sub(count)) {
+            (None, None) => parties[query] == parties[key],
+            (None, Some(key)) => key < queries,
+            (Some(_), None) => false,
+            (Some(query), Some(key)) => query / queries == key / queries,
         };
-        let count = parties.first().map_or(0, |parties| parties.len());
-        let all = count + (1 + self.groups) * self.queries;
-        let mut bias = Vec::with_capacity(parties.len() * all * all);
-        for parties in &parties {
-            // An asked query sees its party and the network's own queries, which see each other ("DN-DETR", Li et al., 2022, section
-            // 4.5): an answer that was asked for may not be read from the question. A group sees itself.
-            let sees = |query: usize, key: usize| match (query.checked_sub(count), key.checked_sub(count)) {
-                (None, None) => parties[query] == parties[key],
-                (None, Some(key)) => key < self.queries,
-                (Some(_), None) => false,
-                (Some(query), Some(key)) => query / self.queries == key / self.queries,
-            };
-            bias.extend((0..all * all).map(|i| if sees(i / all, i % all) { 0.0 } else { HIDDEN }));
-        }
-        Ok(Some(Tensor::from_vec(bias, (parties.len(), all, all), self.backend.device())?))
+        bias.extend((0..all * all).map(|i| if sees(i / all, i % all) { 0.0 } else { HIDDEN }));
     }
+    Ok(Some(Tensor::from_vec(bias, (parties.len(), all, all), device)?))
 }
 
 /// What `width` numbers of each query are learnt, `[1, (1 + groups) * queries, width]`: of the network's own, then group by group.

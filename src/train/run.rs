@@ -1,15 +1,14 @@
 //! A training run as far as it has come, and how it goes on.
 
 use super::clip::clip;
-use super::data::Data;
 use super::ema::{Average, Ema};
-use super::network::finished;
 use super::optimiser::{AdamW, Group, Moments, parameters};
 use super::schedule::Schedule;
-use super::step::{Losses, Method, step};
+use super::step::{Losses, Outcome};
 use super::trained::Trained;
+use super::{network, rt_detr};
 use crate::checkpoint::{Card, Checkpoint};
-use crate::config::Config;
+use crate::config::{Architecture, NetworkConfig};
 use crate::error::{Error, Result};
 use crate::weights::{Data as Numbers, Weights};
 use fastrand::Rng;
@@ -18,7 +17,6 @@ use std::collections::BTreeMap;
 /// What a run is set to.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub method: Method,
     pub optimiser: AdamW,
     pub ema: Ema,
     pub schedule: Schedule,
@@ -71,8 +69,12 @@ impl State {
     }
 
     /// The detector that the mean of the weights makes.
-    pub fn detector(&self, config: &Config) -> Result<Checkpoint> {
-        let weights = finished(config, &self.average.over(&self.weights))?;
+    pub fn detector<C: NetworkConfig>(&self, config: &C) -> Result<Checkpoint<C>> {
+        let mean = self.average.over(&self.weights);
+        let weights = match config.architecture() {
+            Architecture::Detr(config) => network::finished(&config, &mean)?,
+            Architecture::RtDetr(config) => rt_detr::finished(&config, &mean)?,
+        };
         let trained = format!("trained for {} steps by detrim {}", self.step, env!("CARGO_PKG_VERSION"));
         let provenance = self.provenance.iter().cloned().chain([trained]).collect();
         Ok(Checkpoint { config: config.clone(), weights, card: Card { provenance, ..Card::default() }, guesses: Vec::new() })
@@ -93,12 +95,11 @@ impl State {
         self.average.values = kept;
     }
 
-    /// Takes one step.
-    pub fn advance(&mut self, config: &Config, settings: &Settings, data: &Data) -> Result<Report> {
-        let examples = data.batch(self.step as usize)?;
+    /// Takes one step by what `losses` says: the losses of this step's examples, and their gradients.
+    pub fn advance(&mut self, settings: &Settings, losses: impl FnOnce(&Self, &mut Rng) -> Result<Outcome>) -> Result<Report> {
         // A generator for each step, so that going on needs no memory of the former ones.
         let mut rng = Rng::with_seed(settings.seed.wrapping_add(self.step).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let outcome = step(config, &self.weights, &settings.trained, &settings.method, &examples, &mut rng)?;
+        let outcome = losses(self, &mut rng)?;
         let rate = settings.rate * settings.schedule.factor(self.step, settings.steps, self.since);
         let clipped = clip(outcome.gradients.values().map(Vec::as_slice), settings.clip);
         self.step += 1;

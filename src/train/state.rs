@@ -10,13 +10,13 @@
 //! f16 and as weights: a tenth of the size. A run that goes on from it fills the optimiser's memory anew.
 
 use super::ema::Average;
-use super::network;
 use super::optimiser::Moment;
 use super::run::State;
 use super::trained::Trained;
+use super::{network, rt_detr};
 use crate::checkpoint::class_names::clean_labels;
 use crate::checkpoint::safetensors::{self, Stored};
-use crate::config::Config;
+use crate::config::{Architecture, Config, NetworkConfig};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::weights::{HostTensor, Weights};
@@ -30,7 +30,7 @@ const VERSION: u32 = 1;
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    config: Config,
+    config: Architecture,
     step: u64,
     since: u64,
     skipped: u64,
@@ -44,7 +44,7 @@ struct Header {
 }
 
 /// Writes the whole state: under another name first.
-pub fn write(path: &Path, config: &Config, state: &State) -> Result<()> {
+pub fn write(path: &Path, config: &impl NetworkConfig, state: &State) -> Result<()> {
     let mut tensors = Vec::new();
     for (name, tensor) in &state.weights.tensors {
         tensors.push((format!("weights.{name}"), Stored::new(&tensor.shape, tensor.to_f32(), false)));
@@ -62,16 +62,17 @@ pub fn write(path: &Path, config: &Config, state: &State) -> Result<()> {
 }
 
 /// Writes the compact form.
-pub fn write_compact(path: &Path, config: &Config, state: &State) -> Result<()> {
+pub fn write_compact(path: &Path, config: &impl NetworkConfig, state: &State) -> Result<()> {
     let mean = state.average.over(&state.weights);
     let tensors = mean.tensors.iter().map(|(name, tensor)| (format!("weights.{name}"), Stored::new(&tensor.shape, tensor.to_f32(), true)));
     save(path, Header { compact: true, ..header(config, state) }, tensors.collect())
 }
 
-fn header(config: &Config, state: &State) -> Header {
+fn header(config: &impl NetworkConfig, state: &State) -> Header {
     let State { step, since, skipped, .. } = *state;
     let (averaged, provenance) = (state.average.steps, state.provenance.clone());
-    Header { version: VERSION, config: config.clone(), step, since, skipped, averaged, moments: BTreeMap::new(), compact: false, provenance }
+    let config = config.architecture();
+    Header { version: VERSION, config, step, since, skipped, averaged, moments: BTreeMap::new(), compact: false, provenance }
 }
 
 fn save(path: &Path, header: Header, tensors: Vec<(String, Stored)>) -> Result<()> {
@@ -86,8 +87,14 @@ pub(crate) fn is_state(file: &safetensors::File) -> bool {
     file.metadata.contains_key(KEY)
 }
 
-/// Reads a state, whole or compact, with the architecture that it is of.
+/// Reads the state of a DETR: see [`read_any`].
 pub fn read(path: &Path) -> Result<(Config, State)> {
+    let (config, state) = read_any(path)?;
+    Ok((config.detr(&format!("{}: this option", path.display()))?.clone(), state))
+}
+
+/// Reads a state, whole or compact, with the architecture that it is of.
+pub fn read_any(path: &Path) -> Result<(Architecture, State)> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|source| Error::Io { file: name.clone(), source })?;
     let fail = |problem: String| Error::Run { file: name.clone(), problem };
@@ -98,7 +105,7 @@ pub fn read(path: &Path) -> Result<(Config, State)> {
 }
 
 /// Takes what such a file holds; `name` is for messages.
-pub(crate) fn parse(file: &safetensors::File, name: &str) -> Result<(Config, State)> {
+pub(crate) fn parse(file: &safetensors::File, name: &str) -> Result<(Architecture, State)> {
     let fail = |problem: String| Error::Run { file: name.into(), problem };
     let text = file.metadata.get(KEY).ok_or_else(|| fail(format!("not the state of a training run: its header has no `{KEY}` entry")))?;
     let mut header: Header = serde_json::from_str(text).map_err(|error| fail(format!("the header's `{KEY}` entry can't be understood: {error}")))?;
@@ -107,7 +114,7 @@ pub(crate) fn parse(file: &safetensors::File, name: &str) -> Result<(Config, Sta
     }
     // As of every checkpoint: what follows relies on it.
     header.config.check().map_err(|error| fail(error.to_string()))?;
-    clean_labels(&mut header.config.labels);
+    clean_labels(header.config.labels_mut());
     let Header { step, since, skipped, provenance, .. } = header;
     let mut state = State { step, since, skipped, provenance, ..State::default() };
     let mut groups: BTreeMap<&str, BTreeMap<String, HostTensor>> = BTreeMap::new();
@@ -120,7 +127,11 @@ pub(crate) fn parse(file: &safetensors::File, name: &str) -> Result<(Config, Sta
         groups.entry(group).or_default().insert(name.into(), HostTensor::f32(&tensor.shape, numbers));
     }
     state.weights = Weights { tensors: groups.remove("weights").unwrap_or_default() };
-    network::check(&header.config, &state.weights).map_err(|error| fail(error.to_string()))?;
+    let checked = match &header.config {
+        Architecture::Detr(config) => network::check(config, &state.weights),
+        Architecture::RtDetr(config) => rt_detr::check(config, &state.weights),
+    };
+    checked.map_err(|error| fail(error.to_string()))?;
     let mut take = |group: &str| -> Result<BTreeMap<String, Vec<f32>>> {
         let tensors = groups.remove(group).unwrap_or_default().into_iter();
         let fits = |(name, tensor): (String, HostTensor)| {

@@ -5,15 +5,14 @@
 //! are computed on the host in closed form (`loss.rs`); autograd goes on from there.
 
 use super::denoise::{self, Noise, Noised};
-use super::distil::Distillation;
 use super::loss::{Criterion, Normaliser, Parts, Predicted};
 use super::network::{Asked, Network};
+use super::scored::{Scored, numbers, product};
 use super::teacher::{Lesson, hint};
 use super::trained::Trained;
 use super::{Example, Target};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::model::Output;
 use crate::weights::{HostTensor, Weights};
 use candle_core::{Device, Tensor};
 use fastrand::Rng;
@@ -44,6 +43,24 @@ pub struct Outcome {
     pub gradients: BTreeMap<String, Vec<f32>>,
 }
 
+impl Outcome {
+    /// Of a batch's pieces, in their order.
+    pub(super) fn sum(outcomes: impl IntoIterator<Item = Result<Self>>) -> Result<Self> {
+        let mut sum = Self::default();
+        for outcome in outcomes {
+            let outcome = outcome?;
+            sum.losses += outcome.losses;
+            for (name, gradient) in outcome.gradients {
+                match sum.gradients.get_mut(&name) {
+                    Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g),
+                    None => drop(sum.gradients.insert(name, gradient)),
+                }
+            }
+        }
+        Ok(sum)
+    }
+}
+
 /// Losses over a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Losses {
@@ -56,6 +73,8 @@ pub struct Losses {
     pub dense: f32,
     /// Weighted sum of all that a teacher gives.
     pub teacher: f32,
+    /// Of that, the relative squared error of the neck's maps (RT-DETR's family), unweighted.
+    pub features: f32,
     /// Weighted sum of all decoder layers' further groups of queries: their mean.
     pub groups: f32,
 }
@@ -67,6 +86,7 @@ impl std::ops::AddAssign for Losses {
         self.denoising += other.denoising;
         self.dense += other.dense;
         self.teacher += other.teacher;
+        self.features += other.features;
         self.groups += other.groups;
     }
 }
@@ -99,18 +119,7 @@ pub fn outcome(
         let workers: Vec<_> = pieces.map(|piece| scope.spawn(move || work(piece))).collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    let mut sum = Outcome::default();
-    for outcome in outcomes {
-        let outcome = outcome?;
-        sum.losses += outcome.losses;
-        for (name, gradient) in outcome.gradients {
-            match sum.gradients.get_mut(&name) {
-                Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g),
-                None => drop(sum.gradients.insert(name, gradient)),
-            }
-        }
-    }
-    Ok(sum)
+    Outcome::sum(outcomes)
 }
 
 /// What the batch's losses are divided by. All of it is known before any query is matched.
@@ -146,7 +155,7 @@ impl Shares {
 }
 
 /// Which denoising query answers for which target.
-fn pairs(noised: &[Noised]) -> Vec<(usize, usize)> {
+pub(super) fn pairs(noised: &[Noised]) -> Vec<(usize, usize)> {
     noised.iter().enumerate().filter_map(|(query, noised)| Some((query, noised.target?))).collect()
 }
 
@@ -160,77 +169,9 @@ struct Shard<'a> {
     noised: &'a [Vec<Noised>],
 }
 
-/// A layer's output on the host, and the gradient of the losses by it.
-struct Scored<'a> {
-    output: &'a Output<Tensor>,
-    logits: Vec<f32>,
-    boxes: Vec<f32>,
-    grad_logits: Vec<f32>,
-    grad_boxes: Vec<f32>,
-    rows: usize,
-    classes: usize,
-}
-
-impl<'a> Scored<'a> {
-    fn new(output: &'a Output<Tensor>) -> Result<Self> {
-        let (_, rows, classes) = output.logits.dims3()?;
-        let (logits, boxes) = (numbers(&output.logits)?, numbers(&output.boxes)?);
-        let (grad_logits, grad_boxes) = (vec![0.0; logits.len()], vec![0.0; boxes.len()]);
-        Ok(Self { output, logits, boxes, grad_logits, grad_boxes, rows, classes })
-    }
-
-    /// Shows some rows of a picture to a loss, with where it adds its gradient by logits and boxes.
-    fn rows<T>(&mut self, (picture, rows): (usize, Range<usize>), loss: impl FnOnce(&Predicted, &mut [f32], &mut [f32]) -> T) -> Result<T> {
-        let at = |width: usize| (picture * self.rows + rows.start) * width..(picture * self.rows + rows.end) * width;
-        let predicted = Predicted { logits: &self.logits[at(self.classes)], boxes: &self.boxes[at(4)], classes: self.classes };
-        predicted.check()?;
-        Ok(loss(&predicted, &mut self.grad_logits[at(self.classes)], &mut self.grad_boxes[at(4)]))
-    }
-
-    /// Adds the loss of some rows of a picture.
-    fn add(
-        &mut self,
-        criterion: &Criterion,
-        rows: (usize, Range<usize>),
-        example: &Example,
-        normaliser: Normaliser,
-        pairs: impl FnOnce(&Predicted) -> Vec<(usize, usize)>,
-    ) -> Result<Parts> {
-        self.rows(rows, |predicted, grad_logits, grad_boxes| {
-            criterion.loss(predicted, &example.targets, &example.known, &pairs(predicted), normaliser, grad_logits, grad_boxes)
-        })
-    }
-
-    /// Adds the loss of some rows of a picture by what a teacher's layer says of it.
-    fn teach(&mut self, rows: (usize, Range<usize>), lesson: &Lesson, layer: usize, layers: usize, share: Normaliser) -> Result<f32> {
-        let teaching = &lesson.teaching;
-        let teacher = lesson.layer(layer, layers).predicted();
-        let distillation = teaching.distillation.weighted(teaching.weight);
-        self.rows(rows, |predicted, grad_logits, grad_boxes| {
-            let pairs = if teaching.same { Distillation::same(predicted.queries()) } else { teaching.distillation.assign(predicted, &teacher) };
-            distillation.loss(predicted, &teacher, &pairs, share, grad_logits, grad_boxes).weighted(distillation.weights)
-        })
-    }
-
-    /// A number whose gradient by the output is the losses'.
-    fn surrogate(self) -> Result<Tensor> {
-        Ok((product(&self.output.logits, self.grad_logits)? + product(&self.output.boxes, self.grad_boxes)?)?)
-    }
-}
-
-/// On the host.
-fn numbers(x: &Tensor) -> Result<Vec<f32>> {
-    Ok(x.flatten_all()?.to_vec1()?)
-}
-
-/// A number whose gradient by `x` is `gradient`.
-fn product(x: &Tensor, gradient: Vec<f32>) -> Result<Tensor> {
-    Ok((x * Tensor::from_vec(gradient, x.shape(), x.device())?)?.sum_all()?)
-}
-
 impl Shard<'_> {
     fn outcome(self) -> Result<Outcome> {
-        let asked = self.asked();
+        let asked = asked(self.noised);
         let said = self.network.forward(&self.features()?, asked.as_ref())?;
         let count = asked.map_or(0, |asked| asked.classes.len() / self.examples.len());
         let criterion = &self.method.criterion;
@@ -250,8 +191,8 @@ impl Shard<'_> {
             let mut scored = Scored::new(layer)?;
             for (n, (example, noised)) in self.examples.iter().zip(self.noised).enumerate() {
                 let own = || (n, count..count + queries);
-                let parts =
-                    scored.add(criterion, own(), example, self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
+                let parts = scored
+                    .add(criterion, own(), example.labels(), self.shares.queries, |predicted| criterion.assign(predicted, &example.targets, 1))?;
                 losses.total += parts.weighted(criterion.weights);
                 if i + 1 == layers {
                     losses.last += parts;
@@ -259,9 +200,9 @@ impl Shard<'_> {
                 for first in (1..=groups).map(|group| count + group * queries) {
                     let rows = (n, first..first + queries);
                     let assign = |predicted: &Predicted| mean.assign(predicted, &example.targets, 1);
-                    losses.groups += scored.add(&mean, rows, example, self.shares.queries, assign)?.weighted(mean.weights);
+                    losses.groups += scored.add(&mean, rows, example.labels(), self.shares.queries, assign)?.weighted(mean.weights);
                 }
-                let parts = scored.add(criterion, (n, 0..noised.len()), example, self.shares.denoising, |_| pairs(noised))?;
+                let parts = scored.add(criterion, (n, 0..noised.len()), example.labels(), self.shares.denoising, |_| pairs(noised))?;
                 losses.denoising += parts.weighted(criterion.weights);
                 if let Some(lesson) = &example.lesson {
                     losses.teacher += scored.teach(own(), lesson, i, layers, self.shares.teacher)?;
@@ -284,7 +225,7 @@ impl Shard<'_> {
             let tokens = scored.rows;
             for (n, example) in self.examples.iter().enumerate() {
                 let assign = |predicted: &Predicted| criterion.assign(predicted, &example.targets, self.method.tokens);
-                losses.dense += scored.add(criterion, (n, 0..tokens), example, self.shares.dense, assign)?.weighted(criterion.weights);
+                losses.dense += scored.add(criterion, (n, 0..tokens), example.labels(), self.shares.dense, assign)?.weighted(criterion.weights);
             }
             add(scored.surrogate()?)?;
         }
@@ -325,19 +266,19 @@ impl Shard<'_> {
         let numbers = self.examples.iter().flat_map(|example| example.features.to_f32().into_owned()).collect();
         Ok(Tensor::from_vec(numbers, shape.clone(), self.network.backend.device())?)
     }
+}
 
-    /// The denoising queries of all pictures, as many for each as the one with the most has.
-    fn asked(&self) -> Option<Asked> {
-        let count = self.noised.iter().map(Vec::len).max().filter(|&count| count > 0)?;
-        let mut asked = Asked { classes: Vec::new(), boxes: Vec::new(), parties: Vec::new() };
-        for noised in self.noised {
-            let padding = count - noised.len();
-            asked.classes.extend(noised.iter().map(|noised| noised.class_in as u32).chain(std::iter::repeat_n(0, padding)));
-            asked.boxes.extend(noised.iter().flat_map(|noised| noised.bounds).chain(std::iter::repeat_n(0.5, 4 * padding)));
-            asked.parties.extend(noised.iter().map(|noised| Some(noised.group)).chain(std::iter::repeat_n(None, padding)));
-        }
-        Some(asked)
+/// The denoising queries of all pictures, as many for each as the one with the most has.
+pub(super) fn asked(noised: &[Vec<Noised>]) -> Option<Asked> {
+    let count = noised.iter().map(Vec::len).max().filter(|&count| count > 0)?;
+    let mut asked = Asked { classes: Vec::new(), boxes: Vec::new(), parties: Vec::new() };
+    for noised in noised {
+        let padding = count - noised.len();
+        asked.classes.extend(noised.iter().map(|noised| noised.class_in as u32).chain(std::iter::repeat_n(0, padding)));
+        asked.boxes.extend(noised.iter().flat_map(|noised| noised.bounds).chain(std::iter::repeat_n(0.5, 4 * padding)));
+        asked.parties.extend(noised.iter().map(|noised| Some(noised.group)).chain(std::iter::repeat_n(None, padding)));
     }
+    Some(asked)
 }
 
 /// Weights in f32, which is what can be trained.

@@ -178,7 +178,7 @@ impl Teacher {
 }
 
 impl Layer {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         match self.logits.iter().any(|x| x.is_nan()) || self.boxes.iter().any(|x| !x.is_finite()) {
             true => Err(Error::Output("a teacher's answer holds what is not a number".into())),
             false => Ok(()),

@@ -4,6 +4,7 @@
 
 use crate::config::Backbone;
 use crate::error::{Error, Result};
+use crate::model::FIXED;
 use std::collections::BTreeSet;
 
 /// What the names of the backbone's tensors begin with.
@@ -24,9 +25,15 @@ impl Trained {
         Ok(Self { stages: (first..all).map(|stage| format!("{BACKBONE}{}.", backbone.stage_name(stage))).collect() })
     }
 
+    /// Everything, the backbone with its stem too.
+    pub fn everything() -> Self {
+        Self { stages: vec![BACKBONE.into()] }
+    }
+
     /// By a tensor's name.
     pub fn includes(&self, name: &str) -> bool {
-        !Self::is_backbone(name) || self.stages.iter().any(|stage| name.starts_with(stage))
+        // What follows from the architecture is no weight.
+        !name.starts_with(FIXED) && (!Self::is_backbone(name) || self.stages.iter().any(|stage| name.starts_with(stage)))
     }
 
     /// The first of the backbone's stages (counted from 0) that is trained: examples hold what it is given. The number of stages where

@@ -255,7 +255,7 @@ fn labels(clues: &Clues, classes: usize, guesses: &mut Vec<String>) -> Result<Ve
 
 fn pixels(clues: &Clues, stated: &Stated, guesses: &mut Vec<String>) -> Result<Pixels, String> {
     let ours = stated.pixels.as_ref().map(|pixels: &StatedPixels| Ok::<_, String>((pixels.rule()?, pixels.mean, pixels.std))).transpose()?;
-    let pixels = clues.evidence.pixels(clues.guess, ours, Pixels::detr(), "DETR's", guesses)?;
+    let pixels = clues.evidence.pixels(clues.guess, ours, Pixels::detr(), ["DETR's"; 2], guesses)?;
     if let Some([height, width]) = clues.evidence.padding()?.filter(|_| ours.is_none() && clues.guess.resize.is_none()) {
         guesses.push(format!("pictures aren't filled up to {height} × {width} (pad_size): the filling is masked, and would change features at the lower and right border only"));
     }

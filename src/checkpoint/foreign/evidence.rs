@@ -129,13 +129,13 @@ impl Evidence {
     }
 
     /// How pictures go in: as the caller says, as `stated` (by our own entry of `config.json`), as the preprocessor says, else as `default`,
-    /// which is `whose`, with a note.
+    /// with a note; `whose` is where its size and its normalisation come from.
     pub fn pixels(
         &self,
         guess: &Guess,
         stated: Option<(Resize, [f32; 3], [f32; 3])>,
         default: Pixels,
-        whose: &str,
+        whose: [&str; 2],
         notes: &mut Vec<String>,
     ) -> Result<Pixels, String> {
         let fail = |problem: String| format!("preprocessor_config.json: {problem}");
@@ -153,7 +153,7 @@ impl Evidence {
             (None, None) => None,
         };
         let resize = resize.unwrap_or_else(|| {
-            notes.push(format!("pictures are resized to: {} ({whose}; --resize says otherwise)", default.resize));
+            notes.push(format!("pictures are resized to: {} ({}; --resize says otherwise)", default.resize, whose[0]));
             default.resize
         });
         let (mean, std) = normalisation.unwrap_or_else(|| {
@@ -163,7 +163,7 @@ impl Evidence {
                 } else {
                     "normalised by ImageNet's mean and deviation"
                 };
-                notes.push(format!("pixels are {how} ({whose}; --mean and --std say otherwise)"));
+                notes.push(format!("pixels are {how} ({}; --mean and --std say otherwise)", whose[1]));
             }
             (guess.mean.unwrap_or(default.mean), guess.std.unwrap_or(default.std))
         });

@@ -5,7 +5,7 @@ use super::classes::{Classes, choose, declared};
 use crate::cli::model;
 use anyhow::{Context, Result, bail, ensure};
 use detrim::checkpoint::Guess;
-use detrim::config::{Activation, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
+use detrim::config::{Activation, Architecture, Attention, ClassActivation, Config, DecoderLayer, EncoderLayer, Label};
 use detrim::hash::sha256;
 use detrim::train::anchors::anchored;
 use detrim::train::folder::Folder;
@@ -23,8 +23,22 @@ const FIXED: [&str; 9] = ["batch", "views", "seed", "calibrate", "close_ups", "r
 /// Options of which a run makes its network when it begins.
 const NETWORK: [&str; 9] = ["model", "backbone", "anchors", "state", "classes", "d_model", "encoder_layers", "decoder_layers", "queries"];
 /// Options that change how a run goes on.
-const CHANGEABLE: [&str; 13] =
-    ["steps", "rate", "backbone_rate", "warmup", "schedule", "average", "denoising", "groups", "teacher", "teach_weight", "images", "dev", "device"];
+const CHANGEABLE: [&str; 14] = [
+    "steps",
+    "rate",
+    "backbone_rate",
+    "warmup",
+    "schedule",
+    "average",
+    "denoising",
+    "groups",
+    "teacher",
+    "teach_weight",
+    "losses",
+    "images",
+    "dev",
+    "device",
+];
 
 /// What the run is started with, and since which step its `--dev` is what it is (`dev_since`; nothing where that begins now). If it was
 /// started before with something that can't be changed on the way, that is an error; other differences are told. A run that goes on keeps
@@ -85,10 +99,11 @@ pub fn options(arguments: &Arguments, folder: &Folder) -> Result<options::Option
 }
 
 /// Where the run is: in its folder, in the state of another run, or at a model. And which classes it learns, where it begins.
-pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State, Option<Classes>)> {
+pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Architecture, State, Option<Classes>)> {
     if folder.last().exists() {
-        let (config, state) = state::read(&folder.last())?;
-        if let Some(stages) = state.stages().filter(|&stages| stages != arguments.unfreeze) {
+        let (config, state) = state::read_any(&folder.last())?;
+        let stages = state.stages().filter(|_| matches!(config, Architecture::Detr(_)));
+        if let Some(stages) = stages.filter(|&stages| stages != arguments.unfreeze) {
             let file = folder.last();
             let (file, asked) = (file.display(), arguments.unfreeze);
             bail!("{file}: the run was begun with --unfreeze {stages}, not {asked}; begin one with --state {file} in another folder to change it");
@@ -98,11 +113,12 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State, O
     }
     let (mut config, mut state) = match (&arguments.model, &arguments.backbone, &arguments.state) {
         (Some(path), ..) => {
-            let model = model::open(path, &arguments.guess)?;
+            let model = model::open_any(path, &arguments.guess)?;
             let mut weights = trainable(&model.weights);
             if let Some(file) = &arguments.anchors {
                 let (_, run) = state::read(file)?;
-                weights = anchored(&model.config, &weights, &run.weights).with_context(|| format!("--anchors {}", file.display()))?;
+                weights =
+                    anchored(model.config.detr("--anchors")?, &weights, &run.weights).with_context(|| format!("--anchors {}", file.display()))?;
             }
             (model.config, State { provenance: model.card.provenance, ..State::new(weights) })
         }
@@ -110,15 +126,17 @@ pub fn begin(arguments: &Arguments, folder: &Folder) -> Result<(Config, State, O
             ensure!(matches!(arguments.classes, None | Some(Classes::Labels)), "--classes: a new transformer has no classes but the labels'");
             let parent = model::open_backbone(path, &arguments.guess)?;
             let start = fresh(config(arguments, &parent.config)?, &parent.weights, arguments.seed)?;
-            (start.config, State::new(trainable(&start.weights)))
+            (Architecture::Detr(start.config), State::new(trainable(&start.weights)))
         }
-        (.., Some(path)) => state::read(path)?,
+        (.., Some(path)) => state::read_any(path)?,
         _ => bail!("{}: there is no run yet; begin one with --backbone, --model or --state", arguments.out.display()),
     };
     let step = HumanCount(state.step);
     ensure!(state.step < arguments.steps, "the state is at step {step} already: --steps counts all steps, those before too");
     let classes = match &arguments.backbone {
         Some(_) => Classes::Labels,
+        // A teacher's maps have no classes.
+        None if arguments.labels.is_empty() => Classes::Model,
         None => choose(arguments.classes, &arguments.labels, &mut config, &mut state, arguments.seed)?,
     };
     Ok((config, state, Some(classes)))

@@ -2,9 +2,10 @@
 
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
-use detrim::config::{Config, Label};
+use detrim::config::{Architecture, Config, Label};
 use detrim::eval::coco::categories::list;
 use detrim::train::classes::{Declared, replace};
+use detrim::train::rt_detr;
 use detrim::train::run::State;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -36,13 +37,13 @@ pub fn declared(files: &[PathBuf]) -> Result<Vec<Label>> {
 
 /// Gives a model that a run begins with the classes that are `asked` for. Where nothing is, these are its own, but where it lacks one that has
 /// boxes the labels'. What was chosen comes back.
-pub fn choose(asked: Option<Classes>, files: &[PathBuf], config: &mut Config, state: &mut State, seed: u64) -> Result<Classes> {
+pub fn choose(asked: Option<Classes>, files: &[PathBuf], config: &mut Architecture, state: &mut State, seed: u64) -> Result<Classes> {
     let labels = Declared::open(files)?;
-    let unknown = labels.unknown(&config.labels);
+    let unknown = labels.unknown(config.labels());
     let classes = asked.unwrap_or(if unknown.is_empty() { Classes::Model } else { Classes::Labels });
     if classes == Classes::Labels {
         ensure!(!labels.labels.is_empty(), "--classes labels: the label files declare no categories");
-        if config.labels.iter().map(|label| &label.name).eq(labels.labels.iter().map(|label| &label.name)) {
+        if config.labels().iter().map(|label| &label.name).eq(labels.labels.iter().map(|label| &label.name)) {
             return Ok(classes);
         }
         let why = match asked {
@@ -54,7 +55,10 @@ pub fn choose(asked: Option<Classes>, files: &[PathBuf], config: &mut Config, st
         };
         let all = names(labels.labels.iter().map(|label| &*label.name));
         let count = labels.labels.len();
-        let known = replace(config, state, labels.labels, seed)?;
+        let known = match config {
+            Architecture::Detr(config) => replace(config, state, labels.labels, seed)?,
+            Architecture::RtDetr(config) => rt_detr::classes::replace(config, state, labels.labels, seed)?,
+        };
         eprintln!("{why}a new class head for {count} classes, {all}; {known} of them the model knows by name");
     }
     Ok(classes)

@@ -3,7 +3,7 @@
 use crate::cli::{complain, locate, open_annotations, relate};
 use anyhow::{Result, ensure};
 use detrim::checkpoint::Checkpoint;
-use detrim::config::Label;
+use detrim::config::{Architecture, Label};
 use detrim::eval::coco::dataset::Dataset;
 use detrim::eval::coco::metrics::{Evaluation, Metrics};
 use detrim::eval::coco::run::detect_all;
@@ -39,7 +39,7 @@ impl<'a> Dev<'a> {
     }
 
     /// How well a detector detects, and which pictures could not be used, as if it had found nothing in them.
-    pub fn measure(&self, detector: &Checkpoint) -> Result<(Metrics, Vec<String>)> {
+    pub fn measure(&self, detector: &Checkpoint<Architecture>) -> Result<(Metrics, Vec<String>)> {
         let run = detect_all(detector, &self.dataset, self.images, || {})?;
         Ok((Evaluation::new(&self.dataset, &run.detections).metrics(), run.problems))
     }

@@ -2,38 +2,42 @@
 
 mod begin;
 pub mod classes;
+mod defaults;
 mod dev;
+mod family;
 mod work;
 
 use super::bars::Bars;
 use super::model::{self, GuessArguments};
 use super::{complain, count, printable};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use begin::{begin, options};
 use candle_core::Device;
 use classes::Classes;
 use detrim::checkpoint::Checkpoint;
+use detrim::config::{Architecture, Config, Label};
 use detrim::train::data::{Data, Features, Pictures, Views};
 use detrim::train::denoise::Noise;
 use detrim::train::ema::Ema;
 use detrim::train::folder::Folder;
 use detrim::train::loss::Criterion;
 use detrim::train::optimiser::AdamW;
-use detrim::train::options::write;
-use detrim::train::run::Settings;
+use detrim::train::options::{Options, write};
+use detrim::train::run::{Settings, State};
 use detrim::train::schedule::{Schedule, Shape};
-use detrim::train::step::Method;
+use detrim::train::step::{Method, step};
 use detrim::train::teacher::Teacher;
 use detrim::train::trained::Trained;
 use detrim::train::{groups, hints};
 use dev::Dev;
+use fastrand::Rng;
 use serde_json::Value;
 use std::path::PathBuf;
 use work::work;
 
-/// Train a detector on labelled pictures, or go on with one.
+/// Train a detector on labelled pictures, by a teacher, or both; or go on with one.
 ///
-/// The backbone stays as it is (but for what `--unfreeze` names): its features are computed once, for several views of each picture, and the
+/// RT-DETR, RT-DETRv2, D-FINE and DEIMv2 are trained whole, from pixels on. Of a DETR, the backbone stays as it is (but for what `--unfreeze` names): its features are computed once, for several views of each picture, and the
 /// transformer is trained on them.
 /// Press Ctrl-C to stop; the same command goes on exactly where it stopped.
 #[derive(clap::Args, serde::Serialize)]
@@ -43,6 +47,7 @@ use work::work;
     detrim train --out own --model model.safetensors --labels own.json --images photos --cache features --classes labels --rate 1e-4 --steps 5000\n  \
     detrim train --out healed --model trimmed.safetensors --anchors run/last.safetensors --teacher parent.safetensors --labels people.json \
 --images photos --cache features --rate 1e-4 --steps 5000\n  \
+    detrim train --out healed --model trimmed.safetensors --teacher deimv2-femto.safetensors --images photos\n  \
     detrim eval --model run/best.safetensors --annotations dev.json --images photos")]
 pub struct Arguments {
     /// Folder of the run: its state, log and plot. A run that is there goes on
@@ -63,8 +68,9 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backbone"])]
     state: Option<PathBuf>,
     /// Boxes in COCO's format; of several files an earlier one decides for the classes it lists. A list of detections, as detrim eval --save
-    /// writes it, is of the pictures and categories of the file before it
-    #[arg(long, value_name = "JSON", required = true)]
+    /// writes it, is of the pictures and categories of the file before it. Where a teacher alone is learnt from (RT-DETR's family), all
+    /// pictures of --images will do
+    #[arg(long, value_name = "JSON")]
     labels: Vec<PathBuf>,
     /// The classes to learn [default: model where the model has a class of the name of every category that has boxes, else labels]
     #[arg(long, value_enum)]
@@ -76,13 +82,13 @@ pub struct Arguments {
     /// Folder that the labels' file names are in
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// Folder for the backbone's features (0.1 MB for each picture and view)
+    /// Folder for the backbone's features (0.1 MB for each picture and view); needed for a DETR, of others nothing is kept
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
-    cache: PathBuf,
-    /// Views of each picture: the plain one, and random crops, flips and colours
-    #[arg(long, default_value_t = 4, value_parser = count)]
-    views: usize,
+    cache: Option<PathBuf>,
+    /// Views of each picture: the plain one, and random crops, flips and colours [default: 4; 64 for RT-DETR's family]
+    #[arg(long, value_parser = count)]
+    views: Option<usize>,
     /// Of the views beside the plain one, the share that show one object close up, a rare class's rather than a common one's: for classes of
     /// which the pictures have only small objects
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
@@ -111,18 +117,18 @@ pub struct Arguments {
     /// Compute the network on this. (Matching, losses and the optimiser stay on the CPU.)
     #[arg(long, value_enum, default_value_t, help_heading = "Steps")]
     device: Computer,
-    /// The learning rate at its highest
-    #[arg(long, default_value_t = 2e-4, value_parser = positive, help_heading = "Steps")]
-    rate: f64,
-    /// Train this many of the backbone's last stages too. The kept features are then what the first of them is given
+    /// The learning rate at its highest [default: 2e-4; 1e-5 for RT-DETR's family]
+    #[arg(long, value_parser = positive, help_heading = "Steps")]
+    rate: Option<f64>,
+    /// Train this many of a DETR's backbone's last stages too. The kept features are then what the first of them is given
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Steps")]
     unfreeze: usize,
-    /// Factor on the rate of the backbone's stages
-    #[arg(long, value_name = "FACTOR", default_value_t = 0.1, value_parser = positive, help_heading = "Steps")]
-    backbone_rate: f64,
-    /// Steps over which the rate rises at the beginning
-    #[arg(long, default_value_t = 500, help_heading = "Steps")]
-    warmup: u64,
+    /// Factor on the rate of the backbone's stages [default: 0.1; 1 for RT-DETR's family]
+    #[arg(long, value_name = "FACTOR", value_parser = positive, help_heading = "Steps")]
+    backbone_rate: Option<f64>,
+    /// Steps over which the rate rises at the beginning [default: 500; 50 for RT-DETR's family]
+    #[arg(long, help_heading = "Steps")]
+    warmup: Option<u64>,
     /// How the rate falls: constant, cosine, cosine:F (over the last F of the run), cosine:F:L (the same, down to the factor L) or step:F,...
     /// (a tenth from F on)
     #[arg(long, default_value = "cosine:0.4", help_heading = "Steps")]
@@ -130,10 +136,10 @@ pub struct Arguments {
     /// How much of the mean of the weights, which is what detects, a step keeps
     #[arg(long, value_name = "SHARE", default_value_t = 0.9995, value_parser = share, help_heading = "Steps")]
     average: f64,
-    /// The most denoising queries of a picture
-    #[arg(long, default_value_t = 40, value_parser = few, help_heading = "Steps")]
-    denoising: usize,
-    /// Further groups of queries, each as many as the network's own and matched for itself: more to learn from in each step, which takes
+    /// The most denoising queries of a picture [default: 40; 100 for RT-DETR's family, and as many that have to find nothing]
+    #[arg(long, value_parser = few, help_heading = "Steps")]
+    denoising: Option<usize>,
+    /// Further groups of a DETR's queries, each as many as the network's own and matched for itself: more to learn from in each step, which takes
     /// longer. They are left out of the model
     #[arg(long, value_name = "K", default_value_t = 0, value_parser = few, help_heading = "Steps")]
     groups: usize,
@@ -145,6 +151,10 @@ pub struct Arguments {
     /// How much it counts beside the labels. Its parts count 1 (scores), 5 (box coordinates), 2 (overlap) and 1 (tokens, queries) times this
     #[arg(long, value_name = "W", default_value_t = 1.0, value_parser = amount, requires = "teacher", help_heading = "A teacher")]
     teach_weight: f32,
+
+    /// What an RT-DETR, RT-DETRv2, D-FINE or DEIMv2 learns from [default: features where there is a teacher, else labels]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KINDS", help_heading = "A teacher")]
+    losses: Vec<Losses>,
 
     /// Held-out boxes in COCO's format, for choosing the best state
     #[arg(long, value_name = "JSON", help_heading = "Measuring")]
@@ -174,89 +184,146 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<bool> {
     let device = arguments.device.device()?;
     let folder = Folder::open(&arguments.out)?;
+    let arguments = arguments.with_defaults(&folder)?;
     let mut options = options(&arguments, &folder)?;
-    let (config, mut state, classes) = begin(&arguments, &folder)?;
+    let (config, state, classes) = begin(&arguments, &folder)?;
     if let Some(classes) = classes {
         options.insert("classes".into(), serde_json::to_value(classes)?);
     }
-    let by_id = options.get("classes") == Some(&serde_json::to_value(Classes::Ids)?);
-    let shards = options.get("shards").and_then(Value::as_u64).with_context(|| format!("{}: no number of shards", folder.options().display()))?;
     let since = options.entry("dev_since").or_insert(state.step.into()).as_u64().unwrap_or_default();
-    let dev = arguments.dev.as_deref().map(|file| Dev::open(file, &arguments.images, &config.labels, since)).transpose()?;
-    let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
-    state.freeze(&trained);
-    match groups::set(&config, &mut state, arguments.groups, arguments.seed)? {
-        had if had < arguments.groups => eprintln!("groups of queries that begin: {}", arguments.groups - had),
-        had if had > arguments.groups => eprintln!("groups of queries that are dropped: {}", had - arguments.groups),
-        _ => {}
+    let dev = arguments.dev.as_deref().map(|file| Dev::open(file, &arguments.images, config.labels(), since)).transpose()?;
+    let run = Run { arguments: &arguments, folder: &folder, options, device, dev };
+    match config {
+        Architecture::Detr(config) => run.detr(config, state),
+        Architecture::RtDetr(config) => run.family(*config, state),
     }
-    let pictures = Pictures::open(&arguments.labels, &arguments.images, &config.labels, arguments.calibrate, by_id)?;
-    eprintln!("{}", pictures.counts);
-    for surety in &pictures.sureties {
-        eprintln!("{surety}");
+}
+
+/// What a run is, whatever is trained.
+struct Run<'a> {
+    arguments: &'a Arguments,
+    folder: &'a Folder,
+    options: Options,
+    device: Device,
+    dev: Option<Dev<'a>>,
+}
+
+impl Run<'_> {
+    /// How many pieces a batch is dealt out in.
+    fn shards(&self) -> Result<usize> {
+        let shards = self.options.get("shards").and_then(Value::as_u64);
+        Ok(shards.with_context(|| format!("{}: no number of shards", self.folder.options().display()))? as usize)
     }
-    for note in pictures.notes.iter().chain(&pictures.problems) {
-        eprintln!("{}", printable(note));
-    }
-    let bars = Bars::default();
-    let views = Views::new(arguments.views, arguments.seed, arguments.close_ups, &pictures);
-    let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
-        let features = Features::open_or_build(&arguments.cache, checkpoint, stage, pictures, &views, &bars);
-        bars.end();
-        features
-    };
-    let features = build(&state.detector(&config)?, trained.first_stage(&config.backbone), &pictures)?;
-    let mut hint = None;
-    let teacher = match &arguments.teacher {
-        Some(path) => {
-            let checkpoint = model::open(path, &arguments.guess)?;
-            let teacher = Teacher::new(&checkpoint, &config, &state.weights, arguments.teach_weight)
-                .with_context(|| format!("--teacher {}", path.display()))?;
-            let how = if teacher.teaching().same { "query by query" } else { "by matched queries" };
-            eprintln!("the teacher knows {} of {} classes and teaches {how}", teacher.known(), config.labels.len());
-            let frozen = Trained::default().first_stage(&checkpoint.config.backbone);
-            let teachers = build(&checkpoint, frozen, &pictures)?;
-            let (theirs, ours) = (teachers.size(), config.backbone.reduced(trained.first_stage(&config.backbone), features.size()));
-            if theirs != ours {
-                let [theirs, ours] = [theirs, ours].map(|[rows, columns]| format!("{rows}×{columns}"));
-                eprintln!("its encoder's tokens are no hint: it has {theirs} of a picture, the student {ours}");
-            } else if teacher.width() != config.d_model {
-                eprintln!("its encoder's tokens are a hint through a map from {} to {} numbers", config.d_model, teacher.width());
-                hint = Some(teacher.width());
-            }
-            Some((teacher, teachers))
+
+    /// Opens the labelled pictures, and tells of them.
+    fn pictures(&self, labels: &[Label]) -> Result<Pictures> {
+        let Arguments { labels: files, images, calibrate, .. } = self.arguments;
+        let by_id = self.options.get("classes") == Some(&serde_json::to_value(Classes::Ids)?);
+        let pictures = Pictures::open(files, images, labels, *calibrate, by_id)?;
+        eprintln!("{}", pictures.counts);
+        for surety in &pictures.sureties {
+            eprintln!("{surety}");
         }
-        None => None,
-    };
-    complain(&arguments.images.display().to_string(), "labelled as if they weren't turned upright", &features.turned);
-    hints::set(&config, &mut state, hint, arguments.seed);
-    let mut data = Data::new(pictures, features, arguments.repeat_rare, arguments.batch, arguments.seed)?;
-    if let Some((teacher, features)) = teacher {
-        data = data.taught(teacher, features);
+        for note in pictures.notes.iter().chain(&pictures.problems) {
+            eprintln!("{}", printable(note));
+        }
+        Ok(pictures)
     }
-    eprintln!("every picture is seen once in {:.0} steps", data.steps_per_epoch().ceil());
-    complain("--images", "could not be decoded and are left out", data.undecoded());
-    let settings = Settings {
-        method: Method {
+
+    fn settings(&self, trained: Trained) -> Settings {
+        let arguments = self.arguments;
+        Settings {
+            optimiser: AdamW::default(),
+            ema: Ema { decay: arguments.average },
+            schedule: Schedule { warmup: arguments.warmup(), shape: arguments.schedule.clone() },
+            rate: arguments.rate(),
+            trained,
+            backbone_rate: arguments.backbone_rate(),
+            clip: 0.1,
+            steps: arguments.steps,
+            seed: arguments.seed,
+        }
+    }
+
+    fn detr(self, config: Config, mut state: State) -> Result<bool> {
+        let arguments = self.arguments;
+        let Some(cache) = &arguments.cache else { bail!("--cache: a DETR's training needs a folder for its backbone's features") };
+        ensure!(!arguments.labels.is_empty(), "--labels: a DETR's training needs labels, or at least lists of images, in COCO's format");
+        ensure!(arguments.losses.is_empty(), "--losses: a DETR learns from the labels, and from a teacher where there is one");
+        let trained = Trained::with_stages(&config.backbone, arguments.unfreeze)?;
+        state.freeze(&trained);
+        match groups::set(&config, &mut state, arguments.groups, arguments.seed)? {
+            had if had < arguments.groups => eprintln!("groups of queries that begin: {}", arguments.groups - had),
+            had if had > arguments.groups => eprintln!("groups of queries that are dropped: {}", had - arguments.groups),
+            _ => {}
+        }
+        let pictures = self.pictures(&config.labels)?;
+        let bars = Bars::default();
+        let views = Views::new(arguments.views(), arguments.seed, arguments.close_ups, &pictures);
+        let build = |checkpoint: &Checkpoint, stage: usize, pictures: &Pictures| {
+            let features = Features::open_or_build(cache, checkpoint, stage, pictures, &views, &bars);
+            bars.end();
+            features
+        };
+        let features = build(&state.detector(&config)?, trained.first_stage(&config.backbone), &pictures)?;
+        let mut hint = None;
+        let teacher = match &arguments.teacher {
+            Some(path) => {
+                let checkpoint = model::open(path, &arguments.guess)?;
+                let teacher = Teacher::new(&checkpoint, &config, &state.weights, arguments.teach_weight)
+                    .with_context(|| format!("--teacher {}", path.display()))?;
+                let how = if teacher.teaching().same { "query by query" } else { "by matched queries" };
+                eprintln!("the teacher knows {} of {} classes and teaches {how}", teacher.known(), config.labels.len());
+                let frozen = Trained::default().first_stage(&checkpoint.config.backbone);
+                let teachers = build(&checkpoint, frozen, &pictures)?;
+                let (theirs, ours) = (teachers.size(), config.backbone.reduced(trained.first_stage(&config.backbone), features.size()));
+                if theirs != ours {
+                    let [theirs, ours] = [theirs, ours].map(|[rows, columns]| format!("{rows}×{columns}"));
+                    eprintln!("its encoder's tokens are no hint: it has {theirs} of a picture, the student {ours}");
+                } else if teacher.width() != config.d_model {
+                    eprintln!("its encoder's tokens are a hint through a map from {} to {} numbers", config.d_model, teacher.width());
+                    hint = Some(teacher.width());
+                }
+                Some((teacher, teachers))
+            }
+            None => None,
+        };
+        complain(&arguments.images.display().to_string(), "labelled as if they weren't turned upright", &features.turned);
+        hints::set(&config, &mut state, hint, arguments.seed);
+        let mut data = Data::new(pictures, features, arguments.repeat_rare, arguments.batch, arguments.seed)?;
+        if let Some((teacher, features)) = teacher {
+            data = data.taught(teacher, features);
+        }
+        eprintln!("every picture is seen once in {:.0} steps", data.steps_per_epoch().ceil());
+        complain("--images", "could not be decoded and are left out", data.undecoded());
+        let method = Method {
             criterion: Criterion::new(config.class_activation),
-            denoising: arguments.denoising,
+            denoising: arguments.denoising(),
             noise: Noise::default(),
             tokens: 4,
-            shards: shards as usize,
-            device,
-        },
-        optimiser: AdamW::default(),
-        ema: Ema { decay: arguments.average },
-        schedule: Schedule { warmup: arguments.warmup, shape: arguments.schedule.clone() },
-        rate: arguments.rate,
-        trained,
-        backbone_rate: arguments.backbone_rate,
-        clip: 0.1,
-        steps: arguments.steps,
-        seed: arguments.seed,
-    };
-    write(&folder.options(), &options)?;
-    work(&arguments, &folder, &config, &settings, &data, dev.as_ref(), state)
+            shards: self.shards()?,
+            device: self.device.clone(),
+        };
+        let settings = self.settings(trained);
+        write(&self.folder.options(), &self.options)?;
+        let losses = |state: &State, rng: &mut Rng| {
+            let examples = data.batch(state.step as usize)?;
+            step(&config, &state.weights, &settings.trained, &method, &examples, rng)
+        };
+        work(arguments, self.folder, &Architecture::Detr(config.clone()), &settings, &losses, self.dev.as_ref(), state)
+    }
+}
+
+/// What a network of RT-DETR's family learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Losses {
+    /// The teacher's feature maps, as the neck makes them: what heals a trimmed model. Needs no labels
+    Features,
+    /// The teacher's scores, boxes and box distributions. Needs no labels
+    Outputs,
+    /// The losses that the architecture was trained with
+    Labels,
 }
 
 /// What a step of training is computed on.

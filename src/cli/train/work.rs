@@ -4,15 +4,15 @@ use super::Arguments;
 use super::dev::Dev;
 use crate::cli::{complain, print};
 use anyhow::{Context, Result};
-use detrim::config::Config;
+use detrim::config::Architecture;
 use detrim::output::write;
-use detrim::train::data::Data;
 use detrim::train::folder::Folder;
 use detrim::train::log::{Log, Row};
 use detrim::train::plot;
 use detrim::train::run::{Report, Settings, State};
 use detrim::train::state;
-use detrim::train::step::Losses;
+use detrim::train::step::{Losses, Outcome};
+use fastrand::Rng;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,20 +21,23 @@ use std::time::{Duration, Instant};
 const NOTED: u64 = 50;
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// The losses of a state's next step, and their gradients.
+pub type Gradients<'a> = dyn Fn(&State, &mut Rng) -> detrim::Result<Outcome> + 'a;
+
 /// Steps until the run is done or somebody interrupts it; whether it is done.
 pub fn work(
     arguments: &Arguments,
     folder: &Folder,
-    config: &Config,
+    config: &Architecture,
     settings: &Settings,
-    data: &Data,
+    losses: &Gradients,
     dev: Option<&Dev>,
     mut state: State,
 ) -> Result<bool> {
     let stop = interruption()?;
     let mut records = Records::open(arguments, folder, config, dev, &state)?;
     while state.step < settings.steps && !stop.load(Ordering::Relaxed) {
-        let report = state.advance(config, settings, data).with_context(|| format!("step {}", state.step + 1))?;
+        let report = state.advance(settings, losses).with_context(|| format!("step {}", state.step + 1))?;
         records.add(state.step, &report);
         if let Some(dev) = dev
             && records.measured.elapsed() >= minutes(arguments.measure_minutes)
@@ -86,7 +89,7 @@ fn minutes(minutes: f64) -> Duration {
 struct Records<'a> {
     arguments: &'a Arguments,
     folder: &'a Folder,
-    config: &'a Config,
+    config: &'a Architecture,
     bar: ProgressBar,
     log: Log,
     /// Seconds of work before this process, and when this one began.
@@ -106,7 +109,7 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    fn open(arguments: &'a Arguments, folder: &'a Folder, config: &'a Config, dev: Option<&Dev>, state: &State) -> Result<Self> {
+    fn open(arguments: &'a Arguments, folder: &'a Folder, config: &'a Architecture, dev: Option<&Dev>, state: &State) -> Result<Self> {
         let log = Log::open(&folder.log(), state.step)?;
         let before = log.rows().last().map_or(0.0, |row| row.seconds);
         // What was measured is beside the point where the state that it was measured on is gone.
@@ -228,7 +231,7 @@ impl Stretch {
     /// `speed` is that of all steps taken as one.
     fn row(&self, step: u64, seconds: f64, speed: f64) -> Row {
         let mean = |sum: f32| Some(sum / self.steps.max(1) as f32);
-        let Losses { total, last, denoising, dense, teacher, groups } = self.losses;
+        let Losses { total, last, denoising, dense, teacher, features, groups } = self.losses;
         Row {
             step,
             seconds,
@@ -240,6 +243,7 @@ impl Stretch {
             denoising: mean(denoising),
             dense: mean(dense),
             teacher: mean(teacher),
+            features: mean(features),
             groups: mean(groups),
             gradient_norm: Some(self.norm / f64::from(self.steps.max(1))),
             pictures_per_second: Some(speed * f64::from(self.steps)),

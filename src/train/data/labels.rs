@@ -119,6 +119,25 @@ impl Pictures {
     }
 }
 
+impl Pictures {
+    /// Images without labels, by their names below `folder`; those that aren't there are left out.
+    pub fn unlabelled(folder: &Path, names: impl IntoIterator<Item = String>, classes: usize) -> Result<Self> {
+        let known: Arc<[bool]> = vec![false; classes].into();
+        let labelled = |file_name: String| {
+            let bytes = folder.join(&file_name).metadata().ok()?.len();
+            // Nothing is asked about the size where there are no boxes.
+            Some(Labelled { file_name, bytes, size: [1, 1], targets: Vec::new(), known: known.clone() })
+        };
+        let mut list: Vec<Labelled> = names.into_iter().filter_map(labelled).collect();
+        list.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        if list.is_empty() {
+            return Err(Error::Dataset { file: folder.display().to_string(), problem: "there are no images to learn from".into() });
+        }
+        let counts = Counts { pictures: list.len(), ..Counts::default() };
+        Ok(Self { folder: folder.into(), list, counts, problems: Vec::new(), notes: Vec::new(), sureties: Vec::new() })
+    }
+}
+
 struct Reader<'a> {
     images: &'a Path,
     photos: ImageFolder,

@@ -2,6 +2,7 @@
 
 mod cache;
 mod close_up;
+mod images;
 mod labels;
 mod repeat;
 mod sampler;
@@ -10,6 +11,7 @@ mod view;
 
 pub use cache::{Features, one_size};
 pub use close_up::Views;
+pub use images::Images;
 pub use labels::{Counts, Labelled, Pictures};
 pub use sampler::Sampler;
 

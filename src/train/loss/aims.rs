@@ -4,7 +4,7 @@
 //! labelled, and for whatever lies at a target that isn't to be learnt. At a doubtful target the aim is its weight, for
 //! queries that happen to be there.
 
-use super::Criterion;
+use super::{ClassLoss, Criterion};
 use crate::boxes::{iou, part_inside};
 use crate::config::ClassActivation;
 use crate::train::Target;
@@ -14,6 +14,8 @@ const OVERLAP: f32 = 0.5;
 
 pub(super) struct Aims<'a> {
     activation: ClassActivation,
+    /// Of the overlap.
+    exponent: f32,
     doubtful: Vec<&'a Target>,
     objects: usize,
     /// Of a query that finds nothing, where nothing is doubtful.
@@ -27,7 +29,11 @@ impl<'a> Aims<'a> {
         // No-object is none of the classes that can be aimed at: it gets what the others leave (see `cross_entropy`).
         let nothing = (0..classes).map(|class| (class < objects && known.get(class).is_none_or(|known| *known)).then_some(0.0)).collect();
         let doubtful = targets.iter().filter(|target| !criterion.is_certain(target) && target.class < objects).collect();
-        Self { activation: criterion.activation, doubtful, objects, nothing, row: Vec::with_capacity(classes) }
+        let exponent = match criterion.class_loss {
+            ClassLoss::MatchabilityAware { gamma } => gamma,
+            ClassLoss::QualityFocal | ClassLoss::Varifocal { .. } => 1.0,
+        };
+        Self { activation: criterion.activation, exponent, doubtful, objects, nothing, row: Vec::with_capacity(classes) }
     }
 
     /// The aims `[classes]` of a query whose box is `bounds` and that answers for `answer`.
@@ -37,8 +43,8 @@ impl<'a> Aims<'a> {
             Some(target) if target.class < self.objects => {
                 self.row[target.class] = Some(match self.activation {
                     ClassActivation::Softmax => 1.0,
-                    // The score should tell how good the box is: quality focal loss.
-                    ClassActivation::Sigmoid => target.weight * iou(bounds, target.bounds),
+                    // The score should tell how good the box is.
+                    ClassActivation::Sigmoid => target.weight * iou(bounds, target.bounds).powf(self.exponent),
                 });
             }
             Some(_) => {}

@@ -36,13 +36,38 @@ pub(in crate::train) fn quality_focal(logits: &[f32], aims: &[Option<f32>], shar
     let mut loss = 0.0;
     for ((&x, aim), grad) in logits.iter().zip(aims).zip(grad) {
         let Some(aim) = *aim else { continue };
-        // exp(-|x|) can't overflow, and gives both the sigmoid and ln(1 + exp(x)).
-        let small = (-x.abs()).exp();
-        let score = if x >= 0.0 { 1.0 } else { small } / (1.0 + small);
-        let entropy = x.max(0.0) + small.ln_1p() - x * aim;
+        let (score, softplus) = sigmoid_and_softplus(x);
+        let entropy = softplus - x * aim;
         let off = score - aim;
         loss += off * off * entropy;
         *grad += share * off * (off * off + 2.0 * entropy * score * (1.0 - score));
     }
     loss
+}
+
+/// Cross-entropy of each class's sigmoid with its aim, times what `weigh` says for (class, aim, score). Aims and weights are constants. Returns
+/// the sum over the classes that have an aim and adds `share` times its gradient.
+pub(in crate::train) fn weighted_entropy(
+    logits: &[f32],
+    aims: &[Option<f32>],
+    share: f32,
+    grad: &mut [f32],
+    weigh: impl Fn(usize, f32, f32) -> f32,
+) -> f32 {
+    let mut loss = 0.0;
+    for (class, ((&x, aim), grad)) in logits.iter().zip(aims).zip(grad).enumerate() {
+        let Some(aim) = *aim else { continue };
+        let (score, softplus) = sigmoid_and_softplus(x);
+        let weight = weigh(class, aim, score);
+        loss += weight * (softplus - x * aim);
+        *grad += share * weight * (score - aim);
+    }
+    loss
+}
+
+/// A logit's sigmoid, and ln(1 + exp(x)).
+fn sigmoid_and_softplus(x: f32) -> (f32, f32) {
+    // exp(-|x|) can't overflow, and gives both.
+    let small = (-x.abs()).exp();
+    (if x >= 0.0 { 1.0 } else { small } / (1.0 + small), x.max(0.0) + small.ln_1p())
 }

@@ -112,7 +112,7 @@ pub fn pixels(evidence: &Evidence, guess: &Guess, resize: Resize, whose: &str, a
         ));
     }
     let default = Pixels { mean: [0.0; 3], std: [1.0; 3], resize };
-    evidence.pixels(guess, None, default, whose, assumed)
+    evidence.pixels(guess, None, default, [whose, "RT-DETR's"], assumed)
 }
 
 fn backbone(model_type: ModelType, stated: &Stated) -> Result<MultiScaleBackbone, String> {
