@@ -33,6 +33,10 @@ pub fn repair_by_graph(parent: &Side, trimmed: &mut Trimmed, cuts: &[(&Structure
     for Step { node, layers } in steps {
         let targets: BTreeSet<String> = layers.iter().map(|layer| trimmed.target(layer)).collect();
         let from = theirs_graph.first_of(|layer| targets.contains(layer)).unwrap_or(node);
+        // A layer that stands for later ones has taken the parent to their end, and heads that all layers share come before it.
+        if theirs.point > Point::Node(from) {
+            theirs = parent.inputs.first(count);
+        }
         theirs = theirs.moved_by(&plain, Point::Node(from))?;
         ours = ours.moved(&trimmed.config, &trimmed.weights, Point::Node(node))?;
         let mut tasks = Vec::new();
