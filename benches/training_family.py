@@ -1,7 +1,7 @@
-"""The training steps of family.rs in PyTorch, for a checkpoint of DEIMv2 as Hugging Face keeps it: images a second at 416×416, batch 8.
+"""The training steps of training_family.rs in PyTorch, for a checkpoint of DEIMv2 as Hugging Face keeps it: images a second at 416×416, batch 8.
 
     pip install torch transformers==5.24 scipy
-    python family.py FOLDER [seconds]
+    python training_family.py FOLDER [seconds]
 
 `features`: the relative squared error of the encoder's maps against a frozen copy. `labels`: transformers' own training step, denoising
 included. Images are in memory; batch norms are frozen.

@@ -1,7 +1,7 @@
-//! How many images a second the embedded DEIMv2-Femto is trained on, from pixels in memory at 416×416, batch 8; `family.py` does the same steps in
+//! How many images a second the embedded DEIMv2-Femto is trained on, from pixels in memory at 416×416, batch 8; `training_family.py` does the same steps in
 //! PyTorch.
 //!
-//!     cargo bench --bench family -- [seconds]
+//!     cargo bench --bench training_family -- [seconds]
 
 use detrim::checkpoint::{Guess, open_any};
 use detrim::config::Architecture;
