@@ -24,6 +24,7 @@ MODELS = ["deimv2-femto", "detr-lite0-speed"]
 FIXTURES = {
     "basic": [], "bottleneck-dc5": [], "lite0": [], "native": [], "native-basic": [], "original-zip": ["--heads", "4"],
     "original-legacy": ["--heads", "3", "--dilation"], "trimmed": [], "family/rt_detr": [], "family/rt_detr_v2": [], "family/rt_detr_v2-discrete": [],
+    "family/rt_detr-levels": [], "family/rt_detr_v2-pre-norm": [],
     "family/d_fine": [], "family/deimv2-hybrid": ["--exact-transformers"], "family/deimv2-lite-as-trained": [],
 }
 LOGITS, BOXES = 1e-3, 1e-4
@@ -82,10 +83,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = next((path for path in (ROOT / "target/release/detrim", ROOT / "target/debug/detrim") if path.exists()), "detrim")
     parser.add_argument("--detrim", type=Path, default=default)
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a detrim file to check instead, at 416 × 416, say a pruned one")
     args = parser.parse_args()
     detrim = args.detrim if str(args.detrim) == "detrim" else args.detrim.absolute()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        for model in args.model:
+            check(model.stem, model.absolute(), photo(416, 416), detrim, scratch)
+            check(model.stem, model.absolute(), photo(416, 416), detrim, scratch, "--dtype", "stored")
+        if args.model:
+            sys.exit(f"{len(failures)} checks failed" if failures else 0)
         for name, options in FIXTURES.items():
             folder, model = ROOT / "tests/fixtures" / name, scratch / "fixture.safetensors"
             run(detrim, "convert", sorted(folder.glob("model.*"))[0], "--out", model, "--dtype", "f32", *options)

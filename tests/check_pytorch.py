@@ -27,6 +27,7 @@ MODELS = ["deimv2-femto", "detr-lite0-speed"]
 FIXTURES = {
     "basic": [], "bottleneck-dc5": [], "lite0": [], "native": [], "native-basic": [], "original-zip": ["--heads", "4"],
     "original-legacy": ["--heads", "3", "--dilation"], "trimmed": [], "family/rt_detr": [], "family/rt_detr_v2": [], "family/rt_detr_v2-discrete": [],
+    "family/rt_detr-levels": [], "family/rt_detr_v2-pre-norm": [],
     "family/d_fine": [], "family/deimv2-hybrid": ["--exact-transformers"], "family/deimv2-lite-as-trained": [],
 }
 PHOTO = ROOT / "www/samples/chelsea.png"
@@ -95,7 +96,7 @@ def check_detections(name, file, detrim):
     threshold = 0.3
     native = json.loads(run(detrim, "detect", PHOTO, "--model", file, "--threshold", threshold, "--backend", "cpu", "--json", "-"))[0]["detections"]
     own = detect(load(file), open_image(PHOTO), threshold)
-    same = len(native) == len(own) > 0 and all(
+    same = len(native) == len(own) and all(
         a["label"] == label and abs(a["score"] - score) < 5e-3 and max(abs(a["box"][key] - side) for key, side in zip(("xmin", "ymin", "xmax", "ymax"), box)) < 0.5
         for a, (label, score, box) in zip(native, own))
     check(same, f"{name}: the {len(native)} detections of `detrim detect` ({', '.join(sorted({a['label'] for a in native}))})")
@@ -159,18 +160,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = next((path for path in (ROOT / "target/release/detrim", ROOT / "target/debug/detrim") if path.exists()), "detrim")
     parser.add_argument("--detrim", type=Path, default=default)
+    parser.add_argument("--model", type=Path, action="append", default=[], help="a detrim file to check instead, say a pruned one")
     parser.add_argument("--no-training", action="store_true")
     args = parser.parse_args()
     detrim = args.detrim if str(args.detrim) == "detrim" else args.detrim.absolute()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        for name in MODELS:
-            file = ROOT / f"models/{name}.safetensors"
+        for file in args.model or [ROOT / f"models/{name}.safetensors" for name in MODELS]:
+            name, file = file.stem, file.absolute()
             case = scratch / "case.safetensors"
             save_file({"pixel_values": preprocess(open_image(PHOTO), read(file)[0]["config"])[None].contiguous()}, case)
             check_file(name, file, [case], detrim, scratch)
             check_detections(name, file, detrim)
+        if args.model:
+            sys.exit(f"{len(failures)} checks failed" if failures else 0)
         for name, options in FIXTURES.items():
             folder, file = ROOT / "tests/fixtures" / name, scratch / "model.safetensors"
             model = next(path for path in sorted(folder.glob("model.*")))

@@ -134,7 +134,7 @@ fn convert_rounds_by_pictures() {
     let text = String::from_utf8_lossy(&output.stdout);
     let numbers: Vec<f64> = text.lines().next().unwrap().split([' ', ')']).filter_map(|word| word.parse().ok()).collect();
     let &[pictures, by_pictures, nearest] = &numbers[..] else { panic!("{text} {}", String::from_utf8_lossy(&output.stderr)) };
-    assert!(pictures == 4.0 && by_pictures < 0.5 * nearest, "{text}");
+    assert!(pictures >= 4.0 && by_pictures < 0.5 * nearest, "{text}");
     let int8 = open(&directory.path().join("int8.safetensors"), &Guess::default()).unwrap();
     let is_int8 = |name: &str| matches!(int8.weights.tensors[name].data, Data::I8(_));
     assert!(is_int8("backbone.stage3.block0.depthwise.weight") && is_int8("encoder.0.ffn2.weight") && !is_int8("class_head.weight"));

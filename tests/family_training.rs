@@ -279,8 +279,11 @@ fn a_teacher_heals_without_labels_and_a_broken_run_goes_on_exactly() {
     let (before, after) = (error(&trainable(&checkpoint.weights)), error(&healed.average.over(&healed.weights)));
     assert!(after < 0.4 * before, "the maps' error was {before}, is {after}");
 
-    // In two pieces, with all losses at once.
-    let options = "--model student.safetensors --teacher teacher.safetensors --labels labels.json --losses features,outputs,labels --classes labels \
+    // In two pieces, with all losses at once, on the model's classes.
+    let labels = std::fs::read_to_string(work.path().join("labels.json")).unwrap();
+    let labels = labels.replace("red", "person").replace("green", "bicycle").replace("blue", "car");
+    std::fs::write(work.path().join("labels.json"), labels).unwrap();
+    let options = "--model student.safetensors --teacher teacher.safetensors --labels labels.json --losses features,outputs,labels \
                    --rate 1e-3 --warmup 2 --batch 4 --shards 2 --views 3 --steps";
     run(train(work.path(), "one", &format!("{options} 6")));
     run(train(work.path(), "two", &format!("{options} 3")));
@@ -294,7 +297,7 @@ fn a_teacher_heals_without_labels_and_a_broken_run_goes_on_exactly() {
     command.current_dir(work.path()).args("convert two/last.safetensors --out model.safetensors".split(' '));
     run(command);
     let model = open_any(&work.path().join("model.safetensors"), &Guess::default()).unwrap();
-    assert_eq!(model.config.labels().iter().map(|label| &*label.name).collect::<Vec<_>>(), ["red", "green", "blue"]);
+    assert_eq!(model.config, checkpoint.config);
     assert!(!model.weights.tensors.contains_key(LABEL));
 }
 
@@ -312,6 +315,9 @@ fn images_are_learnt_by_heart() {
     let losses = logged(work.path(), "run", "loss");
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     assert!(last < 0.5 * first, "the loss was {first}, is {last}: {losses:?}");
+    // The labels' classes have taken the place of the model's.
+    let model = open_any(&work.path().join("run/last.safetensors"), &Guess::default()).unwrap();
+    assert_eq!(model.config.labels().iter().map(|label| &*label.name).collect::<Vec<_>>(), ["red", "green", "blue"]);
 }
 
 #[test]

@@ -188,6 +188,7 @@ def main():
         # f16, but for what must be exact.
         exact = lambda key: key.endswith(("running_var", "up", "reg_scale"))
         save_file({key: tensor if not tensor.is_floating_point() else single(tensor) if exact(key) else tensor.half() for key, tensor in saved(model.state_dict()).items()}, folder / "model.safetensors", {"format": "pt"})
+        names = saved(model.state_dict())
         if name == "deimv2":
             model = as_trained(model)
         labels = [{"class_labels": torch.tensor([c for c, _ in image]), "boxes": torch.tensor([b for _, b in image]).double()} for image in TARGETS]
@@ -197,7 +198,9 @@ def main():
         restore()
         total, found = losses(model, loss, config, labels, output)
         total.backward()
-        save_file({k: single(t) if t.is_floating_point() else t for k, t in saved(gradients(model)).items()}, folder / "gradients.safetensors", {"format": "pt"})
+        # With what is undone as zeros: the names are all of a model's.
+        all_names = {key: torch.zeros_like(tensor) for key, tensor in names.items()} | saved(gradients(model))
+        save_file({k: single(t) if t.is_floating_point() else t for k, t in all_names.items()}, folder / "gradients.safetensors", {"format": "pt"})
         count = asked["classes"].shape[1]
         half = len(TARGETS[0])
         queries = []

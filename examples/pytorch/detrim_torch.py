@@ -226,16 +226,22 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Post-norm, as everywhere in this family."""
+    """Post-norm, or pre-norm as RT-DETR in transformers has it: the feed-forward network's result is added to its normalised input."""
 
-    def __init__(self, tensors, heads, activation):
+    def __init__(self, tensors, heads, activation, normalize_before=False):
         super().__init__()
+        self.normalize_before = normalize_before
         self.self_attention = Attention(tensors.part("self_attention"), heads)
         self.norm1, self.norm2 = tensors.norm("norm1"), tensors.norm("norm2")
         self.ffn1, self.ffn2 = tensors.linear("ffn1"), tensors.linear("ffn2")
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x, position, bias=None):
+        if self.normalize_before:
+            normal = self.norm1(x)
+            placed = normal + position
+            x = self.norm2(x + self.self_attention(placed, placed, normal, bias))
+            return x + self.ffn2(self.activation(self.ffn1(x)))
         placed = x + position
         x = self.norm1(x + self.self_attention(placed, placed, x, bias))
         return self.norm2(x + self.ffn2(self.activation(self.ffn1(x))))
@@ -596,8 +602,8 @@ class HybridEncoder(nn.Module):
         for i in range(maps):
             self.add_module(f"projection{i}", Conv(tensors.part(f"projection{i}")))
         for e in range(len(config["encoded_maps"])):
-            layers = (EncoderLayer(tensors.part(f"encoder{e}.{i}"), layer["self_attention"]["heads"], config["ffn_activation"])
-                      for i, layer in enumerate(config["layers"]))
+            layers = (EncoderLayer(tensors.part(f"encoder{e}.{i}"), layer["self_attention"]["heads"], config["ffn_activation"],
+                                   config.get("normalize_before", False)) for i, layer in enumerate(config["layers"]))
             self.add_module(f"encoder{e}", nn.ModuleList(layers))
         for i in range(maps - 1):
             self.add_module(f"lateral{i}", Conv(tensors.part(f"lateral{i}"), 1, activation if csp else "none"))
@@ -762,9 +768,10 @@ class RtDetr(nn.Module):
         self.backbone = backbone(config["backbone"], tensors.part("backbone"))
         neck = {"hybrid": HybridEncoder, "lite": LiteEncoder}[config["neck"]["kind"]]
         self.neck = neck(config["neck"], tensors.part("neck"), len(config["backbone"]["outputs"]))
-        self.levels = len(decoder["points"])
+        # Levels beyond the neck's maps are made by convolutions of stride 2, one of another.
+        self.levels, extra = len(decoder["points"]), config.get("extra_levels", 0)
         for i in range(self.levels if config["decoder_projection"] else 0):
-            self.add_module(f"projection{i}", Conv(tensors.part(f"projection{i}")))
+            self.add_module(f"projection{i}", Conv(tensors.part(f"projection{i}"), 2 if i >= self.levels - extra else 1))
         self.selection = Selection(config["selection"], tensors.part("selection"))
         self.query_position = Mlp(tensors.part("query_position"), decoder["position"]["activation"])
         layers = range(decoder["layers"])
@@ -789,10 +796,15 @@ class RtDetr(nn.Module):
         named, features = {}, self.backbone(pixels)
         maps = self.neck(features)
         named |= {f"backbone_{i}": map for i, map in enumerate(features)} | {f"encoder_{i}": map for i, map in enumerate(maps)}
-        levels = [map.shape[2:] for map in maps]
+        projected = maps
         if self.config["decoder_projection"]:
-            maps = [getattr(self, f"projection{i}")(map) for i, map in enumerate(maps)]
-        tokens = torch.cat([map.flatten(2).transpose(1, 2) for map in maps], 1)
+            projected = [getattr(self, f"projection{i}")(map) for i, map in enumerate(maps)]
+            last = maps[-1]
+            for i in range(len(maps), self.levels):
+                last = getattr(self, f"projection{i}")(last)
+                projected.append(last)
+        levels = [map.shape[2:] for map in projected]
+        tokens = torch.cat([map.flatten(2).transpose(1, 2) for map in projected], 1)
         scores, chosen, content, logits, first = self.select(tokens, levels, chosen)
         named |= {"enc_topk_ind": chosen.float(), "init_reference_points": logits}
 

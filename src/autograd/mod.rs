@@ -3,12 +3,14 @@
 //! On the CPU what takes the time (linear maps, attention, norms, depthwise convolution) is one operation each, with its
 //! own backward pass. Elsewhere, and for what is rarely trained, `composed.rs` makes operations of candle's own.
 
+mod affine;
 mod attention;
 mod composed;
 mod deformable;
 mod depthwise;
 mod linear;
 mod norm;
+mod unfold;
 
 use crate::backend::{Backend, Deformable, Pool, Window};
 use crate::config::Activation;
@@ -115,6 +117,15 @@ impl Autograd {
     fn vector(&self, name: &str, host: &HostTensor) -> Result<Tensor> {
         self.parameter(name, host, &host.shape)
     }
+
+    /// `x` scaled and shifted, if that is what a layer's affine does.
+    fn scaled(&self, x: Tensor, affine: Option<&Tensor>) -> Result<Tensor> {
+        Ok(match affine {
+            Some(affine) if self.own => contiguous(&x)?.apply_op2(affine, affine::Affine)?,
+            Some(affine) => composed::affine(&x, affine)?,
+            None => x,
+        })
+    }
 }
 
 /// The numbers of a custom operation's argument, which must lie without gaps.
@@ -163,14 +174,6 @@ impl WithSimd for Within<'_> {
             // Both asked without a branch: that becomes vectors.
             *within = if (y > least) & (y < most) { g } else { 0.0 };
         }
-    }
-}
-
-/// `x` scaled and shifted, if that is what an affine does.
-fn scaled(x: Tensor, affine: Option<&Tensor>) -> candle_core::Result<Tensor> {
-    match affine {
-        Some(affine) => composed::affine(&x, affine),
-        None => Ok(x),
     }
 }
 
@@ -231,21 +234,24 @@ impl Backend for Autograd {
 
     fn conv(&self, x: &Tensor, conv: &Map, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
         let x = match conv.window {
-            Some(window) if !window.is_pointwise() => self.linear(&composed::unfold(x, window)?, conv, activation, residual)?,
+            Some(window) if !window.is_pointwise() => {
+                let seen = if self.own { contiguous(x)?.apply_op1(unfold::Unfold { window })? } else { composed::unfold(x, window)? };
+                self.linear(&seen, conv, activation, residual)?
+            }
             _ => self.linear(x, conv, activation, residual)?,
         };
-        Ok(scaled(x, conv.affine.as_ref())?)
+        self.scaled(x, conv.affine.as_ref())
     }
 
     fn depthwise(&self, x: &Tensor, conv: &Depthwise, activation: Activation) -> Result<Tensor> {
         if !self.own {
             let x = composed::depthwise(x, &conv.weight, &conv.bias, conv.window, activation)?;
-            return Ok(scaled(x, conv.affine.as_ref())?);
+            return self.scaled(x, conv.affine.as_ref());
         }
         let bounds = bounds(activation);
         let x = contiguous(x)?.apply_op3(&conv.weight, &conv.bias, depthwise::Depthwise { window: conv.window, bounds })?;
         let x = composed::activate(x, if bounds.is_some() { Activation::None } else { activation })?;
-        Ok(scaled(x, conv.affine.as_ref())?)
+        self.scaled(x, conv.affine.as_ref())
     }
 
     fn pool(&self, x: &Tensor, window: Window, pool: Pool) -> Result<Tensor> {
@@ -418,6 +424,14 @@ mod tests {
         check("depthwise", &[1, 5, 4, 3], &[&[3, 3, 3], &[3], &[2]], &|backend, x, w| {
             backend.depthwise(x, &backend.load_depthwise("depthwise", &w[0], &w[1], Some(&w[2]), window)?, Activation::Relu6)
         });
+        let padded = Window { padding: crate::backend::Padding::Same, ..Window::new(2, 1, crate::backend::Padding::Even(0)) };
+        let strided = Window::new(3, 2, crate::backend::Padding::Even(1));
+        for window in [window, padded, strided, window.dilated(2), Window::new(1, 2, crate::backend::Padding::Even(0))] {
+            let side = window.kernel[0];
+            check(&format!("{window:?}"), &[2, 5, 4, 3], &[&[4, side, side, 3], &[4], &[2]], &|backend, x, w| {
+                backend.conv(x, &backend.load_conv("conv", &w[0], &w[1], Some(&w[2]), window)?, Activation::Relu, None)
+            });
+        }
         for method in [SamplingMethod::Default, SamplingMethod::Discrete] {
             let deformable = Deformable { heads: 2, levels: vec![[4, 3], [2, 4]], points: vec![1, 2], offset_scale: 0.5, method };
             check(&format!("deformable attention {method:?}"), &[2, 20, 10], &[&[2, 5, 12], &[2, 5, 6], &[2, 5, 4]], &|backend, x, w| {

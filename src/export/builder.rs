@@ -190,9 +190,10 @@ impl Builder {
     /// `ReduceMax`, `ReduceMean` or `ReduceSum` over one axis.
     pub fn reduce(&mut self, op: &str, x: &Tensor, axis: usize, keep: bool) -> Tensor {
         let mut shape = x.shape.clone();
-        match keep {
-            true => shape[axis] = 1,
-            false => drop(shape.remove(axis)),
+        if keep {
+            shape[axis] = 1;
+        } else {
+            shape.remove(axis);
         }
         let mut attributes = vec![AttributeProto::int("keepdims", i64::from(keep))];
         // Opset 13 made the sum's axes an input, opset 18 those of the others.

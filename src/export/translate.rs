@@ -39,7 +39,7 @@ impl<'a> Translator<'a> {
         let outputs = self.graph.outputs()?;
         let mut needed = vec![false; self.graph.nodes.len()];
         outputs.iter().for_each(|output| needed[output.id] = true);
-        for node in self.graph.nodes.iter().rev().filter(|node| node.op != Op::Input) {
+        for node in self.graph.nodes.iter().rev() {
             if needed[node.output.id] {
                 node.inputs.iter().for_each(|input| needed[input.id] = true);
             }
@@ -47,8 +47,9 @@ impl<'a> Translator<'a> {
         for node in self.graph.nodes.iter().filter(|node| needed[node.output.id]) {
             self.builder.enter(node.layer.as_deref());
             let tensor = self.node(node)?;
-            if tensor.shape != onnx_shape(&node.output.shape) {
-                return Err(Error::Config(format!("ONNX: {:?} would give {:?}, not {:?}", node.op, tensor.shape, node.output.shape)));
+            let shape = onnx_shape(&node.output.shape);
+            if tensor.shape != shape {
+                return Err(Error::Config(format!("ONNX: {} would have shape {:?}, not {shape:?}", tensor.name, tensor.shape)));
             }
             self.values[node.output.id] = Some(tensor);
         }

@@ -90,10 +90,9 @@ mod tests {
     #[test]
     fn a_file_is_described_by_its_names() {
         let tell = |names: &[&str]| describe(names.iter().copied());
-        assert_eq!(
-            tell(&["backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "bbox_head.fc_cls.bias", "bbox_head.fc_cls.weight"]),
-            "its 4 tensors are called backbone.conv1.weight, bbox_head.fc_cls.bias, … (mmdetection's names)"
-        );
+        let found = tell(&["backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "bbox_head.fc_cls.bias", "bbox_head.fc_cls.weight"]);
+        let expected = "its 4 tensors are called backbone.conv1.weight, bbox_head.fc_cls.bias, … (mmdetection's names, ";
+        assert!(found.starts_with(expected), "{found}");
         assert_eq!(tell(&["a\u{1b}[2J"]), "its one tensor is called a\\u{1b}[2J");
         assert!(tell(&["model.22.cv2.weight", "model.0.conv.weight"]).ends_with("(ultralytics' names (YOLO))"));
         assert!(tell(&["blocks.0.attn.qkv.weight", "head.weight"]).contains("timm"));

@@ -219,7 +219,6 @@ impl Shard<'_> {
         let weights = self.method.weights;
         let criterion = self.method.criterion.weighted(weights.labels);
         let queries = said.selection.logits.dim(1)?;
-        let layers = said.decoded.layers.len();
         let own = |n: usize| (n, count..count + queries);
 
         let mut selection = LayerLosses::new(&said.selection, None, self.bins)?;
@@ -238,18 +237,19 @@ impl Shard<'_> {
             }
         }
         surrogates.extend(selection.surrogates()?);
-        let only_last = weights.labels == 0.0;
         // D-FINE's first boxes count as a layer of their own.
-        for (i, mut layer) in initial.map(|layer| (usize::MAX, layer)).into_iter().chain(each.into_iter().enumerate()) {
-            let is_last = i + 1 == layers;
-            if only_last && !is_last {
-                continue;
-            }
+        let mut all: Vec<LayerLosses> = initial.into_iter().chain(each).collect();
+        let last = all.len().saturating_sub(1);
+        if weights.labels == 0.0 {
+            all.drain(..last);
+        }
+        let last = all.len().saturating_sub(1);
+        for (i, mut layer) in all.into_iter().enumerate() {
             if weights.labels > 0.0 {
                 for (n, (example, noised)) in self.examples.iter().zip(self.noised).enumerate() {
                     let (parts, sum) = layer.matched(&criterion, own(n), example, self.shares.queries)?;
                     losses.total += sum;
-                    if is_last {
+                    if i == last {
                         losses.last += parts;
                     }
                     losses.denoising += layer.denoised(&criterion, n, noised, example, self.shares.denoising)?;

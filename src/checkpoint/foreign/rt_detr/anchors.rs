@@ -36,7 +36,7 @@ mod tests {
             ([416, 416], &[16, 32]),
             ([64, 96], &[8, 16, 32]),
             ([96, 64], &[8, 16, 32]),
-            ([512, 800], &[8, 16, 32, 64]),
+            ([512, 768], &[8, 16, 32, 64]),
         ] {
             let levels: Vec<[usize; 2]> = strides.iter().map(|s| size.map(|side| side / s)).collect();
             let mut stored = anchors(&levels).logits;
