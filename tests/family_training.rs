@@ -284,7 +284,7 @@ fn a_teacher_heals_without_labels_and_a_broken_run_goes_on_exactly() {
     let labels = labels.replace("red", "person").replace("green", "bicycle").replace("blue", "car");
     std::fs::write(work.path().join("labels.json"), labels).unwrap();
     let options = "--model student.safetensors --teacher teacher.safetensors --labels labels.json --losses features,outputs,labels \
-                   --rate 1e-3 --warmup 2 --batch 4 --shards 2 --views 3 --steps";
+                   --rate 1e-3 --warmup 2 --schedule constant --batch 4 --shards 2 --views 3 --steps";
     run(train(work.path(), "one", &format!("{options} 6")));
     run(train(work.path(), "two", &format!("{options} 3")));
     run(train(work.path(), "two", &format!("{options} 6")));
