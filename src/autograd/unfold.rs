@@ -64,6 +64,9 @@ impl CustomOp1 for Unfold {
         let (batch, height, width, channels) = lx.shape().dims4()?;
         let place = self.place(height, width)?;
         let row = self.window.kernel[0] * self.window.kernel[1] * channels;
+        if batch * height * width * channels == 0 || place.out_height * place.out_width == 0 {
+            candle_core::bail!("a window of {:?} has nothing to see in {:?}", self.window.kernel, lx.shape())
+        }
         let mut out = vec![0.0; batch * place.out_height * place.out_width * row];
         let images = of(x, lx)?.chunks_exact(height * width * channels).zip(out.chunks_exact_mut(place.out_height * place.out_width * row));
         for (x, out) in images {
