@@ -53,7 +53,7 @@ struct Channels {
 }
 
 impl Channels {
-    fn new(&mut self, count: usize, fixed: bool) -> Vec<usize> {
+    fn add(&mut self, count: usize, fixed: bool) -> Vec<usize> {
         let first = self.parent.len();
         self.parent.extend(first..first + count);
         self.fixed.resize(first + count, fixed);
@@ -120,7 +120,7 @@ impl Channels {
                     self.fix(inputs[0]);
                 }
                 self.of_layer(Role::Reads, layer, inputs[0]);
-                let made = self.new(width, false);
+                let made = self.add(width, false);
                 self.of_layer(Role::Makes, layer, &made);
                 if node.residual {
                     self.tie_all(&made, inputs[inputs.len() - 1]);
@@ -161,7 +161,7 @@ impl Channels {
             }
             Op::Input | Op::Constant(_) | Op::Parameter(_) | Op::Reshape | Op::Softmax | Op::TopValues | Op::TopTokens | Op::IndexValues => {
                 inputs.iter().for_each(|input| self.fix(input));
-                self.new(width, true)
+                self.add(width, true)
             }
         }
     }
@@ -200,9 +200,9 @@ fn channels(graph: &Graph, sized: &BTreeSet<String>) -> Vec<Structure> {
         }
     }
     // Those in the same places but for their number, one after another.
-    let mut units: Vec<(usize, BTreeMap<usize, Vec<usize>>)> = places.into_iter().collect();
+    let mut units: Vec<(usize, Places)> = places.into_iter().collect();
     units.sort_by(|(_, a), (_, b)| a.cmp(b));
-    let mut runs: Vec<Vec<(usize, BTreeMap<usize, Vec<usize>>)>> = Vec::new();
+    let mut runs: Vec<Vec<(usize, Places)>> = Vec::new();
     for unit in units {
         match runs.iter_mut().find(|run| follows(&run[run.len() - 1].1, &unit.1, run.len().checked_sub(2).map(|i| &run[i].1))) {
             Some(run) => run.push(unit),

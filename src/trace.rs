@@ -33,8 +33,11 @@ pub fn trace_as_far(architecture: &Architecture, [height, width]: [usize; 2]) ->
     tracer.into_graph()
 }
 
-/// All layers of a network, and its learnt tensors that are no layer's: their names and shapes `[1, …]`.
-pub fn layers(architecture: &Architecture) -> Result<(BTreeMap<String, Layer>, BTreeMap<String, Vec<usize>>)> {
+/// Shapes of learnt tensors that are no layer's, `[1, …]`, by their names.
+pub type Learnt = BTreeMap<String, Vec<usize>>;
+
+/// All layers of a network by their names, and its learnt tensors that are no layer's.
+pub fn layers(architecture: &Architecture) -> Result<(BTreeMap<String, Layer>, Learnt)> {
     let tracer = Tracer::default();
     Network::load(&tracer, architecture, &Shapes::default())?;
     let Graph { nodes, layers, .. } = tracer.into_graph();

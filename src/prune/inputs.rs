@@ -117,8 +117,10 @@ pub struct Runner<B: Backend> {
     /// Whether observers see what doesn't depend on the picture, too.
     watched: bool,
     /// By the input's height and width and where runs begin.
-    prepared: Mutex<Vec<(([usize; 2], Point), Arc<Prepared<B>>)>>,
+    prepared: Mutex<PreparedRuns<B>>,
 }
+
+type PreparedRuns<B> = Vec<(([usize; 2], Point), Arc<Prepared<B>>)>;
 
 impl<B: Backend> Runner<B> {
     /// For runs that nobody observes, or only named activations.
