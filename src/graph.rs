@@ -129,7 +129,7 @@ pub enum Part {
 
 impl Part {
     pub fn of(layer: &str) -> Self {
-        match layer.split(['.', '0', '1', '2', '3']).next().unwrap_or(layer) {
+        match layer.split('.').next().unwrap_or(layer).trim_end_matches(|c: char| c.is_ascii_digit()) {
             "backbone" => Self::Backbone,
             "input_projection" | "encoder" | "neck" | "projection" => Self::Encoder,
             "class_head" | "box_head" | "initial_box" | "quality_head" | "fixed" => Self::Heads,

@@ -19,14 +19,9 @@ import onnxruntime
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from check_models import FIXTURES, MODELS
+
 ROOT = Path(__file__).parent.parent
-MODELS = ["deimv2-femto", "detr-lite0-speed"]
-FIXTURES = {
-    "basic": [], "bottleneck-dc5": [], "lite0": [], "native": [], "native-basic": [], "original-zip": ["--heads", "4"],
-    "original-legacy": ["--heads", "3", "--dilation"], "trimmed": [], "family/rt_detr": [], "family/rt_detr_v2": [], "family/rt_detr_v2-discrete": [],
-    "family/rt_detr-levels": [], "family/rt_detr_v2-pre-norm": [],
-    "family/d_fine": [], "family/deimv2-hybrid": ["--exact-transformers"], "family/deimv2-lite-as-trained": [],
-}
 LOGITS, BOXES = 1e-3, 1e-4
 # Of DEIMv2-Femto, f32 itself is off by as much: from PyTorch's float64, detrim's logits are by 1.0e-3, ONNX Runtime's by 5e-4.
 FEMTO_LOGITS = 2e-3

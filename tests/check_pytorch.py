@@ -18,18 +18,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from check_models import FIXTURES, MODELS
+
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples/pytorch"
 sys.path.insert(0, str(EXAMPLE))
 from detrim_torch import detect, load, open_image, preprocess, read, save  # noqa: E402
 
-MODELS = ["deimv2-femto", "detr-lite0-speed"]
-FIXTURES = {
-    "basic": [], "bottleneck-dc5": [], "lite0": [], "native": [], "native-basic": [], "original-zip": ["--heads", "4"],
-    "original-legacy": ["--heads", "3", "--dilation"], "trimmed": [], "family/rt_detr": [], "family/rt_detr_v2": [], "family/rt_detr_v2-discrete": [],
-    "family/rt_detr-levels": [], "family/rt_detr_v2-pre-norm": [],
-    "family/d_fine": [], "family/deimv2-hybrid": ["--exact-transformers"], "family/deimv2-lite-as-trained": [],
-}
 PHOTO = ROOT / "www/samples/chelsea.png"
 failures = []
 
